@@ -1,0 +1,1 @@
+"""Everything that can be added, one file each. A plug sees only `attune.core`."""

@@ -1,0 +1,1 @@
+"""Plugs: behaviour suites. One file each; the file's name is the plug's name in a recipe."""

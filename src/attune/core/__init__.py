@@ -1,0 +1,1 @@
+"""Nouns every room shares: records, contracts, discovery, recipe reading, workspace, models, prediction. Imports no other room."""

@@ -1,0 +1,142 @@
+"""The one commit point: a folder exists when, and only when, it holds a manifest that matches every file in it.
+
+Write everything into a temporary folder beside the target, fsync each file, write COMMIT.json (size and sha256 of each file) last,
+fsync, rename, fsync the parent. What has no matching manifest does not exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attune.core.errors import IntegrityError, MachineError
+
+MANIFEST = "COMMIT.json"
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 hex of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST)
+
+
+def seal(folder: Path, facts: dict[str, Any] | None = None) -> str:
+    """Fsync every file of `folder`, write its manifest last and return the folder's digest (sha256 over names, sizes, hashes)."""
+    files = {}
+    for path in _files(folder):
+        _fsync(path)
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    body = json.dumps(files, sort_keys=True)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"digest": digest, "files": files, "facts": facts or {}}, indent=1, sort_keys=True))
+    _fsync(manifest)
+    for inner in {p.parent for p in _files(folder)} | {folder}:
+        _fsync(inner)
+    return digest
+
+
+@contextmanager
+def committed_folder(target: Path, facts: dict[str, Any] | None = None) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on success it becomes `target`, whole; on any error nothing remains.
+
+    A `target` that exists and is valid is left as it is (same content, or the caller chose a new name); a torn one is replaced.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".tmp-{target.name}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        seal(temporary, facts)
+        publish(temporary, target)
+    except OSError as error:
+        raise MachineError(f"cannot write {target}: {error}", place=str(target), fix="free disk space or mend the permissions, then run again: nothing half-written is used") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Rename a sealed folder to its place and make the rename durable."""
+    if target.exists():
+        if is_valid(target):
+            return
+        torn = target.parent / f".torn-{target.name}-{uuid.uuid4().hex[:8]}"
+        os.rename(target, torn)
+        shutil.rmtree(torn, ignore_errors=True)
+    os.rename(temporary, target)
+    _fsync(target.parent)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a committed folder; raises IntegrityError when there is none."""
+    try:
+        return dict(json.loads((folder / MANIFEST).read_text()))
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"no readable {MANIFEST}", place=str(folder), fix="it was never committed or is damaged; make it again") from error
+
+
+def verify(folder: Path) -> str:
+    """Check every file against the manifest and return the folder's digest; raises IntegrityError naming the first file that differs."""
+    manifest = manifest_of(folder)
+    expected = manifest.get("files", {})
+    present = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
+    for name in sorted(set(expected) | set(present)):
+        if name not in present:
+            raise IntegrityError(f"file '{name}' is missing", place=str(folder), fix="restore it from a backup or make it again")
+        if name not in expected:
+            raise IntegrityError(f"file '{name}' was added after the commit", place=str(folder), fix="remove it or make the folder again")
+        path = present[name]
+        if path.stat().st_size != expected[name]["size"] or sha256_file(path) != expected[name]["sha256"]:
+            raise IntegrityError(f"file '{name}' is not what was committed", place=str(folder), fix="restore it from a backup or make it again")
+    digest = hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()
+    if digest != manifest.get("digest"):
+        raise IntegrityError("the manifest's digest does not match its files", place=str(folder), fix="restore it from a backup or make it again")
+    return digest
+
+
+def is_valid(folder: Path) -> bool:
+    """True when `verify` passes."""
+    try:
+        verify(folder)
+    except (IntegrityError, OSError):
+        return False
+    return True
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all: temporary file, fsync, rename."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(temporary, path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)

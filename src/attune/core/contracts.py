@@ -1,0 +1,444 @@
+"""The contracts of everything that can be added. A plug subclasses one of these in a file of its own under `catalog/<kind>/`
+(or in another package, by the entry point group `attune.<kind>`); its file name is its name, its `keys_type` holds its recipe keys.
+
+Which plugs fit together is declared with *traits*: a task states what it is (`text-in`, `label-out`, `torch` ...), every other plug
+states which traits it `requires`. A combination that does not fit is refused by `require_fit`, which names the missing trait.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from attune.core.errors import PlugError
+from attune.core.keys import Keys
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from attune.core.models import Base
+    from attune.core.specialist import Specialist
+    from attune.core.tunable import TunableModel
+
+Row = dict[str, Any]
+"""One accepted row: `row_id` (str), `place` (file:line), one entry per role of the task, optional `group`, `time`, `split`."""
+Signature = dict[str, Any]
+"""JSON facts about the rows that a task needs to build and answer: label names, multi-label or not, chat template ..."""
+Example = dict[str, Any]
+"""One encoded row: `size` (int, tokens or other cost) and whatever the objective's `collate` needs."""
+Batch = dict[str, Any]
+
+
+class NoKeys(Keys):
+    """A plug with nothing to set."""
+
+
+class Plug(ABC):
+    """Base of every plug: its name (the file's name), its kind (the folder's name) and its validated keys."""
+
+    kind: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    keys_type: ClassVar[type[Keys]] = NoKeys
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Traits the task must have."""
+
+    def __init__(self, keys: Keys | None = None) -> None:
+        self.keys: Any = keys if keys is not None else self.keys_type()
+
+
+# ---------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True)
+class RawRecord:
+    """One record as a source read it: where it stands, its values by column, or why it could not be parsed."""
+
+    place: str
+    values: dict[str, Any] | None
+    problem: str | None = None
+    fix: str | None = None
+    repaired: tuple[str, ...] = ()
+    """What the source had to repair while reading, e.g. 'decoded as cp1252'."""
+    raw: str = ""
+    """The record's text as far as it can be shown, for quarantine."""
+
+
+class Source(Plug):
+    """Reads records one by one; a broken record is yielded with its problem, never raised and never swallowed."""
+
+    kind = "sources"
+
+    @abstractmethod
+    def recognises(self, location: str, folder: Path) -> bool:
+        """True when this source can read `location` (a path or glob relative to `folder`, an id or a URL of its own scheme)."""
+
+    @abstractmethod
+    def read(self, location: str, folder: Path) -> Iterator[RawRecord]:
+        """Yield every record in file order. Raises DataError when nothing can be opened."""
+
+    def fingerprint(self, location: str, folder: Path) -> str | None:
+        """A digest that changes when the rows change, for 're-running does only what changed'; None: always read again."""
+        return None
+
+
+@dataclass(frozen=True)
+class Role:
+    """A column that a task needs."""
+
+    name: str
+    type: str
+    """text | label | labels | number | messages | any."""
+    meaning: str
+    hints: tuple[str, ...] = ()
+    """Column names that suggest this role, most telling first."""
+    required: bool = True
+    target: bool = False
+    """True for what the model must answer."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check saw in one row: `action` is flag (only told), repair (with `replacement`), quarantine (row set aside) or block."""
+
+    row_id: str
+    column: str
+    reason: str
+    action: str
+    fix: str
+    replacement: Any = None
+    related: str | None = None
+    """Another row id this finding is about, e.g. the first copy of a duplicate."""
+
+
+@dataclass
+class CheckContext:
+    """What a check may know: the task, the columns in use, the labels, and (after splitting) the split of each row."""
+
+    task: Task
+    signature: Signature
+    seed: int
+    splits: Mapping[str, str] | None = None
+    """row_id -> train | validation | test, for phase 'split'."""
+
+
+class Check(Plug):
+    """Looks at accepted rows and reports findings; the curate stage applies them and writes the receipts."""
+
+    kind = "checks"
+    phase: ClassVar[str] = "table"
+    """row (each row alone, first) | table (all rows together, before splitting) | split (after splitting)."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Names of checks of the same phase that must have run before."""
+
+    @abstractmethod
+    def examine(self, rows: Sequence[Row], context: CheckContext) -> Iterator[Finding]:
+        """Yield findings. Rows must not be changed here."""
+
+
+# ---------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer. `output` is a label, a list of labels, a text, a vector or a ranked list, as the task says."""
+
+    output: Any
+    scores: dict[str, float] = field(default_factory=dict)
+    """Probability per label, where the task has labels."""
+    confidence: float | None = None
+    """In [0, 1], where the task has one."""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a task uses when the recipe does not say. Every name is a plug's name."""
+
+    objective: str
+    method: str
+    main_metric: str
+    metrics: tuple[str, ...]
+    rivals: tuple[str, ...]
+    checks: tuple[str, ...]
+    detectors: tuple[str, ...]
+    probes: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ("bundle",)
+
+
+class Task(Plug):
+    """What the specialist does: the columns it needs, how the model is put together, how it answers."""
+
+    kind = "tasks"
+    traits: ClassVar[frozenset[str]] = frozenset()
+    roles: ClassVar[tuple[Role, ...]] = ()
+    defaults: ClassVar[Defaults]
+
+    def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+        """Role values of one raw record. `columns` maps role -> column. Raises DataError naming column, reason and fix.
+
+        Override to accept row shapes that are more than a column per role (chat messages, alpaca ...).
+        """
+        return {role: values.get(column) for role, column in columns.items()}
+
+    @abstractmethod
+    def signature(self, rows: Sequence[Row]) -> Signature:
+        """The facts of the rows that building and answering need (for example the sorted label names)."""
+
+    @abstractmethod
+    def text(self, row: Row) -> str:
+        """The row's input as text: what duplicates, drift, linear rivals and retrieval look at."""
+
+    @abstractmethod
+    def truth(self, row: Row) -> Any:
+        """The right answer of a row, in the form of `Prediction.output`."""
+
+    @abstractmethod
+    def build(self, base: Base, signature: Signature) -> TunableModel:
+        """The general model made ready for this task: pretrained body plus a fresh head where the task needs one."""
+
+    @abstractmethod
+    def predict(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
+        """Answer rows (targets may be absent), in order; the only place that runs this task's model."""
+
+    def examine(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
+        """Answers in the form that the metrics grade; differs from `predict` only where grading needs all rows at once."""
+        return self.predict(specialist, rows)
+
+    def embed(self, specialist: Specialist, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of texts, float32 [n, d], for drift and retrieval; from the specialist's own body."""
+        raise PlugError(f"task '{self.name}' has no embedding of texts", fix="leave out the detectors and rivals that need one")
+
+    def settle(self, specialist: Specialist, validation: Sequence[Row]) -> Signature:
+        """The signature after training, for example with decision thresholds chosen on the validation rows."""
+        return specialist.signature
+
+    def request(self, payload: dict[str, Any]) -> Row:
+        """A row made from one HTTP item; raises DataError naming the field when it does not fit."""
+        row: Row = {}
+        for role in self.roles:
+            if not role.target and role.required and not isinstance(payload.get(role.name), str):
+                from attune.core.errors import DataError
+
+                raise DataError(f"field '{role.name}' must be a string", place=role.name, fix=f'send {{"{role.name}": "..."}}')
+            if role.name in payload and not role.target:
+                row[role.name] = payload[role.name]
+        return row
+
+
+class Objective(Plug):
+    """What the data teaches: it owns how examples are made, batched and scored. The loop only iterates, accumulates and steps."""
+
+    kind = "objectives"
+
+    @abstractmethod
+    def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
+        """Encode rows once, in order; each example has `size` and `row_id`."""
+
+    @abstractmethod
+    def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
+        """Tensors of one micro-batch."""
+
+    @abstractmethod
+    def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
+        """Sum of the losses and the number of supervised items in the micro-batch; the loop divides by the items of the whole step."""
+
+    def order(self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]] | None:
+        """Batches of example indexes for an epoch, a pure function of its arguments; None: the loop's length-grouped shuffle."""
+        return None
+
+    def begin(self, specialist: Specialist, examples: Sequence[Example]) -> None:
+        """Called once before the first step of a fresh run (never on resume), for example to start a head from a linear probe."""
+
+
+class Learner(Protocol):
+    """Anything the finetune loop can drive: a torch model by default, gradient-boosted trees or counts by a method of their own."""
+
+    total_steps: int
+
+    def step(self, index: int) -> dict[str, float]:
+        """Do optimizer step (or tree, or pass) `index`; a pure function of (state, seed, index). Returns loss, items, learning_rate."""
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Everything needed to continue bit-identically: tensors and JSON."""
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Back to the moment of `state`."""
+
+    def specialist(self) -> Specialist:
+        """The model as it stands, ready to answer."""
+
+
+class Method(Plug):
+    """Which weights move and what must be saved."""
+
+    kind = "methods"
+    learning_rate: ClassVar[float] = 5e-5
+    """Used when the recipe gives none."""
+
+    @abstractmethod
+    def prepare(self, model: TunableModel, seed: int) -> TunableModel:
+        """Mark the parameters that train (requires_grad) and wrap the body where the method needs it."""
+
+    @abstractmethod
+    def save(self, model: TunableModel, folder: Path) -> None:
+        """Write what the method must keep, in its ecosystem's on-disk format (safetensors + JSON)."""
+
+    @abstractmethod
+    def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
+        """The model that `save` wrote, ready to answer."""
+
+    def learner(self, context: Any) -> Learner | None:
+        """A learner of the method's own, or None for gradient descent by the loop's torch learner."""
+        return None
+
+
+# ---------------------------------------------------------------- proof
+
+
+@dataclass
+class RivalContext:
+    """What a rival may learn from: never the test rows."""
+
+    task: Task
+    signature: Signature
+    train: Sequence[Row]
+    validation: Sequence[Row]
+    base: Base
+    seed: int
+    untuned: Callable[[], Specialist]
+    """The untouched base put together for the task (fresh head), loaded on first call."""
+
+
+class Rival(Plug):
+    """Something the tuned model has to beat."""
+
+    kind = "rivals"
+
+    @abstractmethod
+    def fit(self, context: RivalContext) -> None:
+        """Learn from the training rows, or do nothing."""
+
+    @abstractmethod
+    def predict(self, rows: Sequence[Row]) -> list[Prediction]:
+        """Answer test rows in the form of the task's `examine`."""
+
+
+class Metric(Plug):
+    """A number on the test rows, written as a sum over rows so that intervals and paired tests cost one matrix product.
+
+    Row i contributes a vector of k numbers; the metric is a function of the (weighted) sum of those vectors.
+    """
+
+    kind = "metrics"
+    higher_is_better: ClassVar[bool] = True
+    percent: ClassVar[bool] = True
+    """Show as per cent."""
+
+    @abstractmethod
+    def contributions(self, truth: Sequence[Any], predictions: Sequence[Prediction], signature: Signature) -> np.ndarray:
+        """float64 [n, k]: what each row adds."""
+
+    @abstractmethod
+    def value(self, totals: np.ndarray) -> np.ndarray:
+        """float64 [...] from sums [..., k]; NaN where undefined."""
+
+    def breakdown(self, totals: np.ndarray, signature: Signature) -> dict[str, float]:
+        """The metric per class (or other part) from one sum [k]; empty when it has no parts."""
+        return {}
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a behaviour suite found: a value, how to read it, and examples."""
+
+    name: str
+    value: float
+    meaning: str
+    rows: int
+    examples: tuple[dict[str, Any], ...] = ()
+
+
+class Probe(Plug):
+    """A behaviour suite on the tuned model: robustness, bias, safety, forgetting ..."""
+
+    kind = "probes"
+
+    @abstractmethod
+    def run(self, specialist: Specialist, rows: Sequence[Row], seed: int) -> ProbeResult:
+        """Examine the specialist on test rows or on rows of the probe's own."""
+
+
+# ---------------------------------------------------------------- out and on
+
+
+class Export(Plug):
+    """A format a release can leave in."""
+
+    kind = "exports"
+
+    @abstractmethod
+    def write(self, specialist: Specialist, bundle: Path, folder: Path) -> None:
+        """Write the exported form of the bundle into an empty folder."""
+
+    @abstractmethod
+    def replay(self, folder: Path, rows: Sequence[Row]) -> list[Prediction]:
+        """Answer rows with what was exported, without Attune's own model code where the format allows, to prove parity."""
+
+
+@dataclass
+class WindowData:
+    """What a detector sees of a period: row i of every field belongs together; n rows."""
+
+    texts: list[str]
+    embeddings: np.ndarray
+    """float32 [n, d]."""
+    labels: list[str]
+    """Predicted label, or a coarse class of the output."""
+    confidence: np.ndarray
+    """float64 [n], NaN where the task has none."""
+    correct: np.ndarray
+    """float64 [n]: 1 right, 0 wrong, NaN without feedback."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, index: np.ndarray) -> WindowData:
+        """The rows at `index`, in that order."""
+        return WindowData(
+            [self.texts[i] for i in index], self.embeddings[index], [self.labels[i] for i in index], self.confidence[index], self.correct[index]
+        )
+
+
+class Detector(Plug):
+    """Notices one way in which the world can move. The watch stage calibrates its threshold by resampling the release's own reference."""
+
+    kind = "detectors"
+    min_rows: ClassVar[int] = 30
+    """Fewer usable rows than this: 'not enough data', never an alarm."""
+
+    @abstractmethod
+    def usable(self, window: WindowData) -> np.ndarray:
+        """Indexes of the rows this detector can use."""
+
+    @abstractmethod
+    def statistic(self, reference: WindowData, window: WindowData) -> float:
+        """How far the window is from the reference; larger is further."""
+
+    @abstractmethod
+    def explain(self, reference: WindowData, window: WindowData) -> dict[str, Any]:
+        """What moved: `summary` (a sentence), `effect` (float) and `examples` (list of texts)."""
+
+
+def require_fit(task: Task, plug: Plug) -> None:
+    """Refuse a plug whose required traits the task lacks, saying which."""
+    missing = sorted(plug.requires - task.traits)
+    if missing:
+        raise PlugError(
+            f"{plug.kind[:-1]} '{plug.name}' does not fit task '{task.name}': it needs {', '.join(missing)}",
+            place=plug.kind,
+            fix=f"'{task.name}' offers: {', '.join(sorted(task.traits))}; `attune list {plug.kind}` shows what others need",
+        )

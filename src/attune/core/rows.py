@@ -1,0 +1,64 @@
+"""Rows on disk: Parquet, one column per role, read back as they were written; test rows stay sealed and their openings are counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attune.core.contracts import Row, Task
+from attune.core.records import DatasetVersion, canonical_json
+from attune.core.workspace import Workspace
+
+SPLITS = ("train", "validation", "test")
+NESTED = ("messages", "any")
+"""Role types kept as JSON text, because their shape may differ from row to row."""
+
+
+def row_id(role_values: dict[str, Any], occurrence: int = 0) -> str:
+    """A stable id from a row's content; `occurrence` tells exact copies apart."""
+    return hashlib.sha256(f"{canonical_json(role_values)}#{occurrence}".encode()).hexdigest()[:20]
+
+
+def rows_digest(splits: Iterable[tuple[str, str]]) -> str:
+    """sha256 over sorted (row_id, split) pairs: the identity of a dataset for ordering and resume."""
+    return hashlib.sha256("\n".join(f"{a} {b}" for a, b in sorted(splits)).encode()).hexdigest()
+
+
+def write_rows(path: Path, rows: Sequence[Row], task: Task) -> None:
+    """Write rows as Parquet; nested roles become JSON text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    nested = {role.name for role in task.roles if role.type in NESTED}
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["row_id"]
+    columns = {name: [canonical_json(row[name]) if name in nested and row.get(name) is not None else row.get(name) for row in rows] for name in names}
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def read_rows(path: Path, task: Task) -> list[Row]:
+    """Rows that `write_rows` wrote."""
+    import pyarrow.parquet as pq
+
+    nested = {role.name for role in task.roles if role.type in NESTED}
+    rows: list[Row] = pq.read_table(path).to_pylist()
+    for row in rows:
+        for name in nested & row.keys():
+            if row[name] is not None:
+                row[name] = json.loads(row[name])
+    return rows
+
+
+def dataset_rows(workspace: Workspace, dataset: DatasetVersion, task: Task, split: str) -> list[Row]:
+    """Rows of the train or validation split."""
+    if split not in ("train", "validation"):
+        raise ValueError(f"split '{split}' is sealed or unknown; use open_test_rows")
+    return read_rows(workspace.store.path(dataset.store_key) / f"{split}.parquet", task)
+
+
+def open_test_rows(workspace: Workspace, dataset: DatasetVersion, task: Task, purpose: str) -> tuple[list[Row], int]:
+    """The sealed test rows and how many times they have been opened, this time included (counted in the ledger first)."""
+    uses = workspace.ledger.use_test_rows(dataset.id, purpose)
+    return read_rows(workspace.store.path(dataset.store_key) / "test.parquet", task), uses

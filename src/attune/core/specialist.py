@@ -1,0 +1,173 @@
+"""A specialist is a model ready to answer; a bundle is its immutable form on disk. Grading, serving and watching all ask through here,
+so that offline and online answers are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attune.core import catalog
+from attune.core.commit import verify
+from attune.core.contracts import Method, Prediction, Row, Signature, Task
+from attune.core.errors import IntegrityError
+from attune.core.models import Base, require_same_base, resolve_base
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 1
+FACTS = "bundle.json"
+ROWS_AT_ONCE = 64
+
+
+@dataclass
+class Specialist:
+    """A model with everything it needs to answer rows."""
+
+    task: Task
+    signature: Signature
+    model: Any
+    """A TunableModel, or whatever the method's learner makes."""
+    tokenizer: Any
+    base: Base
+    max_length: int
+    name: str = ""
+    id: str = "unsaved"
+    """The release id, or the bundle's digest, or 'unsaved'."""
+    method: Method | None = None
+
+    def predict(self, rows: Sequence[Row]) -> list[Prediction]:
+        """Answer rows, in order."""
+        return self._asked(rows, self.task.predict)
+
+    def examine(self, rows: Sequence[Row]) -> list[Prediction]:
+        """Answer rows in the form that metrics grade."""
+        return self._asked(rows, self.task.examine)
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of texts, float32 [n, d]."""
+        with _answering(self.model):
+            return self.task.embed(self, texts)
+
+    def _asked(self, rows: Sequence[Row], ask: Any) -> list[Prediction]:
+        if not rows:
+            return []
+        with _answering(self.model):
+            answers: list[Prediction] = ask(self, rows)
+        if len(answers) != len(rows):
+            raise IntegrityError(f"task '{self.task.name}' gave {len(answers)} answers to {len(rows)} rows")
+        return answers
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts with the model's special tokens, cut at `max_length`."""
+        if not texts:
+            return []
+        found: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, add_special_tokens=True)["input_ids"]
+        return found
+
+
+class _answering:
+    """Evaluation mode without gradients; the training mode is restored afterwards."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.was_training = bool(getattr(model, "training", False))
+
+    def __enter__(self) -> None:
+        import torch
+
+        self.guard = torch.inference_mode()
+        self.guard.__enter__()
+        if hasattr(self.model, "eval"):
+            self.model.eval()
+
+    def __exit__(self, *error: Any) -> None:
+        self.guard.__exit__(*error)
+        if self.was_training:
+            self.model.train()
+
+
+def by_length(sizes: Sequence[int], batch_size: int = ROWS_AT_ONCE) -> Iterator[list[int]]:
+    """Index batches of similar size, longest last, so that little is padded; every index once."""
+    order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
+    for begin in range(0, len(order), batch_size):
+        yield order[begin : begin + batch_size]
+
+
+def padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
+    """Token ids and attention mask as int64 tensors [batch, longest], padded on the right."""
+    import torch
+
+    longest = max(len(one) for one in ids)
+    tokens = torch.full((len(ids), longest), pad, dtype=torch.long)
+    mask = torch.zeros((len(ids), longest), dtype=torch.long)
+    for i, one in enumerate(ids):
+        tokens[i, : len(one)] = torch.tensor(one, dtype=torch.long)
+        mask[i, : len(one)] = 1
+    return tokens, mask
+
+
+def text_features(specialist: Specialist, texts: Sequence[str]) -> Any:
+    """Pooled features of texts, float32 tensor [n, hidden], in order; the caller sets evaluation mode."""
+    import torch
+
+    ids = specialist.token_ids(texts)
+    pad = pad_id(specialist.tokenizer)
+    pieces: list[Any] = [None] * len(ids)
+    for index in by_length([len(one) for one in ids]):
+        found = specialist.model.features(*padded([ids[i] for i in index], pad))
+        for place, i in enumerate(index):
+            pieces[i] = found[place]
+    return torch.stack(pieces) if pieces else torch.zeros((0, 0))
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id that fills up batches; masked out everywhere, so 0 serves where the tokenizer has none."""
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else 0
+
+
+def write_bundle(specialist: Specialist, folder: Path) -> None:
+    """Write an (uncommitted) bundle into a folder: facts, tokenizer and what the method saves. The caller commits the folder."""
+    assert specialist.method is not None
+    model_folder = folder / "model"
+    model_folder.mkdir(parents=True)
+    specialist.method.save(specialist.model, model_folder)
+    specialist.tokenizer.save_pretrained(folder / "tokenizer")
+    facts = {
+        "format": FORMAT,
+        "name": specialist.name,
+        "task": {"name": specialist.task.name, **specialist.task.keys.model_dump(mode="json")},
+        "method": {"name": specialist.method.name, **specialist.method.keys.model_dump(mode="json")},
+        "signature": specialist.signature,
+        "base": specialist.base.identity,
+        "max_length": specialist.max_length,
+    }
+    (folder / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False))
+
+
+def open_bundle(folder: Path, *, base_folder: Path | None = None, id: str | None = None) -> Specialist:
+    """A specialist from a committed bundle; every hash is checked before anything is used.
+
+    Args:
+        folder: the bundle.
+        base_folder: where relative base references start.
+        id: what answers are labelled with; default: the bundle's digest.
+    """
+    from transformers import AutoTokenizer
+
+    digest = verify(folder)
+    facts = json.loads((folder / FACTS).read_text())
+    if facts.get("format") != FORMAT:
+        raise IntegrityError(f"bundle format {facts.get('format')!r} is not known", place=str(folder), fix=f"this Attune reads format {FORMAT}")
+    task: Task = catalog.build("tasks", facts["task"])
+    method: Method = catalog.build("methods", facts["method"])
+    base = resolve_base(facts["base"]["reference"], facts["base"]["revision"], base_folder)
+    require_same_base(base, facts["base"])
+    model = method.load(task, base, facts["signature"], folder / "model")
+    if hasattr(model, "eval"):
+        model.eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    return Specialist(task, facts["signature"], model, tokenizer, base, facts["max_length"], facts["name"], id or digest[:16], method)

@@ -1,0 +1,72 @@
+"""The workspace: one folder with everything Attune knows: `ledger.db`, `store/`, `runs/`, `tokens/`."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attune.core.events import Events, Listener
+from attune.core.ledger import Ledger
+from attune.core.records import Record, digest
+from attune.core.store import Store
+
+R = TypeVar("R", bound=Record)
+
+DEFAULT_FOLDER = ".attune"
+
+
+class Workspace:
+    """Opens (and makes, when new) a workspace folder.
+
+    Args:
+        root: the folder; default: ATTUNE_WORKSPACE or `.attune` in the working directory.
+        ledger_url: SQLAlchemy URL; default: ATTUNE_LEDGER_URL or SQLite inside the folder.
+        listeners: who hears the events of runs.
+    """
+
+    def __init__(self, root: Path | str | None = None, ledger_url: str | None = None, listeners: tuple[Listener, ...] = ()) -> None:
+        self.root = Path(root or os.environ.get("ATTUNE_WORKSPACE") or DEFAULT_FOLDER).resolve()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.store = Store(self.root / "store")
+        self.ledger = Ledger(ledger_url or os.environ.get("ATTUNE_LEDGER_URL") or f"sqlite:///{self.root / 'ledger.db'}")
+        self.listeners = listeners
+
+    def run_folder(self, name: str) -> Path:
+        """The folder of a run, made when new."""
+        folder = self.root / "runs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def events(self, run: str) -> Events:
+        """Events of a run: its JSON lines file plus the listeners."""
+        return Events(self.run_folder(run) / "events.jsonl", self.listeners)
+
+    def stage(self, name: str, inputs: dict[str, Any], record_type: type[R], work: Callable[[], R], *, events: Events, fresh: bool = False) -> R:
+        """Run a stage unless the same inputs made a record before whose stored content is still whole.
+
+        `inputs` must hold everything the result depends on, as JSON. The record is written to the ledger here and nowhere else.
+        """
+        fingerprint = digest({"stage": name, "inputs": inputs})
+        known = None if fresh else self.ledger.result(fingerprint)
+        if isinstance(known, record_type) and self.store.has(getattr(known, "store_key", "")):
+            events.emit("stage", name, state="unchanged", record=known.id)
+            return known
+        events.emit("stage", name, state="started")
+        record = self.ledger.add(work(), actor=actor(), fingerprint=fingerprint, stage=name)
+        events.emit("stage", name, state="finished", record=record.id)
+        return record
+
+    def close(self) -> None:
+        """Give back the ledger's connections."""
+        self.ledger.close()
+
+
+def actor() -> str:
+    """Who acts, for the audit log: ATTUNE_ACTOR or the login name."""
+    try:
+        return os.environ.get("ATTUNE_ACTOR") or getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
