@@ -250,6 +250,10 @@ class Objective(Plug):
         """Batches of example indexes for an epoch, a pure function of its arguments; None: the loop's length-grouped shuffle."""
         return None
 
+    def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
+        """Called at every start, resumes included: compute what cannot change while training; returns what was done, for the record."""
+        return None
+
     def begin(self, specialist: Specialist, examples: Sequence[Example]) -> None:
         """Called once before the first step of a fresh run (never on resume), for example to start a head from a linear probe."""
 
@@ -276,8 +280,11 @@ class Method(Plug):
     """Which weights move and what must be saved."""
 
     kind = "methods"
-    learning_rate: ClassVar[float] = 5e-5
-    """Used when the recipe gives none."""
+    learning_rate: ClassVar[float] = 1e-4
+    epochs: ClassVar[float] = 5
+    """Both are used when the recipe gives none."""
+    needs_base: ClassVar[bool] = True
+    """False when what `save` writes answers without the base model."""
 
     @abstractmethod
     def prepare(self, model: TunableModel, seed: int) -> TunableModel:

@@ -76,7 +76,7 @@ def load_body(folder: Path, auto_class: str = "AutoModel", **options: Any) -> An
     import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return getattr(transformers, auto_class).from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **options)
 
 
@@ -139,6 +139,16 @@ def require_same_base(base: Base, remembered: dict[str, Any]) -> None:
     """Raise when the base on this machine is not the one a bundle was tuned from."""
     if base.identity["digest"] != remembered["digest"]:
         raise IntegrityError(f"base model '{base.reference}' is not the one this bundle was tuned from", place="base_model", fix="install the recorded revision of the base, or tune again")
+
+
+def save_body(model: TunableModel, folder: Path) -> None:
+    """Write the whole body so that the folder is a base model of its own, its pooling included."""
+    model.body.save_pretrained(folder)
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.parent.mkdir()
+    modes = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
+    facts = {"word_embedding_dimension": model.body.config.hidden_size, **{name: mode == model.pooling for mode, name in modes.items()}}
+    pooling.write_text(json.dumps(facts, indent=1, sort_keys=True))
 
 
 def save_head(model: TunableModel, folder: Path) -> None:

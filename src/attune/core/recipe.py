@@ -56,11 +56,10 @@ class TrainKeys(Keys):
     scheduler: Literal["linear", "cosine", "constant"] = key("linear", "how the rate falls after warm-up", aliases=("lr_scheduler", "lr_scheduler_type"))
     weight_decay: float = key(0.01, "AdamW's decay, not on biases and norms", ge=0)
     max_gradient_norm: float = key(1.0, "gradients longer than this are scaled down", aliases=("max_grad_norm",), gt=0)
-    label_smoothing: float = key(0.0, "share of each target spread over the other labels", aliases=("label_smoothing_factor",), ge=0, lt=1)
-    average: float = key(0.0, "decay of the moving average of weights that is graded and kept; 0: none", aliases=("ema_decay",), ge=0, lt=1)
+    average: float = key(0.998, "decay of the moving average of weights that is graded and kept; 0: none", aliases=("ema_decay",), ge=0, lt=1)
     evaluations_per_epoch: int = key(1, "how often the validation rows are looked at", ge=1)
     patience: int = key(3, "evaluations without a better main metric before training stops", aliases=("early_stopping_patience",), ge=1)
-    checkpoint_every: int = key(50, "optimizer steps between checkpoints", aliases=("save_steps",), ge=1)
+    checkpoint_every: int = key(200, "optimizer steps between checkpoints", aliases=("save_steps",), ge=1)
     precision: Literal["auto", "fp32", "bf16"] = key("auto", "number format of the matrix products; auto probes the processor")
 
 

@@ -38,6 +38,8 @@ class Specialist:
     id: str = "unsaved"
     """The release id, or the bundle's digest, or 'unsaved'."""
     method: Method | None = None
+    known_features: dict[str, Any] | None = None
+    """Pooled features by text, kept while the body cannot change; None: compute each time."""
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         """Answer rows, in order."""
@@ -114,14 +116,15 @@ def text_features(specialist: Specialist, texts: Sequence[str]) -> Any:
     """Pooled features of texts, float32 tensor [n, hidden], in order; the caller sets evaluation mode."""
     import torch
 
-    ids = specialist.token_ids(texts)
+    known = specialist.known_features if specialist.known_features is not None else {}
+    missing = [text for text in dict.fromkeys(texts) if text not in known]
+    ids = specialist.token_ids(missing)
     pad = pad_id(specialist.tokenizer)
-    pieces: list[Any] = [None] * len(ids)
     for index in by_length([len(one) for one in ids]):
         found = specialist.model.features(*padded([ids[i] for i in index], pad))
         for place, i in enumerate(index):
-            pieces[i] = found[place]
-    return torch.stack(pieces) if pieces else torch.zeros((0, 0))
+            known[missing[i]] = found[place]
+    return torch.stack([known[text] for text in texts]) if texts else torch.zeros((0, 0))
 
 
 def pad_id(tokenizer: Any) -> int:
@@ -164,8 +167,11 @@ def open_bundle(folder: Path, *, base_folder: Path | None = None, id: str | None
         raise IntegrityError(f"bundle format {facts.get('format')!r} is not known", place=str(folder), fix=f"this Attune reads format {FORMAT}")
     task: Task = catalog.build("tasks", facts["task"])
     method: Method = catalog.build("methods", facts["method"])
-    base = resolve_base(facts["base"]["reference"], facts["base"]["revision"], base_folder)
-    require_same_base(base, facts["base"])
+    if method.needs_base:
+        base = resolve_base(facts["base"]["reference"], facts["base"]["revision"], base_folder)
+        require_same_base(base, facts["base"])
+    else:
+        base = Base(facts["base"]["reference"], facts["base"]["revision"], folder / "model")
     model = method.load(task, base, facts["signature"], folder / "model")
     if hasattr(model, "eval"):
         model.eval()

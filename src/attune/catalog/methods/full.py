@@ -1,0 +1,38 @@
+"""Train every weight of the body and the head: the most capacity, the largest bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attune.core.contracts import Method, Signature, Task
+from attune.core.models import Base, load_head, save_body, save_head
+
+if TYPE_CHECKING:
+    from attune.core.tunable import TunableModel
+
+
+class Full(Method):
+    """Full fine-tuning; the bundle holds the whole network and needs no base."""
+
+    requires = frozenset({"torch"})
+    learning_rate = 2e-4
+    epochs = 6
+    needs_base = False
+
+    def prepare(self, model: TunableModel, seed: int) -> TunableModel:
+        """Everything trains, except a pooler that no task of ours runs."""
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = ".pooler." not in name
+        return model
+
+    def save(self, model: TunableModel, folder: Path) -> None:
+        """The body as a transformers folder and the head."""
+        save_body(model, folder / "body")
+        save_head(model, folder)
+
+    def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
+        """The saved body takes the base's place."""
+        model = task.build(Base(base.reference, base.revision, folder / "body"), signature)
+        load_head(model, folder)
+        return model
