@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -262,6 +263,10 @@ class Learner(Protocol):
     """Anything the finetune loop can drive: a torch model by default, gradient-boosted trees or counts by a method of their own."""
 
     total_steps: int
+    steps_per_epoch: int
+
+    def begin(self) -> None:
+        """Called before the first step of a fresh run, after the objective's `begin`; never on a resume."""
 
     def step(self, index: int) -> dict[str, float]:
         """Do optimizer step (or tree, or pass) `index`; a pure function of (state, seed, index). Returns loss, items, learning_rate."""
@@ -272,8 +277,17 @@ class Learner(Protocol):
     def load_state(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Back to the moment of `state`."""
 
-    def specialist(self) -> Specialist:
-        """The model as it stands, ready to answer."""
+    def settled(self) -> AbstractContextManager[Specialist]:
+        """The specialist as it would be shipped now (averaged weights, all trees so far), for the time of the block."""
+
+    def validation_loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss of the settled model over examples."""
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What the best checkpoint must keep of the settled model."""
+
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set what `weights` gave."""
 
 
 class Method(Plug):
@@ -415,9 +429,15 @@ class WindowData:
 
     def take(self, index: np.ndarray) -> WindowData:
         """The rows at `index`, in that order."""
-        return WindowData(
-            [self.texts[i] for i in index], self.embeddings[index], [self.labels[i] for i in index], self.confidence[index], self.correct[index]
-        )
+        return WindowData([self.texts[i] for i in index], self.embeddings[index], [self.labels[i] for i in index], self.confidence[index], self.correct[index])
+
+    def joined(self, other: WindowData) -> WindowData:
+        """These rows followed by the other's."""
+        import numpy as np
+
+        pairs = ((self.embeddings, other.embeddings), (self.confidence, other.confidence), (self.correct, other.correct))
+        embeddings, confidence, correct = (np.concatenate(pair) for pair in pairs)
+        return WindowData(self.texts + other.texts, embeddings, self.labels + other.labels, confidence, correct)
 
 
 class Detector(Plug):
@@ -434,6 +454,15 @@ class Detector(Plug):
     @abstractmethod
     def statistic(self, reference: WindowData, window: WindowData) -> float:
         """How far the window is from the reference; larger is further."""
+
+    def statistics(self, rows: WindowData, chosen: np.ndarray) -> np.ndarray:
+        """`statistic` for many divisions of the same rows, float64 [b]: `chosen` is bool [b, n], True stands for the window.
+
+        The calibration asks through here; override it with matrix products where `statistic` in a loop is slow.
+        """
+        import numpy as np
+
+        return np.array([self.statistic(rows.take(np.flatnonzero(~one)), rows.take(np.flatnonzero(one))) for one in chosen])
 
     @abstractmethod
     def explain(self, reference: WindowData, window: WindowData) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class _answering:
     def __enter__(self) -> None:
         import torch
 
-        self.guard = torch.inference_mode()
+        self.guard = torch.no_grad()
         self.guard.__enter__()
         if hasattr(self.model, "eval"):
             self.model.eval()

@@ -74,11 +74,11 @@ class Supervised(Objective):
 
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
-            loss = (self._losses(head(features), target, 0.0) + penalty * (head.weight**2).sum()) / len(features)
+            loss: torch.Tensor = (self._losses(head(features), target, 0.0) + penalty * (head.weight**2).sum()) / len(features)
             loss.backward()
             return loss
 
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
         optimizer.zero_grad(set_to_none=True)
 
     def _targets(self, multi_label: bool, examples: Sequence[Example]) -> torch.Tensor:
@@ -102,6 +102,7 @@ class Supervised(Objective):
 
         features = batch["features"] if "features" in batch else model.features(batch["input_ids"], batch["attention_mask"])
         features = torch.nn.functional.dropout(features, self.keys.head_dropout, training=model.training)
+        assert model.head is not None
         return self._losses(model.head(features), batch["target"], self.keys.label_smoothing if model.training else 0.0), float(len(batch["target"]))
 
     def _losses(self, logits: torch.Tensor, target: torch.Tensor, smoothing: float) -> torch.Tensor:

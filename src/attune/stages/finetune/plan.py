@@ -1,0 +1,71 @@
+"""What a run does and in which order: pure functions of the seed, and the choices made once at its start."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from attune.core.randomness import generator
+
+GROUP = 50
+"""Batches whose rows are sorted by length together; enough to save padding, few enough to keep batches mixed."""
+
+
+def length_grouped(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Batches of indexes for an epoch: shuffled, then grouped by size so that little is padded, then the batches shuffled.
+
+    Every index stands in exactly one batch. The order depends on (seed, epoch, sizes) and nothing else.
+    """
+    draw = generator(seed, "order", epoch)
+    shuffled = draw.permutation(len(sizes))
+    batches: list[list[int]] = []
+    for begin in range(0, len(shuffled), batch_size * GROUP):
+        chunk = sorted((int(i) for i in shuffled[begin : begin + batch_size * GROUP]), key=lambda i: sizes[i])
+        batches += [chunk[start : start + batch_size] for start in range(0, len(chunk), batch_size)]
+    return [batches[i] for i in draw.permutation(len(batches))]
+
+
+def rate_factor(step: int, total: int, warmup_ratio: float, scheduler: str) -> float:
+    """The learning rate of step `step` (from 0) as a share of the peak."""
+    warmup = max(1, round(total * warmup_ratio)) if warmup_ratio else 0
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    if scheduler == "linear":
+        return max(0.0, 1 - done)
+    if scheduler == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return 1.0
+
+
+def choose_precision(wanted: str) -> tuple[str, str]:
+    """fp32 or bf16 and why: for `auto`, five matrix products of each, after one to warm up."""
+    if wanted != "auto":
+        return wanted, "set in the recipe"
+    import torch
+
+    left, right = torch.ones(1024, 384), torch.ones(384, 1536)
+    seconds = {}
+    for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = left.to(kind), right.to(kind)
+        a @ b
+        took = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            a @ b
+            took.append(time.perf_counter() - begin)
+        seconds[name] = sorted(took)[2]
+    gain = seconds["fp32"] / max(seconds["bf16"], 1e-9)
+    if gain >= 1.3:
+        return "bf16", f"matrix products run {gain:.1f} times as fast as in fp32 on this processor"
+    return "fp32", f"bf16 matrix products would run {gain:.1f} times as fast: not enough"
+
+
+def start_plan(precision: str) -> dict[str, Any]:
+    """The choices of a fresh run; kept in its folder, so that a resume makes the same ones."""
+    import torch
+
+    chosen, why = choose_precision(precision)
+    return {"precision": chosen, "precision_why": why, "threads": torch.get_num_threads()}

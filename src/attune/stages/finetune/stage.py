@@ -1,0 +1,179 @@
+"""The loop: it iterates, steps, evaluates, checkpoints and reports. Objectives own batches and losses, methods own weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attune.core import catalog
+from attune.core.commit import write_json
+from attune.core.contracts import Example, Learner, Metric, Row
+from attune.core.errors import DataError
+from attune.core.events import Events
+from attune.core.models import Base, resolve_base
+from attune.core.records import Checkpoint, DatasetVersion, digest
+from attune.core.recipe import Recipe
+from attune.core.rows import dataset_rows
+from attune.core.specialist import Specialist, write_bundle
+from attune.core.workspace import Workspace
+from attune.stages.finetune.checkpoints import Checkpoints
+from attune.stages.finetune.plan import start_plan
+
+VERSION = 1
+"""Raised when a change here changes results, so that kept results are not taken for new ones."""
+
+
+def inputs(recipe: Recipe, dataset: DatasetVersion) -> dict[str, Any]:
+    """Everything the checkpoint depends on."""
+    base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
+    parts = recipe.part("task", "objective", "method", "seed", "train")
+    return {"recipe": parts, "main_metric": recipe.main_metric, "dataset": dataset.id, "base": base.identity, "version": VERSION}
+
+
+def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: Events, *, run: str) -> Checkpoint:
+    """Tune the base on the dataset's training rows; a run with this name that was killed goes on where its last checkpoint stands."""
+    folder = workspace.run_folder(run)
+    base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
+    train = dataset_rows(workspace, dataset, recipe.task, "train")
+    validation = dataset_rows(workspace, dataset, recipe.task, "validation")
+    if not train or not validation:
+        raise DataError(f"{len(train)} training and {len(validation)} validation rows", place=f"dataset {dataset.id}", fix="give more rows, or a larger data.splits.validation")
+    session = _Session(recipe, dataset, base, train, validation, folder, events)
+    session.loop()
+    return session.checkpoint(workspace, run)
+
+
+class _Session:
+    """One run of the loop."""
+
+    def __init__(self, recipe: Recipe, dataset: DatasetVersion, base: Base, train: Sequence[Row], validation: Sequence[Row], folder: Path, events: Events) -> None:
+        self.recipe, self.dataset, self.base, self.events = recipe, dataset, base, events
+        self.keys = recipe.keys.train
+        self.validation = validation
+        self.metric: Metric = catalog.build("metrics", recipe.main_metric, "grade.main_metric")
+        self.plan = self._plan(folder / "plan.json")
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.curve: list[dict[str, float]] = []
+        self.best: dict[str, float] = {}
+        self.waited = 0
+        self.recent = [0.0, 0.0]
+        """Sum of losses and supervised items since the last evaluation."""
+        self.next_step = 0
+        self._start(train)
+
+    def _plan(self, path: Path) -> dict[str, Any]:
+        """The choices of the run's first start, read again on a resume."""
+        import torch
+
+        if not path.is_file():
+            write_json(path, start_plan(self.keys.precision))
+        plan: dict[str, Any] = json.loads(path.read_text())
+        torch.set_num_threads(plan["threads"])
+        return plan
+
+    def _start(self, train: Sequence[Row]) -> None:
+        from attune.stages.finetune.torch_learner import TorchLearner
+
+        recipe = self.recipe
+        model = recipe.method.prepare(recipe.task.build(self.base, self.dataset.signature), recipe.keys.seed)
+        self.specialist = Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.keys.max_length, recipe.name, method=recipe.method)
+        examples = recipe.objective.examples(self.specialist, train, self.keys.max_length)
+        self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.keys.max_length)
+        self._tell_cut(examples)
+        done = recipe.objective.precompute(self.specialist, examples)
+        recipe.objective.precompute(self.specialist, self.validation_examples)
+        own = recipe.method.learner(self)
+        self.learner: Learner = own or TorchLearner(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["precision"])
+        self.chosen = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}", "threads": str(self.plan["threads"]), **({"features": done} if done else {})}
+        found = self.checkpoints.newest()
+        if found is not None:
+            tensors, facts = found
+            self.learner.load_state(tensors, facts["learner"])
+            self.next_step, self.best, self.curve, self.waited, self.recent = (facts[name] for name in ("step", "best", "curve", "waited", "recent"))
+            self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)
+        else:
+            recipe.objective.begin(self.specialist, examples)
+            self.learner.begin()
+
+    def _tell_cut(self, examples: Sequence[Example]) -> None:
+        cut = [e["row_id"] for e in examples if e.get("cut")]
+        if cut:
+            self.events.warn(f"{len(cut)} of {len(examples)} training rows are longer than train.max_length = {self.keys.max_length} tokens and are cut there", rows=cut[:50])
+
+    def loop(self) -> None:
+        """Step until the plan or patience ends; evaluate and checkpoint on the way."""
+        learner, total = self.learner, self.learner.total_steps
+        every = max(1, learner.steps_per_epoch // self.keys.evaluations_per_epoch)
+        if self.next_step == 0 and not self.best:
+            self._evaluate(0, 0.0)
+        while self.next_step < total and self.waited < self.keys.patience:
+            report = learner.step(self.next_step)
+            self.next_step += 1
+            step = self.next_step
+            self.recent = [self.recent[0] + report["loss"] * report["items"], self.recent[1] + report["items"]]
+            self.events.progress("train", step, total, loss=report["loss"], learning_rate=report["learning_rate"])
+            if step % every == 0 or step == total:
+                self._evaluate(step, report["learning_rate"])
+                self._commit(step)
+            elif step % self.keys.checkpoint_every == 0:
+                self._commit(step)
+        if self.waited >= self.keys.patience and self.next_step < total:
+            self.events.note(f"stopped at step {self.next_step} of {total}: no better {self.recipe.main_metric} in {self.waited} evaluations")
+
+    def _evaluate(self, step: int, rate: float) -> None:
+        with self.learner.settled() as specialist:
+            value = self._score(specialist)
+            validation_loss = self.learner.validation_loss(self.validation_examples)
+            better = not self.best or (value > self.best["value"] if self.metric.higher_is_better else value < self.best["value"])
+            tied = bool(self.best) and value == self.best["value"] and validation_loss < self.best["loss"]
+            if better or tied:
+                self.best = {"step": step, "value": value, "loss": validation_loss}
+                self.checkpoints.save_best(step, self.learner.weights())
+        self.waited = 0 if better else self.waited + 1
+        point = {"step": float(step), "epoch": step / self.learner.steps_per_epoch, "validation_loss": validation_loss, f"validation_{self.recipe.main_metric}": value}
+        if step:
+            point |= {"loss": self.recent[0] / self.recent[1], "learning_rate": rate}
+        self.recent = [0.0, 0.0]
+        self.curve.append(point)
+        self.events.note(f"step {step}: {self.recipe.main_metric} {value:.4f}, validation loss {validation_loss:.4f}", **point)
+
+    def _score(self, specialist: Specialist) -> float:
+        predictions = specialist.examine(self.validation)
+        truth = [self.recipe.task.truth(row) for row in self.validation]
+        value = float(self.metric.value(self.metric.contributions(truth, predictions, self.dataset.signature).sum(0)))
+        if math.isnan(value):
+            raise DataError(f"{self.recipe.main_metric} is undefined on the validation rows", place="grade.main_metric", fix="choose another main metric or give more validation rows")
+        return value
+
+    def _commit(self, step: int) -> None:
+        tensors, facts = self.learner.state()
+        self.checkpoints.save(step, tensors, {"step": step, "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts})
+
+    def checkpoint(self, workspace: Workspace, run: str) -> Checkpoint:
+        """The best weights as a bundle in the store, and its record."""
+        best = int(self.best["step"])
+        self.learner.load_weights(self.checkpoints.best(best))
+        self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
+        store_key = workspace.store.put("bundle", lambda folder: write_bundle(self.specialist, folder))
+        self.events.note(f"best at step {best}: {self.recipe.main_metric} {self.best['value']:.4f} on {len(self.validation)} validation rows")
+        return Checkpoint(
+            specialist=self.recipe.name,
+            parents=(self.dataset.id,),
+            store_key=store_key,
+            dataset_id=self.dataset.id,
+            task=self.recipe.task.name,
+            objective=self.recipe.objective.name,
+            method=self.recipe.method.name,
+            base=self.base.identity,
+            recipe_digest=digest(self.recipe.part("task", "objective", "method", "seed", "train")),
+            best_step=best,
+            steps=self.next_step,
+            main_metric=self.recipe.main_metric,
+            validation={self.recipe.main_metric: self.best["value"], "loss": self.best["loss"]},
+            curve=tuple(self.curve),
+            chosen=self.chosen,
+            run=run,
+        )
