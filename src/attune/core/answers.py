@@ -1,0 +1,57 @@
+"""Comparing answers: label sets, normalised texts, right or wrong, and the coarse class of an answer. Grading and watching share these."""
+
+from __future__ import annotations
+
+import re
+import string
+from typing import Any
+
+from attune.core.contracts import Task
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+LABEL_JOINT = "|"
+
+
+def label_set(answer: Any) -> frozenset[str]:
+    """The labels of an answer: one label, several, or none."""
+    if answer is None:
+        return frozenset()
+    if isinstance(answer, (list, tuple, set, frozenset)):
+        return frozenset(str(one) for one in answer)
+    return frozenset((str(answer),))
+
+
+def accepted(truth: Any) -> list[str]:
+    """The right texts of a row: usually one; a list means that any of them is right."""
+    if truth is None:
+        return []
+    return [str(one) for one in truth] if isinstance(truth, (list, tuple)) else [str(truth)]
+
+
+def normalised(text: Any) -> str:
+    """A text in lower case without punctuation, English articles and extra spaces (Rajpurkar et al. 2016, SQuAD, section 6.1).
+
+    A text that is nothing else ("A", "?") keeps what it has, so that it never equals an empty answer.
+    """
+    plain = " ".join(str(text if text is not None else "").lower().split())
+    return " ".join(_ARTICLES.sub(" ", plain.translate(_PUNCTUATION)).split()) or plain
+
+
+def is_right(task: Task, truth: Any, output: Any) -> bool:
+    """True when an answer counts as right: the same label set, an accepted text after `normalised`, or a right text ranked first."""
+    if "label-out" in task.traits:
+        return label_set(truth) == label_set(output)
+    if isinstance(output, (list, tuple)):
+        return bool(output) and str(output[0]) in accepted(truth)
+    return normalised(output) in {normalised(one) for one in accepted(truth)}
+
+
+def coarse_label(task: Task, output: Any) -> str:
+    """The class of an answer whose frequency can drift: the label (several joined), else how long a text is, else nothing."""
+    if "label-out" in task.traits:
+        return LABEL_JOINT.join(sorted(label_set(output))) or "(no label)"
+    if isinstance(output, str):
+        words = len(output.split())
+        return "(empty)" if not words else f"{1 << (words.bit_length() - 1)}-{(1 << words.bit_length()) - 1} words"
+    return "(ranked)" if isinstance(output, (list, tuple)) and output and isinstance(output[0], str) else "(vector)"
