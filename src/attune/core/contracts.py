@@ -175,6 +175,8 @@ class Task(Plug):
 
     kind = "tasks"
     traits: ClassVar[frozenset[str]] = frozenset()
+    pipeline_tag: ClassVar[str] = ""
+    """What model hubs call the task; default: its name with hyphens."""
     roles: ClassVar[tuple[Role, ...]] = ()
     defaults: ClassVar[Defaults]
 
@@ -408,6 +410,13 @@ class Export(Plug):
     @abstractmethod
     def replay(self, folder: Path, rows: Sequence[Row]) -> list[Prediction]:
         """Answer rows with what was exported, without Attune's own model code where the format allows, to prove parity."""
+
+
+def coarse_label(output: Any) -> str:
+    """An answer as one label, for drift: several labels become one text; grading and watching must name them alike."""
+    if isinstance(output, (list, tuple)):
+        return " + ".join(sorted(map(str, output))) or "(no label)"
+    return str(output).strip()
 
 
 @dataclass
