@@ -236,6 +236,8 @@ class Objective(Plug):
     """What the data teaches: it owns how examples are made, batched and scored. The loop only iterates, accumulates and steps."""
 
     kind = "objectives"
+    separable: ClassVar[bool] = True
+    """False when a row's loss depends on the other rows of its batch, so that a batch cannot be computed in parts."""
 
     @abstractmethod
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:

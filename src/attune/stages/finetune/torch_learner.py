@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from attune.core.contracts import Example, Objective
-from attune.core.errors import DataError
+from attune.core.errors import DataError, RecipeError
 from attune.core.randomness import key as random_key
 from attune.core.recipe import TrainKeys
 from attune.core.specialist import Specialist
@@ -42,6 +42,12 @@ class TorchLearner:
         self.precision = precision
         self.batch_size = keys.batch_size
         self.micro_batch_size = keys.micro_batch_size or keys.batch_size
+        if self.micro_batch_size < self.batch_size and not objective.separable:
+            raise RecipeError(
+                f"objective '{objective.name}' learns from all rows of a batch together, so a batch of {self.batch_size} cannot be computed in parts of {self.micro_batch_size}",
+                place="train.micro_batch_size",
+                fix="leave it out, or lower train.batch_size to what fits into memory",
+            )
         self.average = keys.average
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.steps_per_epoch = len(self._batches(0))

@@ -1,0 +1,122 @@
+"""Pull what belongs together close and push the rest of the batch away (in-batch negatives)."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from attune.core.contracts import Batch, Example, Objective, Row
+from attune.core.keys import Keys, key
+from attune.core.randomness import generator
+from attune.core.specialist import Specialist, pad_id, padded
+
+if TYPE_CHECKING:
+    import torch
+
+    from attune.core.tunable import TunableModel
+
+TRIES = 8
+
+
+class ContrastiveKeys(Keys):
+    """Keys of the objective."""
+
+    temperature: float = key(0.05, "cosines are divided by it; smaller looks harder at the nearest wrong texts", gt=0)
+    symmetric: bool = key(True, "also find the anchor of each right text")
+
+
+class Contrastive(Objective):
+    """InfoNCE over the batch, also called multiple-negatives ranking loss (van den Oord et al. 2018, eq. 4; Henderson et al. 2017, section 4.3)."""
+
+    keys_type = ContrastiveKeys
+    requires = frozenset({"vector-out", "torch"})
+    separable = False
+
+    def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
+        """Token ids of anchor, positive and (where given) negative, each cut at `max_length`."""
+        found: list[Example] = []
+        columns: dict[str, list[list[int]]] = {}
+        for name in ("anchor", "positive", "negative"):
+            columns[name] = specialist.tokenizer([row.get(name) or "" for row in rows], add_special_tokens=True, truncation=False, verbose=False)["input_ids"] if rows else []
+        kept = {name: specialist.token_ids([row.get(name) or "" for row in rows]) for name in columns}
+        for number, row in enumerate(rows):
+            ids = {name: kept[name][number] for name in columns if row.get(name)}
+            cut = any(len(columns[name][number]) > max_length for name in ids)
+            found.append(
+                {"row_id": row["row_id"], "size": max(len(one) for one in ids.values()), "ids": ids, "anchor": row["anchor"], "positive": row["positive"], "negative": row.get("negative"), "cut": cut}
+            )
+        return found
+
+    def order(self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+        """Shuffled batches in which no anchor and no positive stands twice, because its twin would be pushed away as wrong.
+
+        Every epoch has the number of batches of epoch 0. Where many rows share a text, batches are smaller than asked.
+        """
+        first = _apart(examples, batch_size, generator(seed, "contrastive", 0, 0).permutation(len(examples)))
+        if epoch == 0:
+            return first
+        for attempt in range(TRIES):
+            batches = _apart(examples, batch_size, generator(seed, "contrastive", epoch, attempt).permutation(len(examples)))
+            if len(batches) <= len(first):
+                while len(batches) < len(first):
+                    largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+                    half = len(batches[largest]) // 2
+                    batches += [batches[largest][half:]]
+                    batches[largest] = batches[largest][:half]
+                return batches
+        return [first[i] for i in generator(seed, "contrastive", epoch).permutation(len(first))]
+
+    def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
+        """ids and masks of anchors [n, length] and of candidates [n + negatives, length] (positives first); `blocked` [n, candidates] is True
+        where another row's candidate would be right for this row too: equal to its positive, or the positive of an equal anchor."""
+        import torch
+
+        pad = pad_id(specialist.tokenizer)
+        hard = [e for e in examples if "negative" in e["ids"]]
+        anchor_ids, anchor_mask = padded([e["ids"]["anchor"] for e in examples], pad)
+        candidate_ids, candidate_mask = padded([e["ids"]["positive"] for e in examples] + [e["ids"]["negative"] for e in hard], pad)
+        texts = [e["positive"] for e in examples] + [e["negative"] for e in hard]
+        blocked = torch.tensor(
+            [[i != j and (texts[j] == one["positive"] or (j < len(examples) and examples[j]["anchor"] == one["anchor"])) for j in range(len(texts))] for i, one in enumerate(examples)]
+        )
+        return {"anchor_ids": anchor_ids, "anchor_mask": anchor_mask, "candidate_ids": candidate_ids, "candidate_mask": candidate_mask, "blocked": blocked}
+
+    def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
+        """Sum over rows of the cross-entropy of the right candidate among all of the batch; the count is the rows."""
+        import torch
+        from torch.nn import functional
+
+        anchors = functional.normalize(model.features(batch["anchor_ids"], batch["anchor_mask"]), dim=-1)
+        candidates = functional.normalize(model.features(batch["candidate_ids"], batch["candidate_mask"]), dim=-1)
+        scores = anchors @ candidates.T / self.keys.temperature
+        scores = scores.masked_fill(batch["blocked"], -math.inf)
+        own = torch.arange(len(anchors))
+        total = functional.cross_entropy(scores, own, reduction="sum")
+        if self.keys.symmetric:
+            total = (total + functional.cross_entropy(scores[:, : len(anchors)].T, own, reduction="sum")) / 2
+        return total, float(len(anchors))
+
+
+def _apart(examples: Sequence[Example], batch_size: int, shuffled: Any) -> list[list[int]]:
+    """Batches of about equal size, filled in the shuffled order; a row whose text is in the batch already waits for the next one."""
+    target = math.ceil(len(examples) / max(1, math.ceil(len(examples) / batch_size)))
+    waiting = deque(int(i) for i in shuffled)
+    batches: list[list[int]] = []
+    while waiting:
+        batch: list[int] = []
+        later: list[int] = []
+        anchors: set[str] = set()
+        positives: set[str] = set()
+        while waiting and len(batch) < target:
+            i = waiting.popleft()
+            if examples[i]["anchor"] in anchors or examples[i]["positive"] in positives:
+                later.append(i)
+                continue
+            batch.append(i)
+            anchors.add(examples[i]["anchor"])
+            positives.add(examples[i]["positive"])
+        batches.append(batch)
+        waiting.extendleft(reversed(later))
+    return batches

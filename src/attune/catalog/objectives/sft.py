@@ -1,0 +1,79 @@
+"""Learn to answer as the rows do: the next token of every assistant turn, its end token included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attune.core.contracts import Batch, Example, Objective, Row
+from attune.core.conversation import keep_end, messages_of, stop_ids, taught
+from attune.core.errors import DataError
+from attune.core.keys import Keys, key
+from attune.core.specialist import Specialist, pad_id, padded
+
+if TYPE_CHECKING:
+    import torch
+
+    from attune.core.tunable import TunableModel
+
+IGNORED = -100
+
+
+class SftKeys(Keys):
+    """Keys of the objective."""
+
+    train_on_prompt: bool = key(False, "learn the question's tokens too", aliases=("train_on_inputs", "train_on_input"))
+
+
+class Sft(Objective):
+    """Supervised fine-tuning of a causal language model."""
+
+    keys_type = SftKeys
+    requires = frozenset({"text-out", "torch"})
+
+    def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
+        """Token ids and targets. A row that is too long loses the oldest part of its conversation (`cut` tells), never a part of its last answer;
+        where that answer alone is too long, the row is refused: it would teach an answer without an end."""
+        stops, first = stop_ids(specialist), specialist.tokenizer.bos_token_id
+        found: list[Example] = []
+        too_long: list[tuple[str, int]] = []
+        for row in rows:
+            try:
+                one = taught(specialist, [*messages_of(row["prompt"], "prompt"), {"role": "assistant", "content": row["completion"]}], stops)
+            except DataError as error:
+                raise DataError(error.what, place=_place(row), fix=error.fix) from error
+            if one.answer_size >= max_length:
+                too_long.append((_place(row), one.answer_size + 1))
+                continue
+            targets = [token if learned or self.keys.train_on_prompt else IGNORED for token, learned in zip(one.ids, one.learned, strict=True)]
+            ids = keep_end(one.ids, max_length, first)
+            targets = targets[len(targets) - len(ids) :]
+            targets[0] = IGNORED
+            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": targets, "cut": len(one.ids) > max_length})
+        if too_long:
+            need = max(size for _, size in too_long)
+            raise DataError(
+                f"{len(too_long)} of {len(rows)} rows have an answer that does not fit into train.max_length = {max_length} tokens, so its end could not be learned",
+                place=", ".join(place for place, _ in too_long[:5]) + (" ..." if len(too_long) > 5 else ""),
+                fix=f"set train.max_length to {need} or more, or shorten or remove these rows",
+            )
+        return found
+
+    def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
+        """input_ids, attention_mask and targets, int64 [batch, longest]; targets are -100 where nothing is learned."""
+        tokens, mask = padded([e["ids"] for e in examples], pad_id(specialist.tokenizer))
+        targets, _ = padded([e["targets"] for e in examples], IGNORED)
+        return {"input_ids": tokens, "attention_mask": mask, "targets": targets}
+
+    def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
+        """Sum of the cross-entropies over learned tokens; the count is those tokens."""
+        from torch.nn import functional
+
+        logits = model.body(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits[:, :-1]
+        targets = batch["targets"][:, 1:]
+        learned = targets != IGNORED
+        return functional.cross_entropy(logits[learned].float(), targets[learned], reduction="sum"), float(learned.sum())
+
+
+def _place(row: Row) -> str:
+    return str(row.get("place") or row["row_id"])

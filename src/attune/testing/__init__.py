@@ -1,0 +1,1 @@
+"""The conformance suite, importable by people who write plugs."""
