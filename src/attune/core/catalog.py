@@ -16,8 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from attune.core import contracts
-from attune.core.errors import AttuneError, PlugError, Problems, RecipeError, did_you_mean
+from attune.core.errors import PlugError, Problems, RecipeError, did_you_mean
 from attune.core.keys import Keys, aliases_of
+from attune.core.problems import key_problems
 
 ROOM = Path(__file__).resolve().parent.parent / "catalog"
 KINDS: dict[str, type[contracts.Plug]] = {cls.kind: cls for cls in contracts.Plug.__subclasses__() if cls.kind}
@@ -33,6 +34,8 @@ class KeyInfo:
     default: str
     """Source text of the default; '(required)' when there is none."""
     meaning: str
+    aliases: tuple[str, ...] = ()
+    """Spellings of other tools."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +127,26 @@ def _tail(node: ast.expr) -> str:
 
 
 def _names(node: ast.ClassDef, attribute: str) -> tuple[str, ...]:
+    """Texts in the class attribute's value, sorted."""
     for part in node.body:
-        target = part.targets[0] if isinstance(part, ast.Assign) else part.target if isinstance(part, ast.AnnAssign) else None
-        if isinstance(target, ast.Name) and target.id == attribute and getattr(part, "value", None) is not None:
-            return tuple(sorted(n.value for n in ast.walk(part.value) if isinstance(n, ast.Constant) and isinstance(n.value, str)))  # type: ignore[union-attr, arg-type]
+        if isinstance(part, ast.Assign):
+            target, value = part.targets[0], part.value
+        elif isinstance(part, ast.AnnAssign) and part.value is not None:
+            target, value = part.target, part.value
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id == attribute:
+            return tuple(sorted(_texts(value)))
     return ()
+
+
+def _texts(node: ast.AST) -> list[str]:
+    return [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
 
 
 def _key_info(part: ast.AnnAssign) -> KeyInfo:
     name = part.target.id if isinstance(part.target, ast.Name) else ""
-    default, meaning = "(required)", ""
+    default, meaning, aliases = "(required)", "", ()  # type: str, str, tuple[str, ...]
     if isinstance(part.value, ast.Call) and _tail(part.value.func) == "key":
         arguments = list(part.value.args)
         named = {k.arg: k.value for k in part.value.keywords}
@@ -143,9 +156,11 @@ def _key_info(part: ast.AnnAssign) -> KeyInfo:
             default = ast.unparse(first)
         if isinstance(second, ast.Constant):
             meaning = str(second.value)
+        if "aliases" in named:
+            aliases = tuple(_texts(named["aliases"]))
     elif part.value is not None:
         default = ast.unparse(part.value)
-    return KeyInfo(name, ast.unparse(part.annotation), default, meaning)
+    return KeyInfo(name, ast.unparse(part.annotation), default, meaning, aliases)
 
 
 @cache
@@ -153,15 +168,15 @@ def load(kind: str, name: str) -> type[contracts.Plug]:
     """Import one plug and return its class; a missing, broken or wrong one is a PlugError that says which file."""
     known = {entry.name: entry for entry in entries(kind)}
     if name not in known:
-        raise PlugError(f"there is no {kind[:-1]} '{name}'", place=kind, fix=did_you_mean(name, known) + f" (see `attune list {kind}`)")
+        raise PlugError(f"there is no {kind[:-1]} '{name}'", place=kind, fix=_which(kind, name))
     entry = known[name]
     try:
         module = importlib.import_module(entry.module)
     except ImportError as error:
         raise PlugError(f"{kind[:-1]} '{name}' cannot be imported: {error}", place=entry.file, fix=f"install what it needs ({error.name or 'see the message'})") from error
-    classes = [
-        value for value in vars(module).values() if isinstance(value, type) and issubclass(value, KINDS[kind]) and value.__module__ == module.__name__ and not value.__name__.startswith("_")
-    ]
+    except Exception as error:
+        raise PlugError(f"{kind[:-1]} '{name}' fails while it is imported: {type(error).__name__}: {error}", place=entry.file, fix=f"mend the file, or remove {entry.origin}") from error
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, KINDS[kind]) and value.__module__ == module.__name__ and not value.__name__.startswith("_")]
     if len(classes) != 1:
         raise PlugError(f"{kind[:-1]} '{name}' must define exactly one public class of type {KINDS[kind].__name__}; found {len(classes)}", place=entry.file, fix="keep one, make helpers private")
     plug = classes[0]
@@ -169,6 +184,10 @@ def load(kind: str, name: str) -> type[contracts.Plug]:
         raise PlugError(f"{kind[:-1]} '{name}' leaves open: {', '.join(sorted(plug.__abstractmethods__))}", place=entry.file, fix="write the missing methods")  # type: ignore[attr-defined]
     plug.name = name
     return plug
+
+
+def _which(kind: str, name: str) -> str:
+    return f"{did_you_mean(name, [entry.name for entry in entries(kind)])} (see `attune list {kind}`)"
 
 
 PlugSpec = str | Mapping[str, Any]
@@ -188,6 +207,8 @@ def build(kind: str, spec: PlugSpec, place: str | None = None) -> Any:
     """A plug object from its recipe spec, its keys validated strictly; every wrong key is reported at once."""
     place = place or kind
     name, values = spec_parts(spec, place)
+    if name not in {entry.name for entry in entries(kind)}:
+        raise PlugError(f"there is no {kind[:-1]} '{name}'", place=place, fix=_which(kind, name))
     plug = load(kind, name)
     return plug(validate(plug.keys_type, values, place))
 
@@ -195,32 +216,13 @@ def build(kind: str, spec: PlugSpec, place: str | None = None) -> Any:
 def validate(model: type[Keys], values: Mapping[str, Any], place: str) -> Keys:
     """Keys from a mapping; aliases are taken for their canonical names; raises Problems with every wrong key at once."""
     aliases = aliases_of(model)
-    renamed = {aliases.get(str(k), str(k)) if str(k) not in model.model_fields else str(k): v for k, v in values.items()}
+    renamed: dict[str, Any] = {}
+    for name, value in values.items():
+        canonical = name if name in model.model_fields else aliases.get(name, name)
+        if canonical in renamed:
+            raise RecipeError(f"'{name}' and '{canonical}' say the same thing", place=f"{place}.{name}", fix=f"keep '{canonical}'")
+        renamed[canonical] = value
     try:
         return model.model_validate(renamed)
     except ValidationError as error:
         raise Problems(key_problems(error, model, place), title=f"{place} has keys that cannot be used:") from error
-
-
-def key_problems(error: ValidationError, model: type[Keys], place: str) -> list[AttuneError]:
-    """A pydantic error as a list of recipe errors: unknown keys with the nearest name, wrong values with what is allowed."""
-    problems: list[AttuneError] = []
-    for one in error.errors():
-        path = ".".join(str(part) for part in one["loc"])
-        where = f"{place}.{path}" if place and path else place or path
-        if one["type"] == "extra_forbidden":
-            owner = _model_at(model, one["loc"][:-1])
-            problems.append(RecipeError(f"unknown key '{one['loc'][-1]}'", place=where, fix=did_you_mean(str(one["loc"][-1]), owner.model_fields if owner else [])))
-        elif one["type"] == "missing":
-            problems.append(RecipeError(f"key '{one['loc'][-1]}' is missing", place=where, fix="add it"))
-        else:
-            problems.append(RecipeError(f"value {one['input']!r} does not fit: {one['msg']}", place=where, fix="change the value"))
-    return problems
-
-
-def _model_at(model: type[Keys], path: tuple[int | str, ...]) -> type[Keys] | None:
-    current: Any = model
-    for part in path:
-        field = current.model_fields.get(str(part)) if isinstance(current, type) and issubclass(current, Keys) else None
-        current = field.annotation if field else None
-    return current if isinstance(current, type) and issubclass(current, Keys) else None

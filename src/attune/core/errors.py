@@ -73,11 +73,14 @@ class MachineError(AttuneError):
 
 
 class Problems(RecipeError):
-    """Several problems reported at once."""
+    """Several problems reported at once; the exit code is theirs when they agree on one."""
 
     def __init__(self, problems: Sequence[AttuneError], *, title: str) -> None:
         self.problems = list(problems)
         super().__init__(title)
+        codes = {problem.exit_code for problem in self.problems}
+        if len(codes) == 1:
+            self.exit_code = codes.pop()
 
     def __str__(self) -> str:
         lines = [self.what]

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic.fields import FieldInfo
 
-Model = TypeVar("Model", bound="Keys")
 
-
-def key(default: Any = ..., description: str = "", *, aliases: tuple[str, ...] = (), **constraints: Any) -> Any:
+def key(default: Any = ..., description: str = "", *, aliases: tuple[str, ...] = (), plugs: str = "", **constraints: Any) -> Any:
     """Declare one recipe key: its default, one line of meaning, other spellings users know, and constraints (ge, le, ...).
 
-    `...` as default makes the key required. The listing reads this call from the source text, so keep the arguments literal.
+    `...` as default makes the key required. `plugs` names the kind of plug that the key (or each item of its list) holds.
+    The listing reads this call from the source text, so keep the arguments literal.
     """
-    return Field(default, description=description, json_schema_extra={"aliases": list(aliases)} if aliases else None, **constraints)
+    facts: dict[str, Any] = {name: value for name, value in (("aliases", list(aliases)), ("plugs", plugs)) if value}
+    return Field(default, description=description, json_schema_extra=facts or None, **constraints)
 
 
 class Keys(BaseModel):
-    """Base of every group of recipe keys: unknown keys refused, strict types, immutable, reads remembered."""
+    """Base of every group of recipe keys: unknown keys refused, strict types, finite numbers, immutable, reads remembered."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=False, allow_inf_nan=False)
 
     _read: set[str] = PrivateAttr(default_factory=set)
 
@@ -33,7 +34,7 @@ class Keys(BaseModel):
         return value
 
     def unread(self) -> list[str]:
-        """Names of the keys that the user set and that no code has read (nested groups as dotted names)."""
+        """Names of the keys that the user set and that no code has read (nested groups as dotted names, list items by number)."""
         left: list[str] = []
         for name in sorted(self.model_fields_set):
             value = self.__dict__[name]
@@ -41,15 +42,25 @@ class Keys(BaseModel):
                 left += [f"{name}.{inner}" for inner in value.unread()]
             elif name not in self._read:
                 left.append(name)
+            elif isinstance(value, list):
+                left += [f"{name}.{number}.{inner}" for number, item in enumerate(value) if isinstance(item, Keys) for inner in item.unread()]
         return left
+
+
+def _facts(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def aliases_of(model: type[BaseModel]) -> dict[str, str]:
     """Other spellings of a model's keys: alias -> canonical name."""
-    found: dict[str, str] = {}
-    for name, field in model.model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict):
-            for alias in extra.get("aliases", []):  # type: ignore[union-attr]
-                found[str(alias)] = name
-    return found
+    return {str(alias): name for name, field in model.model_fields.items() for alias in _facts(field).get("aliases", [])}
+
+
+def plugs_of(field: FieldInfo) -> str:
+    """The kind of plug that a key holds, or ''."""
+    return str(_facts(field).get("plugs", ""))
+
+
+def groups_of(model: type[BaseModel]) -> dict[str, type[Keys]]:
+    """Keys of a model that are groups of keys themselves: name -> model."""
+    return {name: field.annotation for name, field in model.model_fields.items() if isinstance(field.annotation, type) and issubclass(field.annotation, Keys)}

