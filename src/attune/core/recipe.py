@@ -54,7 +54,7 @@ class TrainKeys(Keys):
 
     epochs: float | None = key(None, "passes over the training rows; default: the method's", aliases=("num_epochs", "num_train_epochs"), gt=0)
     learning_rate: float | None = key(None, "peak learning rate; default: the method's", aliases=("lr",), gt=0)
-    head_learning_rate: float | None = key(None, "peak learning rate of a fresh head; default: 10 x learning_rate, at least 1e-3", gt=0)
+    head_learning_rate: float | None = key(None, "peak learning rate of a fresh head; default: learning_rate, but at least 1e-3", gt=0)
     batch_size: int = key(32, "rows of one optimizer step (all micro-batches together)", aliases=("global_batch_size",), ge=1)
     micro_batch_size: int | None = key(None, "rows computed at once; default: batch_size", aliases=("per_device_train_batch_size",), ge=1)
     max_length: int = key(128, "tokens per row; longer rows are cut, with a receipt", aliases=("max_seq_length", "cutoff_len", "sequence_len", "model_max_length", "block_size"), ge=4)
