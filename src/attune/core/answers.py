@@ -1,4 +1,4 @@
-"""Comparing answers: label sets, normalised texts, right or wrong, and the coarse class of an answer. Grading and watching share these."""
+"""Comparing answers: label sets, normalised texts, right or wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from attune.core.contracts import Task
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-LABEL_JOINT = "|"
 
 
 def label_set(answer: Any) -> frozenset[str]:
@@ -45,13 +44,3 @@ def is_right(task: Task, truth: Any, output: Any) -> bool:
     if isinstance(output, (list, tuple)):
         return bool(output) and str(output[0]) in accepted(truth)
     return normalised(output) in {normalised(one) for one in accepted(truth)}
-
-
-def coarse_label(task: Task, output: Any) -> str:
-    """The class of an answer whose frequency can drift: the label (several joined), else how long a text is, else nothing."""
-    if "label-out" in task.traits:
-        return LABEL_JOINT.join(sorted(label_set(output))) or "(no label)"
-    if isinstance(output, str):
-        words = len(output.split())
-        return "(empty)" if not words else f"{1 << (words.bit_length() - 1)}-{(1 << words.bit_length()) - 1} words"
-    return "(ranked)" if isinstance(output, (list, tuple)) and output and isinstance(output[0], str) else "(vector)"

@@ -336,6 +336,8 @@ class RivalContext:
     seed: int
     untuned: Callable[[], Specialist]
     """The untouched base put together for the task (fresh head), loaded on first call."""
+    embed: Callable[[Sequence[str]], np.ndarray]
+    """Vectors of texts by the untouched base, float32 [n, d] of length 1; each text is computed once for all rivals."""
 
 
 class Rival(Plug):

@@ -28,7 +28,7 @@ def now() -> str:
 class Record(BaseModel):
     """Base of every record. `id` is derived from the content without `created_at`, so equal content has an equal id."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")  # a metric may be undefined: NaN has to come back as NaN
     kind: ClassVar[str] = "record"
 
     specialist: str
@@ -90,7 +90,7 @@ class Checkpoint(Record):
 class Estimate(BaseModel):
     """A metric's value with its bootstrap interval."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     value: float
     low: float
     high: float
@@ -99,10 +99,11 @@ class Estimate(BaseModel):
 class Comparison(BaseModel):
     """The tuned model against one rival on one metric, over the same rows."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     rival: str
     metric: str
     difference: float
+    """How much better the tuned model is: positive is better, also where a lower metric is better."""
     low: float
     high: float
     p_value: float
@@ -112,7 +113,7 @@ class Comparison(BaseModel):
 class GateResult(BaseModel):
     """One gate's outcome in plain words."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     gate: str
     outcome: Literal["pass", "fail", "inconclusive"]
     reason: str
