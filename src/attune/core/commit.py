@@ -36,7 +36,16 @@ def _fsync(path: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST)
+    found = sorted(folder.rglob("*"))
+    for path in found:
+        if path.is_symlink():
+            raise IntegrityError(f"'{path.relative_to(folder).as_posix()}' is a link", place=str(folder), fix="copy the file itself: what a link points to can change")
+    return [p for p in found if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST]
+
+
+def digest_of_files(files: dict[str, Any]) -> str:
+    """sha256 over a manifest's files: names, sizes and hashes."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def seal(folder: Path, facts: dict[str, Any] | None = None) -> str:
@@ -45,8 +54,7 @@ def seal(folder: Path, facts: dict[str, Any] | None = None) -> str:
     for path in _files(folder):
         _fsync(path)
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    body = json.dumps(files, sort_keys=True)
-    digest = hashlib.sha256(body.encode()).hexdigest()
+    digest = digest_of_files(files)
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"digest": digest, "files": files, "facts": facts or {}}, indent=1, sort_keys=True))
     _fsync(manifest)
@@ -82,7 +90,12 @@ def publish(temporary: Path, target: Path) -> None:
         torn = target.parent / f".torn-{target.name}-{uuid.uuid4().hex[:8]}"
         os.rename(target, torn)
         shutil.rmtree(torn, ignore_errors=True)
-    os.rename(temporary, target)
+    try:
+        os.rename(temporary, target)
+    except OSError:
+        if not is_valid(target):
+            raise
+        return  # another process put the same content there between the look and the rename
     _fsync(target.parent)
 
 
@@ -107,7 +120,7 @@ def verify(folder: Path) -> str:
         path = present[name]
         if path.stat().st_size != expected[name]["size"] or sha256_file(path) != expected[name]["sha256"]:
             raise IntegrityError(f"file '{name}' is not what was committed", place=str(folder), fix="restore it from a backup or make it again")
-    digest = hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()
+    digest = digest_of_files(expected)
     if digest != manifest.get("digest"):
         raise IntegrityError("the manifest's digest does not match its files", place=str(folder), fix="restore it from a backup or make it again")
     return digest

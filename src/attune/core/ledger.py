@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from attune.core.errors import IntegrityError, MachineError, Refused, did_you_mean
+from attune.core.errors import IntegrityError, MachineError, Refused, nearest
 from attune.core.records import RECORD_TYPES, Record, Release, canonical_json, digest, now
 
 R = TypeVar("R", bound=Record)
@@ -108,8 +108,12 @@ class Ledger:
                 _tune_sqlite(self.engine)
             with self._begin() as connection:
                 METADATA.create_all(connection)
-        except sa.exc.SQLAlchemyError as error:
-            raise MachineError(f"cannot open the ledger: {error.__cause__ or error}", place=sa.make_url(url).render_as_string(hide_password=True), fix="check the URL, the server and the permissions") from error
+        except sa.exc.ArgumentError as error:
+            raise MachineError("the ledger's URL cannot be read", place="ledger", fix="write it like postgresql+psycopg://user:password@host/database, or leave it out for SQLite") from error
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            raise MachineError(
+                f"cannot open the ledger: {error}", place=sa.make_url(url).render_as_string(hide_password=True), fix="check the URL, its driver, the server and the permissions"
+            ) from error
 
     def close(self) -> None:
         """Give back every connection."""
@@ -118,22 +122,32 @@ class Ledger:
     @contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
         """A transaction that holds the write lock from its start, on both databases."""
-        with self.engine.connect() as connection:
+        with self._reached(), self.engine.connect() as connection:
             if self.engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 try:
                     yield connection
                     connection.exec_driver_sql("COMMIT")
                 except BaseException:
-                    connection.exec_driver_sql("ROLLBACK")
+                    if connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+                        connection.exec_driver_sql("ROLLBACK")
                     raise
             else:
                 with connection.begin():
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(4711)"))
                     yield connection
 
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turns the database's own errors into one that says which ledger and what to do."""
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            place = sa.make_url(self.url).render_as_string(hide_password=True)
+            raise MachineError(f"the ledger did not take part: {error.orig}", place=place, fix="check that the database runs, has disk space and is not locked, then run again") from error
+
     def _all(self, query: sa.Select[Any]) -> list[sa.Row[Any]]:
-        with self.engine.connect() as connection:
+        with self._reached(), self.engine.connect() as connection:
             rows = list(connection.execute(query))
             if self.engine.dialect.name != "sqlite":
                 connection.rollback()
@@ -149,30 +163,40 @@ class Ledger:
                 stored = type(record).model_validate_json(known.body)
             else:
                 stored = record
+                if isinstance(record, Release):
+                    self._require_free_version(connection, record)
                 connection.execute(RECORDS.insert().values(id=record.id, kind=record.kind, specialist=record.specialist, created_at=record.created_at, body=record.model_dump_json()))
                 for parent in dict.fromkeys(record.parents):
                     connection.execute(EDGES.insert().values(child=record.id, parent=parent))
                 self._audit(connection, actor, f"{record.kind}.add", record.id, {"parents": list(record.parents)})
-            if fingerprint and connection.execute(sa.select(RESULTS.c.record_id).where(RESULTS.c.fingerprint == fingerprint)).first() is None:
+            if fingerprint:  # the newest result counts: an older one may have lost its files
+                connection.execute(RESULTS.delete().where(RESULTS.c.fingerprint == fingerprint))
                 connection.execute(RESULTS.insert().values(fingerprint=fingerprint, stage=stage, record_id=record.id, created_at=now()))
         return stored
 
+    def _require_free_version(self, connection: sa.Connection, release: Release) -> None:
+        known = connection.execute(sa.select(RECORDS.c.id, RECORDS.c.body).where(RECORDS.c.kind == release.kind, RECORDS.c.specialist == release.specialist))
+        taken = [row.id for row in known if json.loads(row.body)["version"] == release.version]
+        if taken:
+            raise Refused(f"'{release.specialist}' has a version {release.version} already: {taken[0]}", place="register", fix="another process registered it meanwhile; register again")
+
     def get(self, record_id: str) -> Record:
         """The record of an id (or of a unique beginning of one)."""
-        query = sa.select(RECORDS.c.kind, RECORDS.c.body).where(RECORDS.c.id.startswith(record_id, autoescape=True)).limit(3)
+        query = sa.select(RECORDS.c.id, RECORDS.c.kind, RECORDS.c.body).where(RECORDS.c.id.startswith(record_id, autoescape=True)).limit(3)
         rows = self._all(query)
         if not rows:
-            raise IntegrityError(f"no record '{record_id}'", place="ledger", fix=did_you_mean(record_id, [r.id for r in self._all(sa.select(RECORDS.c.id))]))
+            near = nearest(record_id, [r.id for r in self._all(sa.select(RECORDS.c.id))])
+            raise IntegrityError(f"no record '{record_id}'", place="ledger", fix=f"did you mean '{near}'?" if near else "`attune show` lists what there is")
         if len(rows) > 1:
             raise IntegrityError(f"'{record_id}' is the beginning of several ids", place="ledger", fix="give more of the id")
-        return RECORD_TYPES[rows[0].kind].model_validate_json(rows[0].body)
+        return _whole(RECORD_TYPES[rows[0].kind], rows[0].id, rows[0].body)
 
     def find(self, record_type: type[R], specialist: str | None = None) -> list[R]:
         """Records of a type, oldest first."""
-        query = sa.select(RECORDS.c.body).where(RECORDS.c.kind == record_type.kind).order_by(RECORDS.c.sequence)
+        query = sa.select(RECORDS.c.id, RECORDS.c.body).where(RECORDS.c.kind == record_type.kind).order_by(RECORDS.c.sequence)
         if specialist is not None:
             query = query.where(RECORDS.c.specialist == specialist)
-        return [record_type.model_validate_json(row.body) for row in self._all(query)]
+        return [_whole(record_type, row.id, row.body) for row in self._all(query)]
 
     def result(self, fingerprint: str) -> Record | None:
         """The record that a stage with this fingerprint made before, or None."""
@@ -235,11 +259,15 @@ class Ledger:
         text = canonical_json(answer)
         with self._begin() as connection:
             if connection.execute(sa.select(REQUESTS.c.id).where(REQUESTS.c.id == request_id, REQUESTS.c.specialist == specialist)).first() is None:
-                raise Refused(f"no logged request '{request_id}' of '{specialist}'", place="feedback", fix="use a request_id that /v1/predict returned with logged: true; older ones may have passed their retention")
+                raise Refused(
+                    f"no logged request '{request_id}' of '{specialist}'",
+                    place="request_id",
+                    fix="use a request_id that /v1/predict returned with logged: true; older ones may have passed their retention",
+                )
             known = connection.execute(sa.select(FEEDBACK.c.request_id, FEEDBACK.c.answer).where(FEEDBACK.c.key == key)).first()
             if known is not None:
                 if (known.request_id, known.answer) != (request_id, text):
-                    raise Refused(f"idempotency key '{key}' was used with another answer", place="feedback", fix="use a new key for a new answer")
+                    raise Refused(f"idempotency key '{key}' was used with another answer", place="key", fix="use a new key for a new answer")
                 return False
             connection.execute(FEEDBACK.insert().values(key=key, request_id=request_id, specialist=specialist, answer=text, comment=comment, at=now()))
         return True
@@ -303,6 +331,14 @@ class Ledger:
         if head is not None and head not in seen:
             raise IntegrityError("the noted head is not in the audit chain any more", place="ledger audit", fix="events were removed; compare with a backup")
         return previous
+
+
+def _whole(record_type: type[R], record_id: str, body: str) -> R:
+    """A record from its stored text; its id is the hash of its content, so a changed one is noticed."""
+    record = record_type.model_validate_json(body)
+    if record.id != record_id:
+        raise IntegrityError(f"record '{record_id}' is not what was written", place="ledger", fix="the ledger was changed after it was written; restore it from a backup")
+    return record
 
 
 def _tune_sqlite(engine: sa.Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ class Base:
     reference: str
     revision: str | None
     folder: Path
+    local: bool = False
+    """True when `reference` is a folder of this machine, which another machine cannot find by name."""
 
     @cached_property
     def files(self) -> dict[str, str]:
@@ -40,6 +43,13 @@ class Base:
     def identity(self) -> dict[str, Any]:
         """reference, revision and the digest of all files: what a bundle remembers of its base."""
         return {"reference": self.reference, "revision": self.revision, "digest": digest(self.files)}
+
+    def copy(self, folder: Path) -> None:
+        """Copy the files that take part into a new folder; the copy has the same digest."""
+        for name in self.files:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.folder / name, target)
 
     def tokenizer(self) -> Any:
         """The base's tokenizer."""
@@ -95,7 +105,7 @@ def resolve_base(reference: str, revision: str | None = None, folder: Path | Non
         local = folder / local
     if local.is_dir():
         _require_safetensors(local, reference)
-        return Base(reference, None, local.resolve())
+        return Base(reference, None, local.resolve(), local=True)
     if reference.startswith((".", "/", "~")) or reference.count("/") != 1:
         raise RecipeError(f"there is no base model '{reference}'", place="base_model", fix="give a hub id (org/name), a folder with config.json and model.safetensors, or package:MODULE")
     return Base(reference, revision, _from_hub(reference, revision))

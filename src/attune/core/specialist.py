@@ -155,7 +155,7 @@ def open_bundle(folder: Path, *, base_folder: Path | None = None, id: str | None
     """A specialist from a committed bundle; every hash is checked before anything is used.
 
     Args:
-        folder: the bundle.
+        folder: the bundle; a base carried along in its `base/` is taken instead of the machine's.
         base_folder: where relative base references start.
         id: what answers are labelled with; default: the bundle's digest.
     """
@@ -167,7 +167,10 @@ def open_bundle(folder: Path, *, base_folder: Path | None = None, id: str | None
         raise IntegrityError(f"bundle format {facts.get('format')!r} is not known", place=str(folder), fix=f"this Attune reads format {FORMAT}")
     task: Task = catalog.build("tasks", facts["task"])
     method: Method = catalog.build("methods", facts["method"])
-    if method.needs_base:
+    if method.needs_base and (folder / "base").is_dir():
+        base = Base(facts["base"]["reference"], facts["base"]["revision"], folder / "base")
+        require_same_base(base, facts["base"])
+    elif method.needs_base:
         base = resolve_base(facts["base"]["reference"], facts["base"]["revision"], base_folder)
         require_same_base(base, facts["base"])
     else:

@@ -1,0 +1,196 @@
+"""The model card: a README in Hugging Face form that says what the model is for, what it was made from, how good it is and where it stops."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from attune.core.contracts import Task
+from attune.core.errors import AttuneError
+from attune.core.models import resolve_base
+from attune.core.recipe import Recipe
+from attune.core.records import Checkpoint, DatasetVersion, Estimate, Scorecard
+from attune.core.yaml_reader import dump_yaml, read_yaml
+
+
+def model_card(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, scorecard: Scorecard, version: int, bundle_digest: str, hashes: dict[str, str]) -> str:
+    """The card's text; `hashes` holds the sha256 of each of the bundle's files by name."""
+    parts = [
+        "---\n" + dump_yaml(_metadata(recipe, dataset, checkpoint, scorecard, hashes)) + "---",
+        f"# {recipe.name}, release {version}",
+        f"**Verdict: {scorecard.verdict}.** " + " ".join(_sentence(reason) for reason in scorecard.reasons),
+        "## Intended use",
+        _intended_use(recipe.task, dataset),
+        "## Data",
+        _data(dataset),
+        "## Training",
+        _training(recipe, checkpoint),
+        "## Evaluation",
+        _evaluation(scorecard, recipe.main_metric),
+        "## Limits",
+        _limits(recipe, dataset, checkpoint, scorecard),
+        "## How to load",
+        _loading(recipe.name),
+        "## Hashes",
+        f"Bundle: `{bundle_digest}` (sha256 over names, sizes and hashes of the files below).\n\n"
+        + _table(["file", "sha256"], [[f"`{name}`", f"`{value}`"] for name, value in sorted(hashes.items())]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def pipeline_tag(task: Task) -> str:
+    """The Hugging Face name of the task: the task's own word for it, or its name with hyphens."""
+    return task.pipeline_tag or task.name.replace("_", "-")
+
+
+def _metadata(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, scorecard: Scorecard, hashes: dict[str, str]) -> dict[str, Any]:
+    base = _base_metadata(recipe, checkpoint)
+    reference = str(checkpoint.base["reference"])
+    tag = pipeline_tag(recipe.task)
+    facts: dict[str, Any] = {name: base[name] for name in ("language", "license") if name in base}
+    if _on_hub(recipe, reference):
+        facts["base_model"] = reference
+    metrics = [
+        {"type": name, "name": f"{name}, {scorecard.confidence:.0%} interval {estimate.low:.4f} to {estimate.high:.4f}", "value": round(estimate.value, 6)}
+        for name, estimate in scorecard.results.get("tuned", {}).items()
+        if math.isfinite(estimate.value)
+    ]
+    facts |= {
+        "library_name": "peft" if any(name.endswith("adapter_config.json") for name in hashes) else "transformers",
+        "pipeline_tag": tag,
+        "tags": ["attune", recipe.name, checkpoint.method, checkpoint.objective],
+    }
+    if metrics:
+        facts["model-index"] = [
+            {
+                "name": recipe.name,
+                "results": [{"task": {"type": tag}, "dataset": {"type": "private", "name": f"sealed test rows of {dataset.id}", "split": "test"}, "metrics": metrics}],
+            }
+        ]
+    return facts
+
+
+def _on_hub(recipe: Recipe, reference: str) -> bool:
+    return not (recipe.folder / reference).is_dir() and reference.count("/") == 1 and not reference.startswith((".", "/", "~")) and ":" not in reference
+
+
+def _base_metadata(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Language and licence as the base's own card states them; empty where it states none or the base is not on this machine."""
+    try:
+        card = resolve_base(checkpoint.base["reference"], checkpoint.base["revision"], recipe.folder).folder / "README.md"
+        if not card.is_file():
+            return {}
+        text = card.read_text(encoding="utf-8", errors="replace")
+        if not text.startswith("---\n") or "\n---" not in text[4:]:
+            return {}
+        return read_yaml(text[4 : text.index("\n---", 4)], card.name)[0]
+    except AttuneError:
+        return {}
+
+
+def _intended_use(task: Task, dataset: DatasetVersion) -> str:
+    given = ", ".join(f"`{role.name}` ({role.meaning})" for role in task.roles if not role.target)
+    asked = ", ".join(f"`{role.name}` ({role.meaning})" for role in task.roles if role.target)
+    text = f"Task: {task.name}. From {given}" + (f" it answers {asked}." if asked else " it answers.")
+    labels = dataset.signature.get("labels")
+    if labels:
+        text += f" It knows {len(labels)} labels: {', '.join(f'`{label}`' for label in labels)}."
+    return text + " It is meant for inputs like the rows it was tuned and graded on; it is not meant for decisions about people without a person who answers for them."
+
+
+def _data(dataset: DatasetVersion) -> str:
+    order = ["read", "kept", "repaired", "quarantined", "train", "validation", "test"]
+    counts = _table(["rows", "number"], [[name, str(dataset.counts[name])] for name in order if name in dataset.counts])
+    findings = ", ".join(f"{name} {number}" for name, number in sorted(dataset.findings.items()) if number) or "nothing"
+    columns = ", ".join(f"{role} from column `{column}`" for role, column in dataset.columns.items())
+    return f"Dataset version `{dataset.id}`{': ' + columns if columns else ''}.\n\n{counts}\n\nThe checks found: {findings}. Every row that was repaired or set aside has a receipt in the dataset."
+
+
+def _training(recipe: Recipe, checkpoint: Checkpoint) -> str:
+    base = checkpoint.base
+    lines = [
+        ["base model", f"`{base['reference']}`" + (f" at `{base['revision']}`" if base.get("revision") else "")],
+        ["digest of the base", f"`{base['digest']}`"],
+        ["objective", checkpoint.objective],
+        ["method", checkpoint.method],
+        ["steps", f"{checkpoint.best_step} of {checkpoint.steps} (best by {checkpoint.main_metric} on the validation rows)"],
+        ["seed", str(recipe.keys.seed)],
+        *[[name, value] for name, value in sorted(checkpoint.chosen.items())],
+        *[[f"validation {name}", f"{value:.4f}"] for name, value in sorted(checkpoint.validation.items())],
+    ]
+    return _table(["", ""], lines) + "\n\nThe resolved recipe is in `recipe.yaml` beside this card."
+
+
+def _evaluation(scorecard: Scorecard, main_metric: str) -> str:
+    metrics = sorted({name for results in scorecard.results.values() for name in results}, key=lambda name: (name != main_metric, name))
+    contestants = sorted(scorecard.results, key=lambda name: (name != "tuned", -_value(scorecard.results[name].get(main_metric)), name))
+    rows = [[name, *(_estimate(scorecard.results[name].get(metric)) for metric in metrics)] for name in contestants]
+    parts = [
+        f"{scorecard.test_rows} sealed test rows, opened {scorecard.test_uses} time{'s' if scorecard.test_uses != 1 else ''} so far. "
+        f"Values with {scorecard.confidence:.0%} bootstrap intervals ({scorecard.resamples} resamples).",
+        _table(["", *metrics], rows),
+    ]
+    against = [c for c in scorecard.comparisons if c.metric == main_metric]
+    if against:
+        parts.append(f"Difference of the tuned model on {main_metric}, on the same rows (paired permutation test):")
+        parts.append(_table(["against", "difference", "interval", "p"], [[c.rival, f"{c.difference:+.4f}", f"{c.low:+.4f} to {c.high:+.4f}", f"{c.p_value:.4f}"] for c in against]))
+    if scorecard.gates:
+        parts.append(_table(["gate", "outcome", "reason"], [[g.gate, g.outcome, g.reason] for g in scorecard.gates]))
+    return "\n\n".join(parts)
+
+
+def _limits(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, scorecard: Scorecard) -> str:
+    points = [f"Inputs are cut at {recipe.keys.train.max_length} tokens.", "The figures hold for rows like the test rows; the world moves, so watch the endpoint."]
+    if dataset.signature.get("labels"):
+        points.append("An input that belongs to none of the labels still gets one of them.")
+    if scorecard.test_uses > 1:
+        points.append(f"The test rows were opened {scorecard.test_uses} times: figures chosen among several looks are a little too good.")
+    main = scorecard.results.get("tuned", {}).get(recipe.main_metric)
+    if main is not None and math.isfinite(main.value):
+        points.append(f"On {scorecard.test_rows} test rows the {recipe.main_metric} is known only to within {main.low:.4f} to {main.high:.4f}.")
+    for metric, classes in sorted(scorecard.per_class.items()):
+        weakest = sorted((value, name) for name, value in classes.items() if math.isfinite(value))[:3]
+        if weakest and len(classes) > 3:
+            points.append(f"Weakest classes by {metric}: " + ", ".join(f"`{name}` ({value:.3f})" for value, name in weakest) + ".")
+    for gate in scorecard.gates:
+        if gate.outcome != "pass":
+            points.append(f"Gate {gate.gate}: {gate.outcome}. {gate.reason}")
+    for name, probe in sorted(scorecard.probes.items()):
+        if probe.get("meaning"):
+            points.append(f"Probe {name}: {probe.get('value')}. {probe['meaning']}")
+    if checkpoint.base.get("revision") is None and _on_hub(recipe, str(checkpoint.base["reference"])):
+        points.append("The base model is pinned by its file hashes only; no revision was named.")
+    return "\n".join(f"- {point}" for point in points)
+
+
+def _loading(name: str) -> str:
+    return (
+        f"As an endpoint: `attune serve {name}`.\n\n"
+        "In Python, from this folder:\n\n```python\nfrom pathlib import Path\n\nfrom attune.core.specialist import open_bundle\n\n"
+        'specialist = open_bundle(Path("."))  # every hash is checked first\n```\n\n'
+        f"Without Attune: `attune export {name}` writes a plain transformers or PEFT folder with a `predict.py`."
+    )
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _value(estimate: Estimate | None) -> float:
+    return estimate.value if estimate is not None and math.isfinite(estimate.value) else -math.inf
+
+
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None or not math.isfinite(estimate.value):
+        return "not defined"
+    return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; a cell's own bars and line breaks cannot break it."""
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])

