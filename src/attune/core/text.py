@@ -1,0 +1,74 @@
+"""Small helpers on text that several rooms share: what counts as the same text, what can be shown of it, and the texts inside a row."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_SPACES = re.compile(r"\s+")
+_EDGES = " \t\r\n.,;!?…\"'“”‘’"
+_UNTOUCHED = ("role", "from", "name", "type", "id")
+"""Keys of a chat message that say who speaks, not what is said."""
+
+
+def normalise(text: str) -> str:
+    """The form in which two texts count as the same: NFKC, one case, single spaces, no sentence punctuation at the edges.
+
+    Punctuation inside and brackets stay, so ':)' and ':(' or '2+3' and '2-3' differ.
+    """
+    folded = text.casefold() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    spaced = " ".join(folded.split())
+    return spaced.strip(_EDGES) or spaced
+
+
+def excerpt(value: Any, length: int = 120) -> str:
+    """A value on one line, at most `length` characters."""
+    text = _SPACES.sub(" ", value if isinstance(value, str) else repr(value)).strip()
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text a role value holds: itself, or the contents of chat messages; who speaks is left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name not in _UNTOUCHED:
+                yield from texts_in(inner)
+
+
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with every text of `texts_in` changed; the same object when nothing changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        items = [map_texts(inner, change) for inner in value]
+        return items if any(new is not old and new != old for new, old in zip(items, value, strict=True)) else value
+    if isinstance(value, dict):
+        parts = {name: inner if name in _UNTOUCHED else map_texts(inner, change) for name, inner in value.items()}
+        return parts if parts != value else value
+    return value
+
+
+def edit_distance(left: str, right: str, limit: int) -> int:
+    """Optimal string alignment distance (insert, delete, replace, swap neighbours), or limit + 1 when it is larger than `limit`."""
+    if abs(len(left) - len(right)) > limit:
+        return limit + 1
+    before: list[int] = []
+    previous = list(range(len(right) + 1))
+    for i, a in enumerate(left, start=1):
+        current = [i]
+        for j, b in enumerate(right, start=1):
+            cost = min(previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
+                cost = min(cost, before[j - 2] + 1)
+            current.append(cost)
+        if min(current) > limit:
+            return limit + 1
+        before, previous = previous, current
+    return previous[-1] if previous[-1] <= limit else limit + 1

@@ -1,0 +1,288 @@
+"""Curate: rows as they are become a dataset version: one gate with receipts, honest splits, a card that a person can read."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from attune.core.commit import sha256_file
+from attune.core.contracts import Check, RawRecord, Row
+from attune.core.errors import DataError, IntegrityError, did_you_mean
+from attune.core.events import Events
+from attune.core.recipe import Recipe
+from attune.core.records import DatasetVersion
+from attune.core.rows import SPLITS, rows_digest, write_rows
+from attune.core.text import excerpt
+from attune.core.workspace import Workspace
+from attune.stages.curate import card, columns, reading, splits
+from attune.stages.curate.gate import MANY, READING, Gate, in_order
+
+__all__ = ["inputs", "run"]
+
+
+def inputs(recipe: Recipe, *, extra_rows: Path | None = None, previous: DatasetVersion | None = None) -> dict[str, Any]:
+    """Everything the dataset version depends on: the recipe's part, the bytes of the sources, the rows of a retune and the code that looks at rows."""
+    places = reading.locations(recipe, extra_rows)
+    checks = _checks(recipe)
+    _split_columns(recipe)
+    return {
+        "recipe": {**recipe.part("task", "data", "seed"), "name": recipe.name},
+        "sources": [[place.path, place.source.name, reading.fingerprint(place)] for place in places],
+        "extra_rows": sha256_file(extra_rows) if extra_rows is not None else None,
+        "previous": previous.id if previous is not None else None,
+        "code": _code([*(place.source for place in places), *checks, recipe.task]),
+    }
+
+
+def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Path | None = None, previous: DatasetVersion | None = None) -> DatasetVersion:
+    """Read, check, split and store the rows.
+
+    Args:
+        recipe: whose `task`, `data` and `seed` are used.
+        workspace: whose store takes the result; its ledger is not touched.
+        events: hears notes, warnings, progress and one `receipt` with three parsed rows.
+        extra_rows: JSON Lines of role values, appended after the recipe's own rows (a retune).
+        previous: dataset version whose rows keep their split.
+
+    Raises:
+        DataError: the rows cannot be used as they are; says what to do.
+        IntegrityError: the counts do not add up.
+    """
+    task, gate = recipe.task, Gate()
+    uses = _split_columns(recipe)
+    records = _read(reading.locations(recipe, extra_rows), gate, events)
+    own = [record for place, record in records if not place.by_role]
+    if not own:
+        raise DataError(
+            f"none of the {gate.read} record(s) could be read", place="data.path", fix=gate.quarantine[0]["reason"] + "; " + gate.quarantine[0]["fix"] if gate.quarantine else "the files hold no rows"
+        )
+    _tell_columns(records, events)
+    found = columns.profiles(own)
+    for role, name in uses.items():
+        if name not in found:
+            raise DataError(f"there is no column '{name}'", place=f"data.splits.{role}", fix=did_you_mean(name, found))
+    sample = own[:3]
+    chosen = columns.detect(task, found, dict(recipe.keys.data.columns), list(uses.values()), sample)
+    gate.columns = chosen
+    _parse(recipe, records, chosen, uses, gate)
+    first = [excerpt_row(row, task) for row in list(gate.rows.values())[:3]]
+    events.emit("receipt", "columns: " + (", ".join(f"{role} = '{name}'" for role, name in chosen.items()) or "read by the task itself"), rows=first, columns=chosen)
+    hints = columns.suggestions(found, [*chosen.values(), *uses.values()])
+    for hint in hints:
+        events.note(hint)
+
+    checks = _checks(recipe)
+    for phase in ("row", "table"):
+        for check in in_order(checks, phase):
+            gate.run(check, task, recipe.keys.seed, events)
+        if phase == "row":
+            _complete(gate, task)
+            _usable(gate, recipe)
+    gate.name_again(task)
+    rows = splits.with_same_text(list(gate.rows.values()), task)
+    if recipe.keys.data.splits.by == "time":
+        rows = _timed(rows, gate)
+    keys = recipe.keys.data.splits
+    share = keys.test if recipe.keys.data.test_path is None and keys.by != "given" else 0.2
+    earlier = _splits_of(workspace, previous) if previous is not None else {}
+    placed, told = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier))
+    signature = task.signature(rows)
+    for check in in_order(checks, "split"):
+        gate.run(check, task, recipe.keys.seed, events, signature=signature, splits=placed)
+    by_split = {split: [_plain(row) for row in gate.rows.values() if placed[row["row_id"]] == split] for split in SPLITS}
+    _held_out(by_split)
+    for sentence in told:
+        events.warn(sentence)
+    counts = gate.counts() | {split: len(inside) for split, inside in by_split.items()}
+    if sum(counts[split] for split in SPLITS) != counts["kept"] + counts["repaired"]:
+        raise IntegrityError(f"rows were lost between the gate and the splits: {counts}", place="curate")
+    signature = task.signature([row for split in SPLITS for row in by_split[split]])
+    facts = card.facts(recipe, gate, by_split, chosen, [*told, *hints], counts, checks)
+    key = workspace.store.put("datasets", lambda folder: _write(folder, gate, by_split, task, facts))
+    events.emit(
+        "result", f"{counts['read']} rows read: {counts['kept']} kept, {counts['repaired']} repaired, {counts['quarantined']} quarantined", counts=counts, findings=dict(sorted(gate.findings.items()))
+    )
+    return DatasetVersion(
+        specialist=recipe.name,
+        parents=(previous.id,) if previous is not None else (),
+        store_key=key,
+        task=task.name,
+        signature=signature,
+        columns=chosen,
+        counts=counts,
+        findings=dict(sorted(gate.findings.items())),
+        rows_digest=rows_digest((row["row_id"], split) for split, inside in by_split.items() for row in inside),
+    )
+
+
+def _checks(recipe: Recipe) -> list[Check]:
+    return recipe.plugs("checks", recipe.keys.data.checks, recipe.task.defaults.checks)
+
+
+def _split_columns(recipe: Recipe) -> dict[str, str]:
+    """group, time and given -> column, as far as the recipe's way of splitting uses them; a way that lacks its column is refused."""
+    keys = recipe.keys.data.splits
+    found = {"group": keys.group} if keys.group is not None else {}
+    if keys.by in ("time", "given"):
+        found[keys.by] = getattr(keys, keys.by)
+    if keys.by != "stratified" and found.get(keys.by) is None:
+        raise DataError(f"splitting by {keys.by} needs a column", place=f"data.splits.{keys.by}", fix=f"write `splits: {{by: {keys.by}, {keys.by}: COLUMN}}`")
+    return {role: name for role, name in found.items() if name is not None}
+
+
+def _code(plugs: list[Any]) -> str:
+    """Digest of the code that decides what becomes of rows: this stage, the helpers in core, the plugs in use."""
+    core = Path(inspect.getfile(Gate)).parents[2] / "core"
+    files = {*Path(__file__).parent.glob("*.py"), *(core / f"{name}.py" for name in ("files", "pii", "rows", "similar", "text")), *(Path(inspect.getfile(type(plug))) for plug in plugs)}
+    return hashlib.sha256("\n".join(sorted(f"{file.name} {sha256_file(file)}" for file in files)).encode()).hexdigest()
+
+
+def _read(places: list[reading.Location], gate: Gate, events: Events) -> list[tuple[reading.Location, RawRecord]]:
+    """Every record; those with a problem go to quarantine at once."""
+    good: list[tuple[reading.Location, RawRecord]] = []
+    since = time.monotonic()
+    for place in places:
+        for record in place.records():
+            gate.read += 1
+            if record.values is None:
+                gate.refuse(record, READING, "", record.problem or "cannot be read", record.fix or "mend the record")
+            else:
+                good.append((place, record))
+            if gate.read % MANY == 0 and time.monotonic() - since > 1:
+                events.progress("reading rows", gate.read, gate.read)
+    return good
+
+
+def _tell_columns(records: list[tuple[reading.Location, RawRecord]], events: Events) -> None:
+    """Say which files lack columns that others have."""
+    files: dict[str, set[str]] = defaultdict(set)
+    for place, record in records:
+        if not place.by_role:
+            files[record.place.rpartition(":")[0]].update(record.values or {})
+    every = set().union(*files.values())
+    for file, names in sorted(files.items()):
+        if names != every:
+            events.warn(f"{file} has no column " + ", ".join(f"'{name}'" for name in sorted(every - names)) + ", which other files have")
+
+
+def _parse(recipe: Recipe, records: list[tuple[reading.Location, RawRecord]], chosen: dict[str, str], uses: dict[str, str], gate: Gate) -> None:
+    """Records become rows of role values; what the task cannot read is refused with its reason."""
+    task = recipe.task
+    by_role = {role.name: role.name for role in task.roles}
+    for place, record in records:
+        values = record.values or {}
+        try:
+            parsed = task.parse(dict(values), {r: c for r, c in by_role.items() if c in values} if place.by_role else chosen)
+        except DataError as error:
+            gate.refuse(record, READING, error.place or "", error.what, error.fix or "mend the record")
+            continue
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            gate.refuse(record, READING, "", f"task '{task.name}' cannot read it: {type(error).__name__} {error}", "give it the shape of the other rows")
+            continue
+        more = {"split": place.split}
+        for role, name in uses.items():
+            cell = values.get(name)
+            if cell is None or str(cell).strip() == "":
+                continue
+            if role == "given" and place.split is None:
+                more["split"] = splits.given_split(cell)
+                if more["split"] is None:
+                    gate.refuse(record, READING, name, f"'{excerpt(cell, 30)}' is not a split", "write train, validation or test")
+                    break
+            elif role in ("group", "time"):
+                more[role] = str(cell).strip()
+        else:
+            if "given" in uses and place.split is None and not place.by_role and "split" in more and more["split"] is None:
+                gate.refuse(record, READING, uses["given"], "the row does not say its split", "write train, validation or test")
+                continue
+            gate.admit(record, parsed, more)
+
+
+def _complete(gate: Gate, task: Any) -> None:
+    """No row goes on without every required role, whatever checks the recipe chose."""
+    required = [role.name for role in task.roles if role.required]
+    from attune.core.contracts import Finding
+
+    for name, row in list(gate.rows.items()):
+        missing = next((role for role in required if row.get(role) is None), None)
+        if missing:
+            gate.apply(READING, Finding(name, missing, f"no {missing}", "quarantine", "fill in the cell, or delete the row"))
+            continue
+        try:
+            task.text(row), task.truth(row)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            gate.apply(READING, Finding(name, required[0], f"the task cannot use it: {type(error).__name__} {error}", "quarantine", "give it the shape of the other rows"))
+
+
+def _usable(gate: Gate, recipe: Recipe) -> None:
+    """What a new user most often gets wrong, said before anything is computed."""
+    if not gate.rows:
+        first = gate.quarantine[0]
+        raise DataError(f"none of the {gate.read} row(s) can be used; the first: {first['reason']}", place=f"{first['file']}:{first['row']}", fix=first["fix"])
+    target = next((role for role in recipe.task.roles if role.target and role.type in ("label", "labels")), None)
+    if target is None:
+        return
+    counts = Counter(label for row in gate.rows.values() for label in splits.labels_of(recipe.task, row))
+    column = gate.columns.get(target.name, target.name)
+    if len(counts) == 1 and not isinstance(next(iter(gate.rows.values()))[target.name], list):
+        raise DataError(f"every row has the same {target.name}, '{next(iter(counts))}'", place=f"column '{column}'", fix="a classifier needs rows of at least two classes; check `data.columns`")
+    if len(gate.rows) >= 10 and len(counts) > 0.5 * len(gate.rows):
+        some = ", ".join(f"'{excerpt(label, 30)}'" for label in list(counts)[:3])
+        raise DataError(
+            f"{len(counts)} different labels in {len(gate.rows)} rows ({some} ...): these look like ids or texts, not labels",
+            place=f"column '{column}'",
+            fix=f"name the right column: `data.columns: {{{target.name}: COLUMN}}`",
+        )
+
+
+def _timed(rows: list[Row], gate: Gate) -> list[Row]:
+    """Rows with their moment as a number; rows without a readable time are set aside, and too many of them refuse the split."""
+    from attune.core.contracts import Finding
+
+    slashes = [str(row["time"]).split("/") for row in rows if str(row.get("time", "")).count("/") == 2]
+    day_first = any(parts[0].strip().isdigit() and int(parts[0]) > 12 for parts in slashes)
+    moments = {row["row_id"]: splits.moment(row["time"], day_first) if row.get("time") is not None else None for row in rows}
+    bad = [row for row in rows if moments[row["row_id"]] is None and not row.get("split")]
+    if len(bad) > 0.2 * len(rows):
+        samples = ", ".join(f"'{excerpt(str(row.get('time', '')), 30)}'" for row in bad[:3])
+        raise DataError(f"{len(bad)} of {len(rows)} rows have no readable time, for example {samples}", place="data.splits.time", fix="write times as 2026-01-31 or 2026-01-31T14:05")
+    for row in bad:
+        gate.apply(READING, Finding(row["row_id"], "time", "no readable time", "quarantine", "write the time as 2026-01-31 or 2026-01-31T14:05"))
+    gone = {row["row_id"] for row in bad}
+    return [{**row, "moment": moments[row["row_id"]]} for row in rows if row["row_id"] not in gone]
+
+
+def _splits_of(workspace: Workspace, dataset: DatasetVersion) -> dict[str, str]:
+    """row_id -> split of an earlier version. Only the ids are read: what the sealed rows say stays sealed."""
+    import pyarrow.parquet as pq
+
+    folder = workspace.store.path(dataset.store_key)
+    return {name: split for split in SPLITS for name in pq.read_table(folder / f"{split}.parquet", columns=["row_id"])["row_id"].to_pylist()}
+
+
+def _held_out(by_split: dict[str, list[Row]]) -> None:
+    for split, least in (("test", splits.LEAST_TEST), ("validation", 1), ("train", 2)):
+        if len(by_split[split]) < least:
+            counts = ", ".join(f"{name} {len(rows)}" for name, rows in by_split.items())
+            raise DataError(f"{len(by_split[split])} {split} row(s) are left ({counts}); at least {least} are needed", place="data", fix="give more rows, or change the shares in `data.splits`")
+
+
+def _plain(row: Row) -> Row:
+    """A row as it is stored: without what only the splitter needed."""
+    return {name: value for name, value in row.items() if name != "split"}
+
+
+def excerpt_row(row: Row, task: Any) -> dict[str, str]:
+    """A row's roles, short enough to show."""
+    return {role.name: excerpt(row[role.name]) for role in task.roles if row.get(role.name) is not None}
+
+
+def _write(folder: Path, gate: Gate, by_split: dict[str, list[Row]], task: Any, facts: dict[str, Any]) -> None:
+    for split, rows in by_split.items():
+        write_rows(folder / f"{split}.parquet", rows, task)
+    gate.write(folder)
+    card.write(folder, facts)

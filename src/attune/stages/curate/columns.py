@@ -1,0 +1,229 @@
+"""Which column plays which role: from the names people use and from the values, shown and never guessed in silence."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attune.core.contracts import RawRecord, Role, Task
+from attune.core.errors import DataError, RecipeError, did_you_mean
+from attune.core.text import excerpt
+
+SAMPLE = 2000
+"""Records that decide; taken evenly over the file."""
+GROUP_HINTS = ("customer", "client", "user", "patient", "account", "session", "conversation", "thread", "author", "person", "member", "household", "group")
+TIME_HINTS = ("time", "date", "created", "timestamp", "day", "datum", "received", "sent")
+SPLIT_HINTS = ("split", "partition", "fold", "subset")
+SPLIT_WORDS = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "testing"))
+DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}.*")
+
+
+@dataclass
+class Profile:
+    """What the values of one column look like."""
+
+    name: str
+    filled: int = 0
+    distinct: int = 0
+    repeated: float = 0.0
+    """Share of the filled cells whose value comes more than once."""
+    words: float = 0.0
+    characters: float = 0.0
+    numeric: float = 0.0
+    dates: float = 0.0
+    lists: float = 0.0
+    messages: float = 0.0
+    samples: list[str] = field(default_factory=list)
+    values: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def reads_like_text(self) -> bool:
+        """Several words, mostly different from row to row."""
+        return self.filled > 0 and self.numeric < 0.5 and self.dates < 0.5 and self.messages < 0.5 and self.words >= 2.0 and self.distinct > max(1, 0.2 * self.filled)
+
+    @property
+    def reads_like_label(self) -> bool:
+        """Short values that come again and again."""
+        return self.filled > 0 and self.characters <= 60 and self.words <= 8 and 2 <= self.distinct <= max(2, 0.34 * self.filled) and self.dates < 0.5
+
+    @property
+    def reads_like_id(self) -> bool:
+        """Every row its own short value, or consecutive numbers."""
+        return self.filled > 5 and self.distinct == self.filled and self.words < 1.5 and self.characters <= 40
+
+
+def profiles(records: Sequence[RawRecord]) -> dict[str, Profile]:
+    """Per column, in order of appearance, over at most `SAMPLE` records."""
+    step = max(1, len(records) // SAMPLE)
+    found: dict[str, Profile] = {}
+    cells: dict[str, list[Any]] = {}
+    for record in records[::step]:
+        for name, value in (record.values or {}).items():
+            cells.setdefault(name, []).append(value)
+    for name, values in cells.items():
+        filled = [v for v in values if v is not None and v != "" and v != []]
+        texts = [v.strip() if isinstance(v, str) else str(v) for v in filled]
+        one = found[name] = Profile(name, len(filled), values=Counter(texts))
+        if not filled:
+            continue
+        one.distinct = len(one.values)
+        one.repeated = sum(n for n in one.values.values() if n > 1) / len(filled)
+        one.words = sum(len(t.split()) for t in texts) / len(texts)
+        one.characters = sum(map(len, texts)) / len(texts)
+        one.numeric = sum(_is_number(v) for v in filled) / len(filled)
+        one.dates = sum(bool(DATE.fullmatch(t)) for t in texts) / len(filled)
+        one.lists = sum(isinstance(v, list) for v in filled) / len(filled)
+        one.messages = sum(isinstance(v, list) and bool(v) and isinstance(v[0], dict) for v in filled) / len(filled)
+        one.samples = [excerpt(v, 60) for v in dict.fromkeys(texts)][:3]
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, (int, float)):
+        return True
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", name.casefold())
+
+
+def _named(role: Role, names: Sequence[str]) -> str | None:
+    """The column whose name says the role: exactly, as a word of the name, or as its beginning or end; the earliest hint wins."""
+    hints = (role.name, *role.hints)
+    for hint in hints:
+        for name in names:
+            if _fold(name) == _fold(hint):
+                return name
+    for hint in hints:
+        words = [name for name in names if _fold(hint) in re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).casefold())]
+        if len(words) == 1:
+            return words[0]
+    return None
+
+
+def _fits(role: Role, profile: Profile) -> bool:
+    if role.type == "text":
+        return profile.reads_like_text
+    if role.type == "label":
+        return profile.reads_like_label
+    if role.type == "labels":
+        return profile.lists > 0.5 or profile.reads_like_label
+    if role.type == "number":
+        return profile.numeric > 0.95 and not profile.reads_like_id
+    if role.type == "messages":
+        return profile.messages > 0.5
+    return False
+
+
+def detect(task: Task, found: dict[str, Profile], given: dict[str, str], taken: Sequence[str], sample: Sequence[RawRecord]) -> dict[str, str]:
+    """Role -> column.
+
+    Args:
+        task: whose roles are looked for.
+        found: the columns.
+        given: what the user wrote in `data.columns`.
+        taken: columns that serve as group, time or split and cannot play a role.
+        sample: a few good records, to see whether the task can read them without more columns (chat messages, alpaca ...).
+
+    Raises:
+        RecipeError: `given` names a role that the task does not have.
+        DataError: a column is missing, or several could be meant; lists the columns and what to write.
+    """
+    roles = {role.name: role for role in task.roles}
+    for name, column in given.items():
+        if name not in roles:
+            raise RecipeError(f"task '{task.name}' has no role '{name}'", place="data.columns", fix=did_you_mean(name, roles))
+        if column not in found:
+            raise DataError(f"there is no column '{column}'\n{_listing(found)}", place=f"data.columns.{name}", fix=did_you_mean(column, found))
+    chosen = dict(given)
+    free = [name for name in found if name not in taken and name not in chosen.values()]
+    open_roles = [role for role in task.roles if role.name not in chosen]
+    for role in open_roles:
+        named = _named(role, [name for name in free if found[name].filled])
+        if named is not None:
+            chosen[role.name] = named
+            free.remove(named)
+    missing = [role for role in open_roles if role.name not in chosen and role.required]
+    if missing and _task_reads(task, sample, chosen):
+        return chosen
+    for role in sorted(missing, key=lambda r: r.type in ("text", "any")):
+        able = [name for name in free if _fits(role, found[name]) and not found[name].reads_like_id]
+        rivals = [r for r in missing if r.type == role.type and r.name not in chosen]
+        if role.type == "text" and len(rivals) > 1 and len(able) == len(rivals):
+            name = able[0]  # several texts of one kind: the order of the columns decides, and is shown
+        elif role.type == "text" and able:
+            longest = sorted(able, key=lambda n: -found[n].characters)
+            if len(longest) > 1 and found[longest[1]].characters > 0.5 * found[longest[0]].characters:
+                raise _unclear(task, role, able, found, chosen)
+            name = longest[0]
+        elif len(able) == 1:
+            name = able[0]
+        elif able:
+            raise _unclear(task, role, able, found, chosen)
+        else:
+            raise _nothing(task, role, free, found, chosen)
+        chosen[role.name] = name
+        free.remove(name)
+    return {role.name: chosen[role.name] for role in task.roles if role.name in chosen}
+
+
+def _task_reads(task: Task, sample: Sequence[RawRecord], columns: dict[str, str]) -> bool:
+    """True when the task makes every required role out of the sample's records by itself."""
+    required = [role.name for role in task.roles if role.required]
+    try:
+        rows = [task.parse(dict(record.values or {}), columns) for record in sample]
+    except (DataError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(rows) and all(row.get(name) is not None for row in rows for name in required)
+
+
+def _listing(found: dict[str, Profile]) -> str:
+    return "\n".join(f"    {name}: " + (" | ".join(profile.samples) or "(always empty)") for name, profile in found.items())
+
+
+def _to_write(task: Task, chosen: dict[str, str], role: Role, options: Sequence[str]) -> str:
+    parts = [f"{r.name}: {chosen.get(r.name) or (' or '.join(options) if r.name == role.name and options else 'COLUMN')}" for r in task.roles if r.required]
+    return "write `columns: {" + ", ".join(parts) + "}` under `data`"
+
+
+def _unclear(task: Task, role: Role, able: Sequence[str], found: dict[str, Profile], chosen: dict[str, str]) -> DataError:
+    names = ", ".join(f"'{name}'" for name in able)
+    return DataError(f"the {role.name} ({role.meaning}) could be in {names}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, chosen, role, able))
+
+
+def _nothing(task: Task, role: Role, free: Sequence[str], found: dict[str, Profile], chosen: dict[str, str]) -> DataError:
+    if len(found) == 1:
+        only = next(iter(found))
+        what = f"there is one column only ('{only}'), and the task needs {', '.join(r.name for r in task.roles if r.required)}"
+        return DataError(f"{what}:\n{_listing(found)}", place="data", fix='add the missing column; if the fields are there, check the delimiter: `source: {name: csv, delimiter: ";"}`')
+    ids = [name for name in free if role.type == "label" and found[name].distinct > 0.34 * max(1, found[name].filled)]
+    reason = f" ('{ids[0]}' differs in almost every row, so it looks like ids or texts, not labels)" if ids else ""
+    return DataError(f"no column looks like the {role.name} ({role.meaning}){reason}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, chosen, role, []))
+
+
+def suggestions(found: dict[str, Profile], used: Sequence[str]) -> list[str]:
+    """Sentences about columns that are not used and could be: customers, dates, splits, ids."""
+    told = []
+    for name, profile in found.items():
+        if name in used or not profile.filled:
+            continue
+        folded = _fold(name)
+        if profile.distinct <= 5 and {v.casefold() for v in profile.values} <= SPLIT_WORDS:
+            told.append(f"column '{name}' says which split a row belongs to; `splits: {{by: given, given: {name}}}` would follow it")
+        elif profile.dates > 0.9 or (any(h in folded for h in TIME_HINTS) and profile.numeric > 0.9):
+            told.append(f"column '{name}' looks like a time; `splits: {{by: time, time: {name}}}` would test on the newest rows")
+        elif any(h in folded for h in GROUP_HINTS) and profile.repeated > 0.1 and profile.words < 4:
+            told.append(f"column '{name}' repeats over rows; `splits: {{by: group, group: {name}}}` would keep all rows of one {name} in one split")
+        elif profile.reads_like_id:
+            told.append(f"column '{name}' looks like an id and is not used")
+    return told
