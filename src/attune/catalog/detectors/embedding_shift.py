@@ -22,6 +22,8 @@ _AT_ONCE = 2048
 """Divisions per matrix product."""
 _USUAL = 0.05
 """Share of the reference that counts as unfamiliar, by definition of the word here."""
+_COMMON = 0.2
+"""A word in more of the reference's texts than this says little about what they are about."""
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -117,7 +119,7 @@ def _grown_words(before: Sequence[str], after: Sequence[str], count: int) -> lis
         prior = old[word] + new[word]
         with_after, with_before = new[word] + prior, old[word] + prior
         without_after, without_before = len(after) + both - with_after, len(before) + both - with_before
-        if new[word] >= 3 and without_after > 0 and without_before > 0:
+        if new[word] >= 3 and old[word] <= _COMMON * len(before) and without_after > 0 and without_before > 0:
             odds = np.log(with_after / without_after) - np.log(with_before / without_before)
             scores[word] = float(odds / np.sqrt(1 / with_after + 1 / with_before))
     return sorted((word for word in scores if scores[word] > 1.0), key=lambda word: (-scores[word], word))[:count]

@@ -13,6 +13,9 @@ import numpy as np
 from attune.core.contracts import Detector, WindowData
 from attune.core.keys import Keys, key
 
+_TIE = 1e-4
+"""Weight of the confidence beside right and wrong: few rows give few different accuracies, and ties would make the test duller than its level."""
+
 
 class PerformanceDropKeys(Keys):
     """Keys of the detector."""
@@ -56,7 +59,9 @@ class PerformanceDrop(Detector):
 
     def _values(self, rows: WindowData, window_rows: int) -> np.ndarray:
         """What is averaged; a rule on all rows and the window's size alone, so that every division of the rows is measured alike."""
-        return rows.correct if self._by_accuracy(rows, window_rows) else rows.confidence
+        if not self._by_accuracy(rows, window_rows):
+            return rows.confidence
+        return rows.correct + _TIE * rows.confidence if np.isfinite(rows.confidence).all() else rows.correct
 
     def _by_accuracy(self, rows: WindowData, window_rows: int) -> bool:
         return self.keys.measure != "confidence" and window_rows >= self.keys.min_labelled and bool(np.isfinite(rows.correct).all())

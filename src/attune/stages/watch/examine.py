@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,7 @@ class _Examiner:
 
     def __post_init__(self) -> None:
         self.novelty: dict[str, float] = {}
+        self.embeds = any("embeds" in d.requires for d in self.detectors)
         self.level = significance(self.keys, len(self.detectors))
         self.resamples = resamples_needed(self.keys, self.level)
         self._reference: WindowData | None = None
@@ -108,7 +109,8 @@ class _Examiner:
     @property
     def reference(self) -> WindowData:
         if self._reference is None:
-            self._reference = read_reference(self.folder)
+            found = read_reference(self.folder)
+            self._reference = found if self.embeds else replace(found, embeddings=found.embeddings[:, :0])
         return self._reference
 
     def examine(self, period: Period) -> Window | None:
@@ -144,7 +146,7 @@ class _Examiner:
         )
 
     def _embedder(self) -> Specialist | None:
-        if not any("embeds" in d.requires for d in self.detectors):
+        if not self.embeds:
             return None
         if self._specialist is None:
             self._specialist = open_bundle(self.folder, base_folder=self.base_folder, id=self.release.id)
