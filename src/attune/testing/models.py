@@ -45,6 +45,7 @@ def tiny_llama(folder: Path, texts: Iterable[str], *, chat_template: str | None 
         bos_token_id=fast.bos_token_id,
         eos_token_id=fast.eos_token_id,
         tie_word_embeddings=True,
+        initializer_range=0.1,  # five times the usual: frozen embeddings must be able to say something sharp
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
