@@ -98,6 +98,9 @@ class Csv(Source):
         """The record whose quote is open at the end of its first line: over several lines when that reads well, else broken alone."""
         text = lines[start][0]
         unclosed = "a quote is opened and not closed on this line"
+        last = len(table.names) - 1
+        if text.rpartition(table.delimiter)[2].strip() in table.known.get(last, ()):
+            return 1, [], unclosed  # the line ends as a whole record does, so the quote swallowed its own end
         for number in range(start + 1, len(lines)):
             text += "\n" + lines[number][0]
             if '"' not in lines[number][0]:
@@ -105,7 +108,7 @@ class Csv(Source):
             fields, problem = split_fields(text, table.delimiter)
             if problem == OPEN:
                 continue
-            if problem or len(fields) != len(table.names) or any(self._stands_alone(one, table) for one, _ in lines[start + 1 : number + 1]):
+            if problem or len(fields) != len(table.names) or any(self._stands_alone(one, table) for one, _ in lines[start + 1 : number]):
                 return 1, [], unclosed
             return number - start + 1, fields, None
         return 1, [], unclosed
