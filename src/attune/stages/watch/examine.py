@@ -19,6 +19,7 @@ from attune.core.records import Release, RetuneRequest, Window
 from attune.core.releases import release_folder
 from attune.core.specialist import Specialist, open_bundle
 from attune.core.workspace import Workspace
+from attune.core.yaml_reader import read_yaml_file
 from attune.stages.watch.calibration import permutation_test, resamples_needed, significance
 from attune.stages.watch.material import read_reference, task_of, window_data
 from attune.stages.watch.retune import request_retune
@@ -28,14 +29,14 @@ NOT_ENOUGH = "not enough data"
 
 
 def run(
-    workspace: Workspace, specialist: str, keys: WatchKeys, events: Events, *, now: datetime | None = None, include_open: bool = False, base_folder: Path | None = None
+    workspace: Workspace, specialist: str, keys: WatchKeys | None, events: Events, *, now: datetime | None = None, include_open: bool = False, base_folder: Path | None = None
 ) -> tuple[list[Window], RetuneRequest | None]:
     """Examine every window that is due. The records are handed back, not written: the caller adds them to the ledger, windows first.
 
     Args:
         workspace: ledger (requests, feedback, windows so far) and store (the release).
         specialist: its name.
-        keys: the recipe's `watch` section.
+        keys: the recipe's `watch` section; None: as in the recipe that travels with the release.
         events: told what was examined and what was found.
         now: with a time zone; default: the clock.
         include_open: examine unfinished days and weeks as far as they go.
@@ -52,8 +53,9 @@ def run(
         raise ValueError("now needs a time zone")
     earlier = [w for w in workspace.ledger.find(Window, specialist) if w.release_id == release.id]
     requests = [r for r in workspace.ledger.requests(specialist) if r["release_id"] == release.id]
-    periods = cut(requests, keys.window, [(w.begin, w.end) for w in earlier], now, include_open)
     folder = release_folder(workspace, release)
+    keys = keys or _keys_of(folder)
+    periods = cut(requests, keys.window, [(w.begin, w.end) for w in earlier], now, include_open)
     task = task_of(folder)
     examiner = _Examiner(release, keys, task, fitting_detectors(keys, task, events), folder, base_folder, events)
     windows = []
@@ -68,6 +70,13 @@ def run(
     alarmed = [w for w in windows if w.alarm]
     retune = request_retune(workspace, release, task, alarmed, [w for w in earlier if w.alarm], requests, examiner.novelty, events)
     return windows, retune
+
+
+def _keys_of(folder: Path) -> WatchKeys:
+    values, _ = read_yaml_file(folder / "recipe.yaml")
+    keys = catalog.validate(WatchKeys, values.get("watch") or {}, "watch")
+    assert isinstance(keys, WatchKeys)
+    return keys
 
 
 def fitting_detectors(keys: WatchKeys, task: Task, events: Events) -> list[Detector]:

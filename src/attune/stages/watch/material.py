@@ -46,12 +46,13 @@ def window_data(requests: Sequence[Request], task: Task, specialist: Specialist 
         requests: logged requests, n of them.
         task: reads the text of an input.
         specialist: embeds the texts; None: no embeddings, [n, 0].
-        graded: whether the reference says what was right; without that, feedback cannot be compared and `correct` is NaN.
+        graded: whether the reference says what was right; where it does not (answers that are vectors), labels are empty and `correct` is NaN.
     """
     texts = [task.text(request["input"]) for request in requests]
     embeddings = specialist.embed(texts).astype(np.float32) if specialist and texts else np.zeros((len(texts), 0), dtype=np.float32)
     correct = [float(coarse_label(r["answer"]) == coarse_label(r["output"])) if graded and r["answer"] is not None else None for r in requests]
-    return WindowData(texts, embeddings, [coarse_label(r["output"]) for r in requests], _numbers([r["confidence"] for r in requests]), _numbers(correct))
+    labels = [coarse_label(r["output"]) if graded else "" for r in requests]
+    return WindowData(texts, embeddings, labels, _numbers([r["confidence"] for r in requests]), _numbers(correct))
 
 
 def _numbers(values: Sequence[Any]) -> np.ndarray:
