@@ -21,7 +21,10 @@ SIGNATURE = {"labels": LABELS, "multi_label": False}
 def contestants(n=300, seed=0):
     random = np.random.default_rng(seed)
     truth = random.choice(LABELS, n).tolist()
-    answers = {who: [Prediction(t if hit else LABELS[(LABELS.index(t) + 1) % 3]) for t, hit in zip(truth, random.random(n) < share, strict=True)] for who, share in (("tuned", 0.9), ("weak", 0.7), ("twin", 0.9))}
+    answers = {
+        who: [Prediction(t if hit else LABELS[(LABELS.index(t) + 1) % 3]) for t, hit in zip(truth, random.random(n) < share, strict=True)]
+        for who, share in (("tuned", 0.9), ("weak", 0.7), ("twin", 0.9))
+    }
     return truth, answers
 
 

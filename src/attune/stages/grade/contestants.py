@@ -1,0 +1,88 @@
+"""Everyone who answers the test rows: the tuned model, the approved release, and the rivals, fitted on training and validation rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from attune.core.contracts import Prediction, Rival, RivalContext, Row, Signature
+from attune.core.events import Events
+from attune.core.models import Base, require_same_base, resolve_base
+from attune.core.recipe import Recipe
+from attune.core.records import Checkpoint, DatasetVersion
+from attune.core.rows import dataset_rows
+from attune.core.specialist import Specialist
+from attune.core.workspace import Workspace
+
+
+@dataclass
+class Untouched:
+    """The base model as it came, put together for the task on first use; it embeds each text once for all rivals."""
+
+    recipe: Recipe
+    base: Base
+    signature: Signature
+    max_length: int
+
+    def __post_init__(self) -> None:
+        self._vectors: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def specialist(self) -> Specialist:
+        """The untouched base with a fresh head."""
+        task = self.recipe.task
+        return Specialist(task, self.signature, task.build(self.base, self.signature), self.base.tokenizer(), self.base, self.max_length, self.recipe.name, "untouched")
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of length 1, float32 [n, d]."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        if missing:
+            found = np.asarray(self.specialist.embed(missing), dtype=np.float32)
+            found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+            self._vectors.update(zip(missing, found, strict=True))
+        if not texts:
+            return np.zeros((0, 0), dtype=np.float32)
+        return np.stack([self._vectors[text] for text in texts])
+
+
+def rival_answers(
+    recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoint: Checkpoint, rivals: dict[str, Rival], rows: Sequence[Row], signature: Signature, max_length: int, events: Events
+) -> dict[str, list[Prediction]]:
+    """Each rival's answers to the test rows.
+
+    Args:
+        recipe: whose task, seed and base are used.
+        workspace: holds the dataset.
+        dataset: its train and validation rows are what rivals may learn from.
+        checkpoint: states which base must be on this machine.
+        rivals: name in the scorecard -> rival.
+        rows: the test rows.
+        signature: of the tuned model.
+        max_length: tokens per row, as the tuned model reads them.
+        events: told who is at work.
+    """
+    if not rivals:
+        return {}
+    base = resolve_base(checkpoint.base["reference"], checkpoint.base["revision"], recipe.folder)
+    require_same_base(base, checkpoint.base)
+    untouched = Untouched(recipe, base, signature, max_length)
+    context = RivalContext(
+        task=recipe.task,
+        signature=signature,
+        train=dataset_rows(workspace, dataset, recipe.task, "train"),
+        validation=dataset_rows(workspace, dataset, recipe.task, "validation"),
+        base=base,
+        seed=recipe.keys.seed,
+        untuned=lambda: untouched.specialist,
+        embed=untouched.embed,
+    )
+    found = {}
+    for number, (name, rival) in enumerate(rivals.items()):
+        events.progress("rivals", number, len(rivals), rival=name)
+        rival.fit(context)
+        found[name] = rival.predict(rows)
+    events.progress("rivals", len(rivals), len(rivals))
+    return found

@@ -1,0 +1,224 @@
+"""The grading of one checkpoint: open the sealed rows once, let everyone answer them, measure, test, judge, and write it all down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from attune.core import catalog
+from attune.core.answers import label_set
+from attune.core.contracts import Metric, Prediction, Probe, Rival, Row, Signature, require_fit
+from attune.core.errors import AttuneError, DataError, IntegrityError, Problems, RecipeError, did_you_mean
+from attune.core.events import Events
+from attune.core.recipe import Recipe
+from attune.core.records import Checkpoint, DatasetVersion, Release, Scorecard
+from attune.core.releases import open_release
+from attune.core.rows import open_test_rows
+from attune.core.specialist import Specialist, open_bundle
+from attune.core.workspace import Workspace
+from attune.stages.grade.contestants import rival_answers
+from attune.stages.grade.gates import BEST, CURRENT, TUNED, Evidence, decide
+from attune.stages.grade.outputs import Grading, write
+from attune.stages.grade.statistics import Measured, measure
+
+VERSION = 1
+"""Raised when a change here changes results, so that kept results are not taken for new ones."""
+
+
+@dataclass
+class Plugs:
+    """What a recipe grades with, by name in the scorecard."""
+
+    metrics: dict[str, Metric]
+    rivals: dict[str, Rival]
+    probes: dict[str, Probe]
+
+    def facts(self) -> dict[str, Any]:
+        """Names and keys, for the stage's fingerprint and the report."""
+        return {kind: {name: [plug.name, plug.keys.model_dump(mode="json")] for name, plug in getattr(self, kind).items()} for kind in ("metrics", "rivals", "probes")}
+
+
+def plugs_of(recipe: Recipe) -> Plugs:
+    """Metrics, rivals and probes of a recipe; the main metric and every gate's metric are measured whether listed or not.
+
+    Raises Problems with every plug that is unknown, wrong or does not fit the task. A gate's metric that does not exist is left to the gate.
+    """
+    keys, defaults, problems = recipe.keys.grade, recipe.task.defaults, []
+    built: dict[str, dict[str, Any]] = {}
+    for kind, given, default in (("metrics", keys.metrics, defaults.metrics), ("rivals", keys.rivals, defaults.rivals), ("probes", keys.probes, defaults.probes)):
+        wanted = list(given if given is not None else default)
+        if kind == "metrics":
+            known = {entry.name for entry in catalog.entries("metrics")}
+            named = {catalog.spec_parts(spec, "grade.metrics")[0] for spec in wanted}
+            extra = [recipe.main_metric, *(gate.metric for gate in recipe.keys.gates or [] if gate.metric in known)]
+            wanted += [name for name in dict.fromkeys(extra) if name not in named]
+        try:
+            found = recipe.plugs(kind, wanted, ())
+        except Problems as error:
+            problems += error.problems
+            continue
+        for plug in found:
+            try:
+                require_fit(recipe.task, plug)
+            except AttuneError as error:
+                problems.append(error)
+        built[kind] = _named(found)
+    if problems:
+        raise Problems(problems, title=f"grading of '{recipe.name}' cannot start:")
+    return Plugs(**built)
+
+
+def _named(plugs: Sequence[Any]) -> dict[str, Any]:
+    """Plugs by name; a second one of the same name is called name_2."""
+    found: dict[str, Any] = {}
+    for plug in plugs:
+        name, number = plug.name, 1
+        while name in found or name in (TUNED, CURRENT, BEST):
+            number += 1
+            name = f"{plug.name}_{number}"
+        found[name] = plug
+    return found
+
+
+def check(recipe: Recipe) -> list[AttuneError]:
+    """What would go wrong in grading, told before any training: plugs that do not fit, gates that nothing could pass."""
+    try:
+        plugs = plugs_of(recipe)
+    except Problems as error:
+        return list(error.problems)
+    problems: list[AttuneError] = []
+    for number, gate in enumerate(recipe.keys.gates or []):
+        place, opponents = f"gates[{number}]", [*plugs.rivals, BEST, CURRENT]
+        if gate.metric not in plugs.metrics:
+            problems.append(RecipeError(f"there is no metric '{gate.metric}'", place=f"{place}.metric", fix=did_you_mean(gate.metric, plugs.metrics)))
+        if gate.better_than is not None and gate.better_than not in opponents:
+            problems.append(RecipeError(f"there is no rival '{gate.better_than}' in this recipe", place=f"{place}.better_than", fix=did_you_mean(gate.better_than, opponents)))
+        if gate.better_than == BEST and not plugs.rivals:
+            problems.append(RecipeError("there is no rival to be better than", place=f"{place}.better_than", fix="name some under grade.rivals"))
+        if gate.at_least is None and gate.at_most is None and gate.better_than is None:
+            problems.append(RecipeError("the gate asks for nothing", place=place, fix="give it at_least, at_most or better_than"))
+    return problems
+
+
+def inputs(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, current: Release | None) -> dict[str, Any]:
+    """Everything the scorecard depends on."""
+    return {
+        "recipe": recipe.part("task", "seed", "grade", "gates"),
+        "plugs": plugs_of(recipe).facts(),
+        "main_metric": recipe.main_metric,
+        "dataset": dataset.id,
+        "checkpoint": checkpoint.id,
+        "current": current.id if current else None,
+        "version": VERSION,
+    }
+
+
+def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoint: Checkpoint, events: Events, *, current: Release | None = None) -> Scorecard:
+    """Grade a checkpoint on the dataset's sealed test rows, next to its rivals and the approved release.
+
+    Args:
+        recipe: what is measured and what must be passed.
+        workspace: holds dataset, checkpoint and release; counts the opening of the test rows.
+        dataset: the rows; rivals learn from train and validation.
+        checkpoint: what is graded.
+        events: told what happens.
+        current: the approved release, graded on the same rows as 'current'.
+    """
+    if checkpoint.dataset_id != dataset.id:
+        raise IntegrityError(
+            f"checkpoint {checkpoint.id} was tuned on {checkpoint.dataset_id}",
+            place="grade",
+            fix=f"grade it on that dataset, not on {dataset.id}: its test rows may be training rows of the checkpoint",
+        )
+    keys, plugs, task = recipe.keys.grade, plugs_of(recipe), recipe.task
+    tuned = open_bundle(workspace.store.path(checkpoint.store_key), base_folder=recipe.folder, id=checkpoint.id)
+    rows, uses = open_test_rows(workspace, dataset, task, f"grade {checkpoint.id}")
+    if not rows:
+        raise DataError("there are no test rows", place=f"dataset {dataset.id}", fix="give more rows or a larger data.splits.test")
+    if uses > 1:
+        events.note(f"the {len(rows)} test rows have now been opened {uses} times; a model chosen after many looks is judged too kindly")
+    truth = [task.truth(row) for row in rows]
+    answers = {TUNED: tuned.examine(rows)}
+    probes = {}
+    for name, probe in plugs.probes.items():
+        events.note(f"probe {name}")
+        probes[name] = asdict(probe.run(tuned, rows, recipe.keys.seed))
+    texts = [task.text(row) for row in rows]
+    embeddings = tuned.embed(texts) if "embeds" in task.traits else None
+    signature, max_length = tuned.signature, tuned.max_length
+    del tuned
+    if current is not None:
+        events.note(f"the approved release {current.id} answers the same rows")
+        answers[CURRENT] = _current(workspace, recipe, current).examine(rows)
+    answers |= rival_answers(recipe, workspace, dataset, checkpoint, plugs.rivals, rows, signature, max_length, events)
+    _require_answers(answers, len(rows))
+    space = _label_space(signature, truth, answers)
+    groups = _groups(rows)
+    events.note(f"{keys.resamples} resamples of {len(rows)} test rows, {len(answers)} contestants, {len(plugs.metrics)} metrics")
+    contributions = {name: {who: metric.contributions(truth, one, space) for who, one in answers.items()} for name, metric in plugs.metrics.items()}
+    measured = measure(plugs.metrics, contributions, first=TUNED, groups=groups, resamples=keys.resamples, confidence=keys.confidence, seed=recipe.keys.seed)
+    evidence = Evidence(measured, len(set(groups)) if groups is not None else len(rows), tuple(plugs.rivals), current is not None, keys.confidence)
+    gates, verdict, reasons = decide(recipe.keys.gates, recipe.main_metric, evidence)
+    facts: dict[str, Any] = {
+        "specialist": recipe.name,
+        "checkpoint_id": checkpoint.id,
+        "dataset_id": dataset.id,
+        "test_rows": len(rows),
+        "test_uses": uses,
+        "confidence": keys.confidence,
+        "resamples": keys.resamples,
+        "results": {who: {name: one.estimates[who] for name, one in measured.items()} for who in answers},
+        "comparisons": tuple(comparison for one in measured.values() for comparison in one.comparisons.values()),
+        "per_class": _per_class(measured, space),
+        "probes": probes,
+        "gates": gates,
+        "verdict": verdict,
+        "reasons": reasons,
+    }
+    grading = Grading(recipe, dataset, checkpoint, current, plugs.metrics, tuple(plugs.rivals), rows, texts, truth, answers, embeddings, evidence.rows, facts, plugs.facts())
+
+    def fill(folder: Path) -> None:
+        write(folder, grading, workspace.store.path(dataset.store_key))
+
+    store_key = workspace.store.put("scorecards", fill)
+    events.emit("result", f"{verdict}: {reasons[0]}", verdict=verdict, reasons=list(reasons))
+    parents = (checkpoint.id, dataset.id, *((current.id,) if current else ()))
+    return Scorecard(store_key=store_key, parents=parents, **facts)
+
+
+def _current(workspace: Workspace, recipe: Recipe, current: Release) -> Specialist:
+    specialist = open_release(workspace, current, base_folder=recipe.folder)
+    if specialist.task.name != recipe.task.name:
+        raise IntegrityError(f"the approved release {current.id} does '{specialist.task.name}', the recipe '{recipe.task.name}'", place="grade", fix="give the new specialist a name of its own")
+    return specialist
+
+
+def _require_answers(answers: dict[str, list[Prediction]], rows: int) -> None:
+    """Every contestant must have answered every row: a shorter list would shift answers against truths."""
+    for who, one in answers.items():
+        if len(one) != rows:
+            raise IntegrityError(f"{who} gave {len(one)} answers to {rows} rows", place="grade", fix=f"mend rival '{who}': predict() must answer every row, in order")
+
+
+def _label_space(signature: Signature, truth: Sequence[Any], answers: dict[str, list[Prediction]]) -> Signature:
+    """The signature with every label that occurs anywhere, so that all contestants are counted in the same columns."""
+    if "labels" not in signature:
+        return signature
+    seen = set(signature["labels"]).union(*map(label_set, truth), *(label_set(one.output) for many in answers.values() for one in many))
+    return {**signature, "labels": sorted(seen)}
+
+
+def _groups(rows: Sequence[Row]) -> list[int] | None:
+    """A number per row, equal for rows of one group; None when no two rows share one."""
+    names: dict[str, int] = {}
+    numbers = [names.setdefault(f"g{row['group']}" if row.get("group") is not None else f"r{place}", len(names)) for place, row in enumerate(rows)]
+    return numbers if len(names) < len(rows) else None
+
+
+def _per_class(measured: dict[str, Measured], signature: Signature) -> dict[str, dict[str, float]]:
+    """The tuned model's metrics per class, where a metric has them."""
+    found = {name: one.metric.breakdown(one.totals[TUNED], signature) for name, one in measured.items()}
+    return {name: {label: value for label, value in parts.items() if math.isfinite(value)} for name, parts in found.items() if parts}
