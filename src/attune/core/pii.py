@@ -25,10 +25,8 @@ class Span(NamedTuple):
 
 def find(text: str, kinds: Collection[str] = KINDS) -> list[Span]:
     """Findings in `text`, by position, none overlapping another."""
-    if not _WORTH_A_LOOK.search(text):
-        return []
     taken: list[Span] = []
-    for kind in KINDS:
+    for kind in KINDS if _STRUCTURED.search(text) else ("NAME",):
         if kind in kinds:
             for start, end in _FINDERS[kind](text):
                 if all(end <= other.start or start >= other.end for other in taken):
@@ -111,9 +109,9 @@ _PHONE = re.compile(
     r"|07\d{3}[ ]?\d{6}|01[5-7]\d{8,9}"
     r")(?: ?(?:ext\.?|x) ?\d{1,5})?(?![\w/]|-\d|\.\d)"
 )
-_PHONE_RUN = re.compile(r"(?<![\w@/.:#-])(?:\d{3}[ -]\d{4}|\d{9,12})(?![\w/-]|\.\d)")
+_PHONE_RUN = re.compile(r"(?<![\w@/.:#-])(?:\d{3}[ .-]\d{4}|\d{9,12})(?![\w/-]|\.\d)")
 _PHONE_CUE = re.compile(
-    r"(?:\b(?:phone|telephone|tel|mobile|cell|cellphone|whatsapp|fax|landline|handy|telefon|call(?: me)?(?: back)?|ring me|text me|sms|reach(?: me)?|contact me|my number|numbers?(?: is)?))\b[^\d+]{0,20}$",
+    r"(?:\b(?:phone|telephone|tel|mobile|cell|cellphone|whatsapp|fax|landline|handy|telefon|call(?: me)?(?: back)?|ring me|text me|sms|reach(?: me)?|contact me|my number|numbers?(?: is)?)\b[^\d+]{0,20}|\b(?:['’]s|is|am|me|us|him|her) on )$",
     re.I,
 )
 _NOT_PHONE_CUE = re.compile(
@@ -125,18 +123,29 @@ _NAME_PART = r"(?:[A-ZÀ-ÖØ-ÞĀ-Ž](?:[a-zß-öø-ÿā-ž]+|\.)?(?:['’-][A-
 _PARTICLE = r"(?:(?:van|von|de|del|della|der|den|di|da|dos|la|le|bin|al|ten|zu)\s)"
 _ONE_NAME = rf"{_NAME_PART}(?:[ \t]{_PARTICLE}{{0,2}}{_NAME_PART}){{0,3}}"
 _TWO_NAMES = rf"{_NAME_PART}(?:[ \t]{_PARTICLE}{{0,2}}{_NAME_PART}){{1,3}}"
+_SAID = (  # what stands before a name of one or more words
+    r"my (?:full |first |last |given )?name(?:['’]s| is|:)|the name(?:['’]s| is)|in the name of|under the name(?: of)?|name on (?:the|my) (?:account|card|order)(?: is|:)"
+    r"|(?:full |customer |account |holder )name:|name:|account holder:?|mein name ist|ich hei(?:ß|ss)e|je m['’]appelle|me llamo|mi nombre es"
+)
+_RELATION = r"(?:my|our|his|her) (?:husband|wife|partner|son|daughter|brother|sister|mother|father|mum|mom|dad|colleague|boss|neighbour|neighbor|friend|assistant|flatmate|roommate|doctor|nurse|patient|agent|manager)"
+_BEFORE_TWO = (
+    r"i am|i['’]m|this is|it['’]s|it was|on behalf of|signed,?|yours,|ask for|(?:speak|speaking|spoke|talk|talked|talking|chatted) (?:to|with)|attn:?|attention:?|addressed to|registered to|belongs to"
+)
+_CLOSING = (
+    r"(?:(?:best|kind|warm|kindest|warmest|many|with)\s)?(?:regards|wishes|greetings)|sincerely(?: yours)?|yours (?:truly|faithfully|sincerely)|cordially|mfg|viele grüße|mit freundlichen grüßen"
+)
+_THANKS = r"(?<!no )(?:many )?thanks(?: a lot| so much| very much| again| in advance)?|thank you(?: very much| so much| again| in advance)?|ta(?: very much)?|cheers|best"
+_TEXT_END = r"\s*[.!]?\s*(?=$|\n|\||[\[(<+\d])"
 _NAMES = (
-    re.compile(
-        rf"\b(?i:my (?:full |first |last )?name(?:['’]s| is)|the name(?:['’]s| is)|name on (?:the|my) (?:account|card|order)(?: is|:)|(?:full |customer |account |holder )name:|name:|account holder:?|mein name ist|ich hei(?:ß|ss)e|je m['’]appelle|me llamo|mi nombre es)\s+({_ONE_NAME})"
-    ),
+    re.compile(rf"\b(?i:{_SAID})\s+({_ONE_NAME})"),
     re.compile(rf"\b(?i:mr|mrs|ms|mx|dr|prof|herr|frau|mister|miss)\b\.?\s+({_ONE_NAME})"),
-    re.compile(rf"\b(?i:i am|i['’]m|this is|it['’]s|on behalf of|signed,?|yours,|ask for|speak to|attn:?|attention:?|sincerely yours,?|addressed to)\s+({_TWO_NAMES})"),
-    re.compile(
-        rf"\b(?i:(?:(?:best|kind|warm|kindest|warmest|many)\s)?(?:regards|wishes)|sincerely|yours (?:truly|faithfully|sincerely)|cheers|thanks(?: a lot| so much| again| in advance)?|many thanks|thank you(?: very much| so much| in advance)?|best|mfg|viele grüße|mit freundlichen grüßen|cordially)"
-        rf"\s*[,.!–—-]+\s*({_ONE_NAME})\s*[.!]?\s*(?=$|\n|\||[\[(<+\d])"
-    ),
+    re.compile(rf"\b(?i:{_BEFORE_TWO}|{_RELATION},?)\s+({_TWO_NAMES})"),
+    re.compile(rf"(?:^|[.!?]\s+)({_TWO_NAMES}) (?i:here\b|speaking\b|again\b)"),
+    re.compile(rf"\b(?i:{_CLOSING})\s*[,.!–—-]*\s*({_ONE_NAME}){_TEXT_END}"),
+    re.compile(rf"\b(?i:{_THANKS})\s*(?:[,–—-]|[.!,]?\s*\n)\s*({_ONE_NAME}){_TEXT_END}"),
     re.compile(rf"[–—]\s?({_ONE_NAME})\s*[.!]?\s*$"),
 )
+_PLACES = "road street close lane avenue drive court crescent terrace way square gardens grove hill park place row mews house apartment flat building floor suite"
 _STOP_WORDS = (
     "a an the i i'm my we you he she it they this that these those not very so still just really also again already always never now here there where when why how what who which please "
     "thanks thank hello hi hey dear sir madam support team customer customers service services help desk sales billing order orders refund account accounts email phone card bank "
@@ -148,11 +157,9 @@ _STOP_WORDS = (
     "android iphone ipad apple google amazon paypal visa mastercard windows microsoft black new first second last one two"
 )
 _NO_NAMES = frozenset(_STOP_WORDS.split())
-_WORTH_A_LOOK = re.compile(
-    r"@|://|[\[(]\s?at\s?[\])]|\d\D{0,3}\d\D{0,3}\d\D{0,3}\d\D{0,3}\d|(?:\d{1,3}\.){3}\d|:[0-9a-fA-F]{0,4}:"
-    r"|(?i:\bname\b|\bname['’]s|name:|\bhei(?:ß|ss)e\b|m['’]appelle|\bllamo\b|\bnombre\b|\bmr\b|\bmrs\b|\bms\b|\bmx\b|\bdr\b|\bprof\b|\bherr\b|\bfrau\b|\bmister\b|\bmiss\b|\bi am\b|\bi['’]m\b|\bthis is\b|\bit['’]s\b|behalf|\bsigned\b|\byours\b|\bask for\b"
-    r"|\bspeak to\b|\batt(?:n|ention)\b|\baddressed to\b|\bholder\b|regards|wishes|sincerely|cheers|thanks|thank you|\bbest\b|\bmfg\b|gr(?:ü|ue)(?:ß|ss)e|cordially)|[–—]"
-)
+_NO_LAST_NAMES = frozenset(_PLACES.split())
+_STRUCTURED = re.compile(r"@|://|[\[(]\s?at\s?[\])]|\d(?:\D{0,3}\d){4}|(?:\d{1,3}\.){3}\d|:[0-9a-fA-F]{0,4}:")
+"""Without any of these there is nothing but a name to be found."""
 
 
 def _urls(text: str) -> Iterator[tuple[int, int]]:
@@ -225,7 +232,8 @@ def _names(text: str) -> Iterator[tuple[int, int]]:
             words = match.group(1).split()
             while words and words[-1].strip(".").casefold() in _NO_NAMES:
                 words.pop()
-            if words and words[0].casefold() not in _NO_NAMES and len(words[0]) > 1 and not (len(words) == 1 and len(match.group(1).split()) > 1):
+            cut_to_one = len(words) == 1 and len(match.group(1).split()) > 1
+            if words and not cut_to_one and len(match.group(1)) > 2 and words[0].casefold() not in _NO_NAMES and words[-1].casefold() not in _NO_LAST_NAMES:
                 end = match.start(1) + match.group(1).rfind(words[-1]) + len(words[-1])
                 yield match.start(1), end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 BANDS, ROWS_IN_BAND = 25, 5
 """A pair of Jaccard similarity s becomes a candidate with probability 1 - (1 - s^5)^25: above 0.9999 at 0.8 (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4)."""
 SEED = 42
-CHARACTERS = 5
+CHARACTERS = 4
+_NO_WORD = re.compile(r"[\W_]+")
 AT_MOST = 50_000
 """Characters of a text that are compared."""
 CHUNK = 2000
@@ -24,8 +26,9 @@ LARGE_BUCKET = 50
 
 
 def shingles(text: str) -> frozenset[str]:
-    """All runs of five characters of the normalised text, with a space at both ends; a shorter text is one shingle."""
-    plain = f" {normalise(text[:AT_MOST])} "
+    """All runs of `CHARACTERS` characters, without punctuation where there are words, with a space at both ends; a shorter text is one shingle."""
+    plain = normalise(text[:AT_MOST])
+    plain = f" {_NO_WORD.sub(' ', plain).strip() or plain} "
     return frozenset(plain[i : i + CHARACTERS] for i in range(max(1, len(plain) - CHARACTERS + 1)))
 
 

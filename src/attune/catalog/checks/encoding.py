@@ -17,7 +17,7 @@ INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]|(?<
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 PLACEHOLDERS = frozenset(("null", "nan", "n/a", "#n/a", "#ref!", "#value!", "#name?", "undefined", "<na>", "lorem ipsum"))
-KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiop", "yxcvbnm")
+KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiopü", "asdfghjklöä", "yxcvbnm", "azertyuiop", "qsdfghjklm", "wxcvbn")
 SUSPECT = re.compile(r"[^\x20-\x7e\t\n\r]")
 
 
@@ -90,21 +90,19 @@ def not_language(text: str) -> str | None:
     letters = [c for c in plain if c.isalpha()]
     if not letters:
         return "digits only" if any(c.isdigit() for c in plain) else "no letters" if plain.isascii() else None
-    if not plain.isascii() or len(plain.split()) > 3:
+    if len(plain.split()) > 3:
         return None
     word = "".join(letters)
-    if len(word) >= 4 and len(set(word)) == 1:
+    if len(word) >= 4 and len(set(word)) == 1 and plain.isascii():
         return "one letter over and over"
-    if len(word) >= 4 and all(_on_one_row(part) for part in re.findall(r"[a-z]+", plain)):
+    if len(word) >= 4 and all(_on_one_row(part) for part in re.findall(r"[^\W\d_]+", plain)):
         return "keys in a row"
-    if len(plain.split()) == 1 and len(word) >= 6 and not set(word) & set("aeiouy"):
+    if plain.isascii() and len(plain.split()) == 1 and len(word) >= 6 and not set(word) & set("aeiouy"):
         return "no vowels"
     return None
 
 
 def _on_one_row(word: str) -> bool:
-    """True for runs along the keyboard such as asdf, qwertz, asdfasdf, sdfsdf."""
-    if len(word) < 3:
-        return False
-    steps = sum(any(a + b in row or b + a in row for row in KEYBOARD) for a, b in pairwise(word))
-    return steps >= 0.7 * (len(word) - 1) and steps >= 3 and len(set(word)) <= 6 and not {"were", "power", "tree", "pop", "poor"} & {word}
+    """True for runs along the keyboard such as asdf, jkl, qwertz, asdfasdf, sdfsdf."""
+    steps = [any(a + b in row or b + a in row for row in KEYBOARD) for a, b in pairwise(word)]
+    return len(word) >= 3 and sum(steps) >= 0.7 * len(steps) and word not in ("were", "pop", "tree")

@@ -18,7 +18,7 @@ RANK = {"test": 0, "validation": 1, "train": 2}
 class LeakageKeys(Keys):
     """Keys of the check."""
 
-    threshold: float = key(0.8, "Jaccard similarity of 5-character shingles from which two texts count as copies", ge=0.7, le=1)
+    threshold: float = key(0.8, "Jaccard similarity of 4-character shingles from which two texts count as copies", ge=0.7, le=1)
     action: Literal["quarantine", "flag", "block"] = key("quarantine", "quarantine: set the training (or validation) copy aside; flag: only tell; block: stop")
 
 

@@ -13,7 +13,7 @@ from attune.core.similar import groups, similar_pairs
 class NearDuplicatesKeys(Keys):
     """Keys of the check."""
 
-    threshold: float = key(0.8, "Jaccard similarity of 5-character shingles from which two texts are nearly the same", ge=0.7, le=1)
+    threshold: float = key(0.8, "Jaccard similarity of 4-character shingles from which two texts are nearly the same", ge=0.7, le=1)
     action: Literal["group", "quarantine", "ignore"] = key("group", "group: keep the rows, all in one split; quarantine: keep the first only; ignore: only the leakage check looks")
 
 
