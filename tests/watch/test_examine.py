@@ -8,15 +8,21 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
+from attune.core import catalog
+from attune.core.contracts import WindowData
 from attune.core.errors import IntegrityError, Refused
 from attune.core.events import Events
+from attune.core.pii import mask
+from attune.core.randomness import generator
 from attune.core.recipe import WatchKeys
 from attune.core.records import RetuneRequest, Window
 from attune.stages import watch
+from attune.stages.watch.calibration import permutation_test
 from attune.stages.watch.retune import ROWS_FILE, TO_LABEL_FILE, USEFUL_ROWS
 from tests.watch.conftest import DAY, add_release, later
 
 KEYS = WatchKeys()
+TEXTS = WatchKeys(detectors=["embedding_shift"])
 NO_TEXTS = WatchKeys(detectors=["label_shift", "performance_drop"])
 """Detectors that need no embeddings, where the test is about something else."""
 LATER_THAN_ALL = DAY + timedelta(days=30)
@@ -212,6 +218,21 @@ def test_a_detector_that_does_not_fit_is_left_out_with_a_note(workspace, special
     assert set(named(window)) == {"label_shift", "performance_drop"}
     assert "left out: detector 'embedding_shift' does not fit" in said
     assert window.results[0]["level"] == pytest.approx(1 / 60)
+
+
+def test_masks_on_one_side_only_are_no_drift(workspace, specialist, reference, tickets, log):
+    """A recipe that keeps addresses in its rows, and a log that masks them: the same world, and no alarm."""
+    signed = [f"{text} Write to anna.smith@example.org or call +44 20 7946 0958." for text in reference["columns"]["text"]]
+    kept = {**reference, "columns": {**reference["columns"], "text": signed}, "embeddings": specialist.embed(signed)}
+    release = add_release(workspace, specialist, kept)
+    log(release, [(mask(f"{text} Write to me@example.com or call +44 20 7946 0111."), label) for text, label in later("same")[-100:]])
+    (window,), _, _ = examined(workspace, TEXTS)
+    assert not window.alarm
+    detector = catalog.build("detectors", "embedding_shift")
+    unmasked = WindowData(signed, kept["embeddings"], [""] * 200, np.zeros(200), np.zeros(200))
+    logged = [r["input"]["text"] for r in workspace.ledger.requests("tickets")]
+    masked = WindowData(logged, specialist.embed(logged), [""] * 100, np.zeros(100), np.zeros(100))
+    assert permutation_test(detector, unmasked, masked, 1 / 30, 399, generator(1, "masks")).alarm, "the masks would be found if they stood on one side only"
 
 
 def test_without_an_approved_release_there_is_nothing_to_watch(workspace):

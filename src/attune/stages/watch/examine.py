@@ -21,7 +21,7 @@ from attune.core.specialist import Specialist, open_bundle
 from attune.core.workspace import Workspace
 from attune.core.yaml_reader import read_yaml_file
 from attune.stages.watch.calibration import permutation_test, resamples_needed, significance
-from attune.stages.watch.material import read_reference, task_of, window_data
+from attune.stages.watch.material import masked_reference, read_reference, task_of, window_data
 from attune.stages.watch.retune import request_retune
 from attune.stages.watch.windows import Period, cut
 
@@ -119,6 +119,7 @@ class _Examiner:
     def reference(self) -> WindowData:
         if self._reference is None:
             found = read_reference(self.folder)
+            found = masked_reference(found, self._embedder())
             self._reference = found if self.embeds else replace(found, embeddings=found.embeddings[:, :0])
         return self._reference
 

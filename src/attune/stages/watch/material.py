@@ -1,9 +1,14 @@
-"""What detectors look at: the release's reference (its test rows, as grading left them) and logged requests, in the same form."""
+"""What detectors look at: the release's reference (its test rows, as grading left them) and logged requests, in the same form.
+
+Personal data is masked on both sides here, whatever the recipe's checks and the endpoint's log did: otherwise the masks themselves
+would be the difference that is found.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import numpy as np
 from attune.core import catalog
 from attune.core.contracts import Task, WindowData, coarse_label
 from attune.core.errors import IntegrityError
+from attune.core.pii import mask
 from attune.core.specialist import FACTS, Specialist
 from attune.stages.watch.windows import Request
 
@@ -39,6 +45,17 @@ def read_reference(folder: Path) -> WindowData:
     return WindowData([str(t) for t in table["text"]], embeddings, [str(one) for one in table["label"]], _numbers(table["confidence"]), _numbers(table["correct"]))
 
 
+def masked_reference(reference: WindowData, specialist: Specialist | None) -> WindowData:
+    """The reference with personal data masked; rows that this changes are embedded again."""
+    texts = [mask(text) for text in reference.texts]
+    changed = [i for i, (new, old) in enumerate(zip(texts, reference.texts, strict=True)) if new != old]
+    embeddings = reference.embeddings
+    if changed and specialist is not None and embeddings.size:
+        embeddings = embeddings.copy()
+        embeddings[changed] = specialist.embed([texts[i] for i in changed])
+    return replace(reference, texts=texts, embeddings=embeddings)
+
+
 def window_data(requests: Sequence[Request], task: Task, specialist: Specialist | None, *, graded: bool) -> WindowData:
     """Logged requests as detectors see them.
 
@@ -48,7 +65,7 @@ def window_data(requests: Sequence[Request], task: Task, specialist: Specialist 
         specialist: embeds the texts; None: no embeddings, [n, 0].
         graded: whether the reference says what was right; where it does not (answers that are vectors), labels are empty and `correct` is NaN.
     """
-    texts = [task.text(request["input"]) for request in requests]
+    texts = [mask(task.text(request["input"])) for request in requests]
     embeddings = specialist.embed(texts).astype(np.float32) if specialist and texts else np.zeros((len(texts), 0), dtype=np.float32)
     correct = [float(coarse_label(r["answer"]) == coarse_label(r["output"])) if graded and r["answer"] is not None else None for r in requests]
     labels = [coarse_label(r["output"]) if graded else "" for r in requests]
