@@ -124,6 +124,8 @@ class CheckContext:
     seed: int
     splits: Mapping[str, str] | None = None
     """row_id -> train | validation | test, for phase 'split'."""
+    progress: Callable[[int, int], None] = lambda done, total: None
+    """Told (done, total) by checks that take long."""
 
 
 class Check(Plug):

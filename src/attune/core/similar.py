@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -38,12 +38,13 @@ def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     return common / (len(left) + len(right) - common)
 
 
-def similar_pairs(texts: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
+def similar_pairs(texts: Sequence[str], threshold: float, progress: Callable[[int, int], None] | None = None) -> list[tuple[int, int, float]]:
     """Pairs (i, j, similarity) with i < j whose similarity is at least `threshold`; enough of them to join every near-equal text to its group.
 
     Args:
         texts: what is compared, after normalisation.
         threshold: smallest Jaccard similarity of character shingles, in [0.7, 1]; below, MinHash would miss pairs.
+        progress: told (texts done, texts), twice over: once for hashing, once for comparing.
     """
     same: dict[str, list[int]] = defaultdict(list)
     for i, text in enumerate(texts):
@@ -56,7 +57,7 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> list[tuple[int, int
         return shingles(texts[i])
 
     seen: set[tuple[int, int]] = set()
-    for bucket in _buckets([texts[i] for i in unique]):
+    for bucket in _buckets([texts[i] for i in unique], progress or (lambda done, total: None)):
         members = [unique[place] for place in bucket]
         heads: list[int] = []
         for place, j in enumerate(members):
@@ -75,13 +76,14 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> list[tuple[int, int
     return sorted(pairs)
 
 
-def _buckets(texts: Sequence[str]) -> Iterator[list[int]]:
+def _buckets(texts: Sequence[str], progress: Callable[[int, int], None]) -> Iterator[list[int]]:
     """Ascending indexes of texts that agree in all rows of a band, for every band."""
     import numpy as np
 
-    digests = _digests(texts)
+    digests = _digests(texts, progress)
     mixer = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63], dtype=np.uint64)
     for band in range(BANDS if len(digests) else 0):
+        progress(len(texts) + band * len(texts) // BANDS, 2 * len(texts))
         part = digests[:, band * ROWS_IN_BAND : (band + 1) * ROWS_IN_BAND]
         names = (part * mixer).sum(axis=1, dtype=np.uint64)  # two bands with one name only cost a comparison
         order = np.argsort(names, kind="stable")
@@ -91,7 +93,7 @@ def _buckets(texts: Sequence[str]) -> Iterator[list[int]]:
                 yield bucket.tolist()
 
 
-def _digests(texts: Sequence[str]) -> np.ndarray:
+def _digests(texts: Sequence[str], progress: Callable[[int, int], None]) -> np.ndarray:
     """MinHash values, uint64 [n, BANDS * ROWS_IN_BAND]."""
     import numpy as np
     from rensa import RMinHash
@@ -100,6 +102,7 @@ def _digests(texts: Sequence[str]) -> np.ndarray:
     for begin in range(0, len(texts), CHUNK):
         sets = [sorted(shingles(text)) for text in texts[begin : begin + CHUNK]]
         found[begin : begin + len(sets)] = RMinHash.digests_from_token_sets(sets, found.shape[1], SEED)
+        progress(begin + len(sets), 2 * len(texts))
     return found
 
 

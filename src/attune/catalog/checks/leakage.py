@@ -49,7 +49,7 @@ class Leakage(Check):
                         told.add(i)
                         what = "the same text" if kind == "text" else f"the same {kind} '{name}'"
                         yield self._finding(rows, i, best[name], column if kind == "text" else kind, what, splits)
-        for i, j, similarity in similar_pairs(texts, self.keys.threshold):
+        for i, j, similarity in similar_pairs(texts, self.keys.threshold, context.progress):
             loser, keeper = (i, j) if rank[i] > rank[j] else (j, i)
             if rank[i] != rank[j] and loser not in told:
                 told.add(loser)

@@ -28,7 +28,7 @@ class NearDuplicates(Check):
         if self.keys.action == "ignore":
             return
         threshold = self.keys.threshold
-        pairs = similar_pairs([context.task.text(row) for row in rows], threshold)
+        pairs = similar_pairs([context.task.text(row) for row in rows], threshold, context.progress)
         column = next((role.name for role in context.task.roles if not role.target), "text")
         if self.keys.action == "quarantine":
             first = groups(len(rows), [(i, j) for i, j, _ in pairs])

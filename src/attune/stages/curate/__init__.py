@@ -196,7 +196,7 @@ def _parse(recipe: Recipe, records: list[tuple[reading.Location, RawRecord]], ch
             elif role in ("group", "time"):
                 more[role] = str(cell).strip()
         else:
-            if "given" in uses and place.split is None and not place.by_role and "split" in more and more["split"] is None:
+            if "given" in uses and not place.by_role and more["split"] is None:
                 gate.refuse(record, READING, uses["given"], "the row does not say its split", "write train, validation or test")
                 continue
             gate.admit(record, parsed, more)

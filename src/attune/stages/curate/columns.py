@@ -111,6 +111,13 @@ def _named(role: Role, names: Sequence[str]) -> str | None:
     return None
 
 
+def _possible(role: Role, profile: Profile) -> bool:
+    """False where the values rule a role out whatever the column is called."""
+    if role.type == "text":
+        return profile.filled > 0 and profile.numeric < 0.9 and profile.dates < 0.9
+    return profile.filled > 0 and not (role.type == "label" and profile.words > 15)
+
+
 def _fits(role: Role, profile: Profile) -> bool:
     if role.type == "text":
         return profile.reads_like_text
@@ -121,7 +128,7 @@ def _fits(role: Role, profile: Profile) -> bool:
     if role.type == "number":
         return profile.numeric > 0.95 and not profile.reads_like_id
     if role.type == "messages":
-        return profile.messages > 0.5
+        return profile.messages > 0.5 or profile.reads_like_text
     return False
 
 
@@ -149,19 +156,22 @@ def detect(task: Task, found: dict[str, Profile], given: dict[str, str], taken: 
     free = [name for name in found if name not in taken and name not in chosen.values()]
     open_roles = [role for role in task.roles if role.name not in chosen]
     for role in open_roles:
-        named = _named(role, [name for name in free if found[name].filled])
+        named = _named(role, [name for name in free if _possible(role, found[name])])
         if named is not None:
             chosen[role.name] = named
             free.remove(named)
     missing = [role for role in open_roles if role.name not in chosen and role.required]
+    targets = [role for role in task.roles if role.target]
+    if targets and not any(role.required or role.name in chosen for role in targets):
+        missing.append(targets[0])  # no single target is required, but one of them must be there to learn from
     if missing and _task_reads(task, sample, chosen):
         return chosen
-    for role in sorted(missing, key=lambda r: r.type in ("text", "any")):
+    for role in sorted(missing, key=lambda r: r.type in ("text", "any", "messages")):
         able = [name for name in free if _fits(role, found[name]) and not found[name].reads_like_id]
-        rivals = [r for r in missing if r.type == role.type and r.name not in chosen]
-        if role.type == "text" and len(rivals) > 1 and len(able) == len(rivals):
-            name = able[0]  # several texts of one kind: the order of the columns decides, and is shown
-        elif role.type == "text" and able:
+        rivals = [r for r in missing if r.type in ("text", "messages") and r.name not in chosen]
+        if role.type in ("text", "messages") and len(rivals) > 1 and len(able) == len(rivals):
+            name = able[0]  # as many texts as are looked for: the order of the columns decides, and is shown
+        elif role.type in ("text", "messages") and able:
             longest = sorted(able, key=lambda n: -found[n].characters)
             if len(longest) > 1 and found[longest[1]].characters > 0.5 * found[longest[0]].characters:
                 raise _unclear(task, role, able, found, chosen)
@@ -180,11 +190,12 @@ def detect(task: Task, found: dict[str, Profile], given: dict[str, str], taken: 
 def _task_reads(task: Task, sample: Sequence[RawRecord], columns: dict[str, str]) -> bool:
     """True when the task makes every required role out of the sample's records by itself."""
     required = [role.name for role in task.roles if role.required]
+    targets = [role.name for role in task.roles if role.target]
     try:
         rows = [task.parse(dict(record.values or {}), columns) for record in sample]
     except (DataError, KeyError, TypeError, AttributeError):
         return False
-    return bool(rows) and all(row.get(name) is not None for row in rows for name in required)
+    return bool(rows) and all(all(row.get(name) is not None for name in required) and any(row.get(name) is not None for name in targets) for row in rows)
 
 
 def _listing(found: dict[str, Profile]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,14 @@ class Gate:
             DataError: the check blocks.
             PlugError: the check says something impossible.
         """
+
+        def progress(done: int, total: int) -> None:
+            events.progress(f"checking {check.name}", done, total)
+
         rows = list(self.rows.values())
-        context = CheckContext(task, signature or {}, seed, splits)
-        found: Iterable[Finding] = check.examine(_Watched(rows, check.name, events) if check.phase == "row" else rows, context)  # type: ignore[arg-type]
-        for finding in list(found):
+        progress(0, len(rows))
+        context = CheckContext(task, signature or {}, seed, splits, progress)
+        for finding in list(check.examine(_Watched(rows, progress) if check.phase == "row" else rows, context)):
             self.apply(check.name, finding)
 
     def apply(self, check: str, finding: Finding) -> None:
@@ -157,14 +161,14 @@ def _writable(text: str) -> str:
 class _Watched(list[Row]):
     """Rows that tell how far an iteration over them is."""
 
-    def __init__(self, rows: list[Row], what: str, events: Events) -> None:
+    def __init__(self, rows: list[Row], progress: Callable[[int, int], None]) -> None:
         super().__init__(rows)
-        self.what, self.events = what, events
+        self.progress = progress
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Row]:
         for done, row in enumerate(super().__iter__()):
             if done and done % MANY == 0:
-                self.events.progress(f"checking {self.what}", done, len(self))
+                self.progress(done, len(self))
             yield row
 
 
