@@ -100,6 +100,12 @@ def test_turns_that_are_not_learned_from_are_never_the_answer() -> None:
         task_of().parse({"messages": talk[:2]}, {"prompt": "messages"})
 
 
+@pytest.mark.parametrize("empty", [None, "", "  "])
+def test_a_row_without_its_answer_is_set_aside(empty: Any) -> None:
+    with pytest.raises(DataError, match="answer: there is no answer"):
+        task_of().parse({"question": "q", "answer": empty}, {"prompt": "question", "completion": "answer"})
+
+
 def test_rows_without_an_answer_are_counted_and_placed() -> None:
     task = task_of()
     rows = rows_of(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +19,9 @@ def expand(location: str, folder: Path, suffixes: Sequence[str]) -> list[Path]:
     path = Path(location).expanduser()
     if not path.is_absolute():
         path = folder / path
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, also answers for a name that is too long for the file system
         found = [p for p in path.iterdir() if p.is_file()]
-    elif path.is_file():
+    elif os.path.isfile(path):
         found = [path]
     elif any(sign in location for sign in "*?["):
         start = Path(path.anchor)

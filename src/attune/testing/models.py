@@ -1,9 +1,12 @@
-"""Small real models for tests: a Llama from a configuration, with a tokenizer trained on the spot."""
+"""Small real models for tests: a Llama and a BERT from configurations; the Llama's tokenizer is trained on the spot."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+
+from attune.core.models import resolve_base
+from attune.core.recipe import DEFAULT_BASE
 
 CHAT_TEMPLATE = "{{ bos_token }}{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 """A template in the manner of ChatML, whose answers end with a token other than the tokenizer's end token."""
@@ -50,4 +53,19 @@ def tiny_llama(folder: Path, texts: Iterable[str], *, chat_template: str | None 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_bert(folder: Path, *, seed: int = 0) -> Path:
+    """Write a two-layer BERT of random weights with the tokenizer of the default base into a folder; returns the folder."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tokenizer = resolve_base(DEFAULT_BASE).tokenizer()
+    tokenizer.save_pretrained(folder)
+    config = transformers.BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformers.BertModel(config).save_pretrained(folder)
     return folder

@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import xlogy
-from scipy.stats import norm
 
 from attune.core.contracts import Detector, WindowData
 from attune.core.keys import Keys, key
@@ -77,6 +75,8 @@ class LabelShift(Detector):
 
 def _deviance(counts: np.ndarray, total: np.ndarray, share: np.ndarray) -> np.ndarray:
     """2 n ln(observed / expected), element by element."""
+    from scipy.special import xlogy
+
     found: np.ndarray = 2 * (xlogy(counts, counts) - xlogy(counts, total * share))
     return found
 
@@ -92,6 +92,8 @@ def _total_score(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 def _largest_score(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """The largest signed root of 'this label against all others', less what the best of L labels reaches by chance; [b, L] -> [b]."""
+    from scipy.stats import norm
+
     rows_before, rows_after = before.sum(1, keepdims=True), after.sum(1, keepdims=True)
     share = (before + after) / (rows_before + rows_after)
     deviance = _deviance(before, rows_before, share) + _deviance(after, rows_after, share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -35,7 +36,7 @@ class Folders(Source):
 
     def _files(self, location: str, folder: Path) -> list[Path]:
         root = folder / Path(location).expanduser()
-        if not root.is_dir():
+        if not os.path.isdir(root):
             return []
         return sorted(p for p in root.glob("*/*") if p.is_file() and p.suffix in self.keys.suffixes and not p.name.startswith("."))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,9 +34,9 @@ class Huggingface(Source):
     def recognises(self, location: str, folder: Path) -> bool:
         """True for a folder written by save_to_disk, and for owner/name or hf:name where no such path exists."""
         path = folder / location
-        if path.is_dir():
+        if os.path.isdir(path):
             return bool(self._splits(path))
-        return bool(HUB_ID.fullmatch(location)) and not path.exists() and not path.parent.is_dir() and not location.lower().endswith(FILE_ENDINGS)
+        return bool(HUB_ID.fullmatch(location)) and not os.path.exists(path) and not os.path.isdir(path.parent) and not location.lower().endswith(FILE_ENDINGS)
 
     def _splits(self, path: Path) -> dict[str, Path]:
         if (path / "dataset_dict.json").is_file():
@@ -46,14 +47,14 @@ class Huggingface(Source):
     def fingerprint(self, location: str, folder: Path) -> str | None:
         """sha256 over the files of a saved folder; for a hub id its pinned revision, or None."""
         path = folder / location
-        if path.is_dir():
+        if os.path.isdir(path):
             return fingerprint(sorted(p for p in path.rglob("*") if p.is_file()))
         return f"{location}@{self.keys.revision}:{self.keys.config}:{self.keys.split}" if self.keys.revision else None
 
     def read(self, location: str, folder: Path) -> Iterator[RawRecord]:
         """Every row of the chosen splits."""
         path = folder / location
-        if not path.is_dir():
+        if not os.path.isdir(path):
             yield from self._from_hub(location.removeprefix("hf:"))
             return
         splits = self._splits(path)

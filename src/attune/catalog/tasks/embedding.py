@@ -42,7 +42,7 @@ class Embedding(Task):
         method="full",
         main_metric="mrr",
         metrics=("mrr", "hit_at_1", "recall_at_10", "ndcg_at_10"),
-        rivals=("untouched_base",),
+        rivals=("lexical", "untouched_base"),
         checks=("encoding", "types", "pii", "exact_duplicates", "leakage"),
         detectors=("embedding_shift",),
         exports=("bundle", "transformers"),

@@ -68,9 +68,11 @@ class TextGeneration(Task):
             prompt = _alpaca(values, prompt)
         elif isinstance(values.get("system"), str) and values["system"].strip() and prompt[0]["role"] != "system" and column != "system":
             prompt = [{"role": "system", "content": values["system"]}, *prompt]
-        answer = values.get(columns["completion"]) if "completion" in columns else None
-        if answer is not None:
-            return {"prompt": prompt, "completion": _answer(answer, columns["completion"])}
+        if "completion" in columns:
+            answer = _answer(values.get(columns["completion"]), columns["completion"])
+            if not answer.strip():
+                raise DataError("there is no answer", place=columns["completion"], fix="write the answer, or leave the row out")
+            return {"prompt": prompt, "completion": answer}
         if isinstance(given, str):
             return {"prompt": prompt, "completion": None}
         turns = [number for number, message in enumerate(prompt) if message["role"] == "assistant" and message.get("train", True)]
@@ -182,8 +184,8 @@ def _alpaca(values: Mapping[str, Any], instruction: list[Message]) -> list[Messa
 
 def _answer(value: Any, column: str) -> str:
     """The completion as text: given so, or as one assistant message."""
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
+    if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool)):
+        return "" if value is None else str(value)
     messages = messages_of(value, column)
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise DataError(f"the answer has {len(messages)} messages", place=column, fix="give one assistant message or a text")

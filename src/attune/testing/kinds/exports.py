@@ -1,0 +1,35 @@
+"""What an export writes answers as the release does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attune.testing.kinds._compare import same
+
+if TYPE_CHECKING:
+    from attune.testing.suite import Subject
+
+PER_TASK = True
+
+
+def check_replay_agrees(subject: Subject) -> None:
+    """The exported form gives the specialist's answers."""
+    bench = subject.bench
+    specialist = bench.tuned()
+    bundle = bench.bundle(specialist, subject.folder / "bundle")
+    target = subject.folder / "exported"
+    target.mkdir()
+    subject.plug.write(specialist, bundle, target)
+    assert any(target.iterdir()), "it wrote nothing"
+    same(specialist.predict(bench.questions()), subject.plug.replay(target, bench.questions()), bench.test, "the specialist and the exported form")
+
+
+def check_replay_reads_what_was_written(subject: Subject) -> None:
+    """Without the exported files there are no answers: the replay asks the folder and not the original."""
+    empty = subject.folder / "empty"
+    empty.mkdir()
+    try:
+        subject.plug.replay(empty, subject.bench.questions())
+    except Exception:
+        return
+    raise AssertionError("an empty folder answered")
