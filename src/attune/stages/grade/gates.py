@@ -97,8 +97,8 @@ def _finite(*numbers: float) -> bool:
 def _threshold(name: str, limit: float, at_least: bool, evidence: Evidence) -> GateResult:
     side = "at least" if at_least else "at most"
     problem = _problem(name, evidence)
-    if problem or not _finite(limit):
-        return _failed(f"{name} {side} {limit:g}", problem or f"the limit {limit} is not a number")
+    if problem:
+        return _failed(f"{name} {side} {limit:g}", problem)
     metric, estimate = evidence.measured[name].metric, evidence.measured[name].estimates[TUNED]
     wanted = f"{side} {amount(limit, metric)}"
     said = f"tuned {name} {interval(estimate, metric)}"
@@ -127,7 +127,7 @@ def _better(gate: GateKeys, opponent: str, evidence: Evidence) -> GateResult:
     if problem:
         return _failed(label, problem)
     against = measured.comparisons[who]
-    if not _finite(against.difference, against.low, against.high, against.p_value, gate.by):
+    if not _finite(against.difference, against.low, against.high, against.p_value):
         return _failed(label, f"the difference in {name} between tuned and {plain(who)} is undefined on these test rows")
     outcome = _outcome(against, gate.by, evidence.confidence)
     reason = _sentence(against, gate.by, outcome, opponent, measured)
@@ -167,7 +167,7 @@ def _sentence(against: Comparison, by: float, outcome: Outcome, opponent: str, m
     if outcome == "pass" and against.difference > 0:
         least = f", more than the {points(by, metric)} asked for" if by > 0 else ""
         span = f"({number(against.low, metric)}–{number(against.high, metric)})" if against.low > 0 else spread
-        return f"{ours} beats {named} by {points(against.difference, metric)} {span}{least}, {p_value(against.p_value)}"
+        return f"{ours} beats {named}{',' if opponent == BEST else ''} by {points(against.difference, metric)} {span}{least}, {p_value(against.p_value)}"
     if outcome == "pass":
         return f"{ours} is at most {points(by, metric)} worse than {named}: difference {signed(against.difference, metric)} {spread}"
     if outcome == "fail":
@@ -183,7 +183,7 @@ def _more_rows(value: float, low: float, high: float, limit: float, rows: int) -
     near = value - low if gap > 0 else high - value
     needed = rows * (near / gap) ** 2 - rows if gap else math.inf
     if needed > MOST_ROWS:
-        return "no realistic number of test rows would tell, because the value sits on the limit"
+        return "more test rows of this kind would hardly tell, because the value sits on the limit"
     more = max(needed, rows / 10)
     unit = 10 ** max(0, len(str(int(more))) - 2)
     side = "for it" if gap > 0 else "against it"

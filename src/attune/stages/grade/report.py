@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ MOST_PAIRS = 8
 MOST_MISTAKES = 12
 MOST_LABELS = 40
 EXCERPT = 280
+SURE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Confidences from which an answer might be used without a person."""
 HEADLINES = {
     "SHIP": ("Ship it", "On rows it had never seen, the tuned model passed every gate."),
     "NO-SHIP": ("Do not ship it", "At least one gate was not passed."),
@@ -68,7 +71,7 @@ def context(grading: Grading, dataset_folder: Path) -> dict[str, Any]:
         "confusion": _confusion(grading),
         "mistakes": _mistakes(grading, right),
         "right_rows": sum(right),
-        "reliability": _reliability(grading, right),
+        "certainty": _certainty(grading, right),
         "probes": [_probe(name, probe) for name, probe in facts["probes"].items()],
         "curves": plots.curves(grading.checkpoint.curve, grading.checkpoint.best_step, grading.checkpoint.main_metric),
         "training": _training(grading),
@@ -99,7 +102,7 @@ def _contestant(name: str) -> str:
 def _purposes(grading: Grading) -> dict[str, str]:
     """Contestant -> a line about it."""
     known = {entry.name: entry.purpose for entry in catalog.entries("rivals")}
-    said = {name: known[grading.plugs["rivals"][name][0]] for name in grading.rivals}
+    said = {name: re.split(r"[:.;](?:\s|$)", known[grading.plugs["rivals"][name][0]])[0] for name in grading.rivals}
     return {TUNED: f"{grading.checkpoint.method} on {grading.checkpoint.base['reference'].removeprefix('package:')}", CURRENT: grading.current.id if grading.current else "", **said}
 
 
@@ -111,9 +114,7 @@ def _metric_facts(name: str, metric: Metric) -> dict[str, Any]:
 def _tiles(grading: Grading, main: Metric) -> list[dict[str, str]]:
     """The few figures a reader takes away."""
     name, results = grading.recipe.main_metric, grading.facts["results"]
-    tiles = [
-        {"what": f"{plain(name)} of the tuned model", "value": amount(results[TUNED][name].value, main), "note": f"{_span(results[TUNED][name], main)} ({grading.facts['confidence']:.0%} interval)"}
-    ]
+    tiles = [{"what": f"tuned model: {plain(name)}", "value": amount(results[TUNED][name].value, main), "note": f"{_span(results[TUNED][name], main)} ({grading.facts['confidence']:.0%} interval)"}]
     rivals = [who for who in grading.rivals if math.isfinite(results[who][name].value)]
     if rivals:
         best = (max if main.higher_is_better else min)(rivals, key=lambda who: results[who][name].value)
@@ -167,7 +168,11 @@ def _whiskers(grading: Grading, main: Metric) -> dict[str, Any]:
         }
         for who in order
     ]
-    return {"rows": rows, "ticks": [{"at": at(value), "text": amount(value, main)} for value in np.linspace(low, high, 5)], "tuned_at": at(found[TUNED].value) if TUNED in found else None}
+    return {
+        "rows": rows,
+        "ticks": [{"at": at(value), "text": f"{100 * value:.0f}%" if main.percent else number(value, main)} for value in np.linspace(low, high, 5)],
+        "tuned_at": at(found[TUNED].value) if TUNED in found else None,
+    }
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
@@ -193,7 +198,7 @@ def _table(grading: Grading) -> dict[str, Any]:
 def _against(grading: Grading) -> dict[str, Any]:
     """Paired comparisons: the main metric's, and those of the other metrics."""
     rows = []
-    for one in grading.facts["comparisons"]:
+    for one in sorted(grading.facts["comparisons"], key=lambda one: (one.difference, one.rival) if math.isfinite(one.difference) else (-math.inf, one.rival)):
         metric = grading.metrics[one.metric]
         reading = "undefined" if not math.isfinite(one.difference) else "better" if one.low > 0 else "worse" if one.high < 0 else "no clear difference"
         difference = f"{signed(one.difference, metric)}{' points' if metric.percent else ''}" if math.isfinite(one.difference) else "undefined"
@@ -278,14 +283,15 @@ def _answer(value: Any) -> str:
 
 
 def _mistakes(grading: Grading, right: Sequence[bool]) -> dict[str, Any]:
-    """Wrong answers, the surest first; where most rivals agree with a wrong answer, the row's own label deserves a second look."""
+    """Wrong answers, the surest first; where every rival that reads the text agrees with a wrong answer, the row's own label deserves a second look."""
     answers, ranked = grading.answers[TUNED], "vector-out" in grading.recipe.task.traits
     wrong = sorted((i for i, fine in enumerate(right) if not fine), key=lambda i: (-(answers[i].confidence or 0.0), i))
+    thinking = [who for who in grading.rivals if any(one.output != grading.answers[who][0].output for one in grading.answers[who])]
     shown = []
     for i in wrong[:MOST_MISTAKES]:
         output = answers[i].output[0] if ranked and answers[i].output else answers[i].output
-        agree = [plain(who) for who in grading.rivals if who != "majority" and grading.answers[who][i].output == answers[i].output]
-        suspicious = "label-out" in grading.recipe.task.traits and len(agree) >= 2 and len(agree) > len([who for who in grading.rivals if who != "majority"]) / 2
+        agree = [plain(who) for who in thinking if grading.answers[who][i].output == answers[i].output]
+        suspicious = "label-out" in grading.recipe.task.traits and 2 <= len(agree) == len(thinking)
         confidence = answers[i].confidence
         shown.append(
             {
@@ -300,13 +306,18 @@ def _mistakes(grading: Grading, right: Sequence[bool]) -> dict[str, Any]:
     return {"rows": shown, "all": len(wrong), "confident": any(row["confidence"] for row in shown), "ranked": ranked}
 
 
-def _reliability(grading: Grading, right: Sequence[bool]) -> str | None:
-    if grading.dataset.signature.get("multi_label"):
-        return None
+def _certainty(grading: Grading, right: Sequence[bool]) -> dict[str, Any] | None:
+    """Stated confidence against right answers, and what is left when unsure answers go to a person; None without enough confidences."""
     known = [(answer.confidence, fine) for answer, fine in zip(grading.answers[TUNED], right, strict=True) if answer.confidence is not None]
     if len(known) < MIN_ROWS:
         return None
-    return plots.reliability(np.array([c for c, _ in known]), np.array([float(fine) for _, fine in known]))
+    confidence, fine = np.array([c for c, _ in known]), np.array([float(one) for _, one in known])
+    rows = []
+    for least in SURE:
+        used = confidence >= least
+        if used.any():
+            rows.append({"least": f"{least:.0%}", "used": f"{used.mean():.1%}", "rows": int(used.sum()), "right": f"{fine[used].mean():.1%}"})
+    return {"svg": plots.reliability(confidence, fine), "rows": rows, "several": bool(grading.dataset.signature.get("multi_label"))}
 
 
 def _probe(name: str, probe: dict[str, Any]) -> dict[str, Any]:
