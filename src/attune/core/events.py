@@ -13,20 +13,35 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class Events:
-    """Writes events of one run and passes them on. Kinds in use: stage, note, warning, progress, receipt, result."""
+    """Writes events of one run and passes them on. Kinds in use: run, stage, note, warning, progress, receipt, result."""
 
     def __init__(self, path: Path | None = None, listeners: Iterable[Listener] = ()) -> None:
-        self.path = path
+        self.path: Path | None = None
         self.listeners = list(listeners)
+        self._held: list[dict[str, Any]] = []
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.write_to(path)
+
+    def write_to(self, path: Path) -> None:
+        """From now on write to this file; what was said before it was known is written first."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        for happened in self._held:
+            self._write(happened)
+        self._held = []
+
+    def _write(self, happened: dict[str, Any]) -> None:
+        if self.path is None:
+            self._held.append(happened)
+            return
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(happened, ensure_ascii=False, default=str) + "\n")
 
     def emit(self, kind: str, message: str = "", **facts: Any) -> None:
         """Record one event; progress is passed on but not written."""
         happened = {"at": time.time(), "kind": kind, "message": message, **facts}
-        if self.path is not None and kind != "progress":
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(happened, ensure_ascii=False, default=str) + "\n")
+        if kind != "progress":
+            self._write(happened)
         for listener in self.listeners:
             listener(happened)
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from attune.core import catalog
 from attune.core.contracts import Plug as PlugObject
 from attune.core.contracts import require_fit
-from attune.core.errors import AttuneError, PlugError, Problems, RecipeError, did_you_mean
+from attune.core.errors import AttuneError, PlugError, Problems, RecipeError, did_you_mean, nearest
 from attune.core.keys import Keys, aliases_of, groups_of, key, plugs_of
 from attune.core.problems import key_problems
 from attune.core.records import digest
@@ -105,6 +105,7 @@ class ServeKeys(Keys):
     port: int = key(8321, "port to bind", ge=0, le=65535)
     allowed_hosts: list[str] = key(["127.0.0.1", "localhost", "[::1]"], "values of the Host header that are answered")
     max_body_bytes: int = key(1_000_000, "larger request bodies are refused before they are read", ge=1000)
+    max_text_chars: int = key(20_000, "longest text of one item, in characters", ge=100)
     max_items: int = key(256, "rows in one batch request", ge=1)
     max_waiting: int = key(64, "requests in hand at once; more are told to come back (503)", ge=1)
     log: LogKeys = key(LogKeys(), "what is remembered of requests")
@@ -223,6 +224,12 @@ def read_recipe(path: Path | str, settings: tuple[str, ...] = ()) -> Recipe:
     path = Path(path)
     if path.is_dir() and (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
+    if not path.exists():
+        near = nearest(path.name, [one.name for one in path.parent.iterdir() if one.suffix in (".yaml", ".yml") or (one / "recipe.yaml").is_file()]) if path.parent.is_dir() else None
+        fix = f"did you mean '{path.with_name(near)}'?" if near else "give a recipe file or its folder; make one with `attune init NAME --data FILE`"
+        raise RecipeError(f"there is no recipe '{path}'", place="recipe", fix=fix)
+    if path.is_dir():
+        raise RecipeError(f"the folder '{path}' holds no recipe.yaml", place="recipe", fix="give the folder that `attune init` made, or make one with `attune init NAME --data FILE`")
     values, lines = read_yaml_file(path)
     return make_recipe(values, folder=path.resolve().parent, name=path.name, lines=lines, settings=settings)
 
@@ -339,16 +346,15 @@ def _names(specs: list[Plug] | None, default: tuple[str, ...]) -> list[str]:
 def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
     """Keys that are right one by one and wrong together. Reads raw values, so that looking here does not count as use."""
     grade, splits, train = keys.__dict__["grade"].__dict__, keys.__dict__["data"].__dict__["splits"].__dict__, keys.__dict__["train"].__dict__
-    metrics = _names(grade["metrics"], task.defaults.metrics)
+    metrics = [entry.name for entry in catalog.entries("metrics")]
     rivals = _names(grade["rivals"], task.defaults.rivals)
-    known = ", ".join(metrics)
     main = grade["main_metric"]
     if main is not None and main not in metrics:
-        yield RecipeError(f"main metric '{main}' is not measured", place="grade.main_metric", fix=f"{did_you_mean(main, metrics)} or add it to grade.metrics ({known})")
+        yield RecipeError(f"there is no metric '{main}'", place="grade.main_metric", fix=did_you_mean(main, metrics))
     for number, gate in enumerate(keys.__dict__["gates"] or []):
         one, place = gate.__dict__, f"gates.{number}"
         if one["metric"] not in metrics:
-            yield RecipeError(f"metric '{one['metric']}' is not measured", place=f"{place}.metric", fix=f"{did_you_mean(one['metric'], metrics)} or add it to grade.metrics ({known})")
+            yield RecipeError(f"there is no metric '{one['metric']}'", place=f"{place}.metric", fix=did_you_mean(one["metric"], metrics))
         if one["at_least"] is None and one["at_most"] is None and one["better_than"] is None:
             yield RecipeError("this gate tests nothing", place=place, fix="add at_least, at_most or better_than")
         if one["better_than"] is not None and one["better_than"] not in (*rivals, "best_rival", "current"):

@@ -44,14 +44,19 @@ class Workspace:
         """Events of a run: its JSON lines file plus the listeners."""
         return Events(self.run_folder(run) / "events.jsonl", self.listeners)
 
+    def known(self, name: str, inputs: dict[str, Any], record_type: type[R]) -> R | None:
+        """The record that a stage made of the same inputs before, when its stored content is still whole; else None."""
+        found = self.ledger.result(digest({"stage": name, "inputs": inputs}))
+        return found if isinstance(found, record_type) and self.store.has(getattr(found, "store_key", "")) else None
+
     def stage(self, name: str, inputs: dict[str, Any], record_type: type[R], work: Callable[[], R], *, events: Events, fresh: bool = False) -> R:
         """Run a stage unless the same inputs made a record before whose stored content is still whole.
 
         `inputs` must hold everything the result depends on, as JSON. The record is written to the ledger here and nowhere else.
         """
         fingerprint = digest({"stage": name, "inputs": inputs})
-        known = None if fresh else self.ledger.result(fingerprint)
-        if isinstance(known, record_type) and self.store.has(getattr(known, "store_key", "")):
+        known = None if fresh else self.known(name, inputs, record_type)
+        if known is not None:
             events.emit("stage", name, state="unchanged", record=known.id)
             return known
         events.emit("stage", name, state="started")

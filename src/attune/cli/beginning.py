@@ -1,0 +1,273 @@
+"""Making a recipe folder: a copy of a shipped one, or one written for the user's own rows after a look at them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attune.cli.screen import Screen
+from attune.cli.tables import add, table
+from attune.core.errors import AttuneError, DataError, RecipeError, Refused, did_you_mean
+
+if TYPE_CHECKING:
+    from attune.core.recipe import Recipe
+    from attune.stages.curate.preview import Preview
+
+ROOM = Path(__file__).resolve().parent.parent / "recipes"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+COPIED_BYTES = 50_000_000
+"""Larger files are referred to where they are."""
+ROWS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+# -------------------------------------------------------- shipped recipes
+
+
+def starters() -> dict[str, str]:
+    """Shipped recipes: name -> the first line of its comment."""
+    found = {}
+    for path in sorted(ROOM.glob("*/recipe.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        found[path.parent.name] = first.lstrip("# ").strip()
+    return found
+
+
+def show_starters(screen: Screen) -> list[dict[str, str]]:
+    """Print and return the shipped recipes."""
+    made = table("recipe", "what it is")
+    for name, purpose in starters().items():
+        add(made, name, purpose)
+    screen.show(made)
+    screen.note("`attune init NAME --from RECIPE` copies one; `attune init NAME --data FILE` writes one for your rows")
+    return [{"name": name, "purpose": purpose} for name, purpose in starters().items()]
+
+
+def from_starter(screen: Screen, name: str, source: str) -> dict[str, Any]:
+    """Copy a shipped recipe (its text, card and rows, not what built them) under a new name."""
+    known = starters()
+    if source not in known:
+        raise RecipeError(f"there is no shipped recipe '{source}'", place="--from", fix=f"{did_you_mean(source, known)} (`attune init --list`)")
+    origin = ROOM / source
+
+    def fill(folder: Path) -> None:
+        text = (origin / "recipe.yaml").read_text(encoding="utf-8")
+        (folder / "recipe.yaml").write_text(re.sub(r"(?m)^name:.*$", f"name: {_name(name)}", text, count=1), encoding="utf-8")
+        if (origin / "README.md").is_file():
+            shutil.copyfile(origin / "README.md", folder / "README.md")
+        for inner in sorted(one for one in origin.iterdir() if one.is_dir() and any(file.suffix in ROWS for file in one.iterdir())):
+            shutil.copytree(inner, folder / inner.name)
+
+    folder = _make(name, fill)
+    inside = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    screen.show(f"{folder}: {known[source]}", *(f"  {path}" for path in inside), "", f"next      attune check {name}   then   attune run {name}")
+    return {"folder": str(folder), "from": source, "files": inside}
+
+
+# -------------------------------------------------------- the user's own rows
+
+
+def from_data(screen: Screen, name: str, data: str, task: str | None, columns: list[str]) -> dict[str, Any]:
+    """Look at rows, write a recipe for them, and show what was understood."""
+    from attune.cli.checking import show_data
+
+    _free(name)
+    path = Path(data).expanduser()
+    if not path.exists() and "://" not in data and not any(sign in data for sign in "*?["):
+        raise _missing(path, data)
+    given = _columns(columns)
+    location = str(path.resolve()) if path.exists() else data
+    recipe, seen = _understood(name, location, task, given)
+    copied = path.is_file() and path.stat().st_size <= COPIED_BYTES
+
+    def fill(folder: Path) -> None:
+        if copied:
+            (folder / "data").mkdir()
+            shutil.copyfile(path, folder / "data" / path.name)
+        where = f"data/{path.name}" if copied else location
+        (folder / "recipe.yaml").write_text(recipe_text(recipe, seen, where), encoding="utf-8")
+
+    folder = _make(name, fill)
+    screen.show(f"{folder / 'recipe.yaml'} is written: {recipe.task.name}, " + (f"with a copy of {path.name} in {folder / 'data'}" if copied else f"the rows stay at {location}"))
+    result = show_data(screen, seen)
+    screen.show("", "is a column wrong? change `data.columns` in the recipe", f"next      attune check {name}   then   attune run {name}")
+    return {"folder": str(folder), "task": recipe.task.name, "copied": copied, "data": result}
+
+
+def _missing(path: Path, data: str) -> DataError:
+    near = sorted(one.name for one in path.parent.iterdir() if one.suffix.lower() in ROWS) if path.parent.is_dir() else []
+    fix = did_you_mean(path.name, near) if near else f"there are no row files in {path.parent.resolve()}; give the path of a CSV, JSONL or Parquet file"
+    return DataError(f"there is no file or folder '{data}'", place="--data", fix=fix)
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    found = {}
+    for one in given:
+        role, sign, column = one.partition("=")
+        if not sign or not role or not column:
+            raise RecipeError(f"'{one}' is not ROLE=COLUMN", place="--column", fix="for example --column text=Body --column label=Kind")
+        found[role] = column
+    return found
+
+
+def _understood(name: str, location: str, task: str | None, columns: dict[str, str]) -> tuple[Recipe, Preview]:
+    """The recipe and preview of the task that the rows are for; the errors of the likeliest task when they are for none."""
+    from attune.core import catalog
+
+    known = [entry.name for entry in catalog.entries("tasks")]
+    if task is not None:
+        return _tried(name, location, task, columns)
+    found, errors = [], []
+    for one in known:
+        try:
+            found.append(_tried(name, location, one, columns))
+        except DataError as error:
+            errors.append((one, error))
+        except AttuneError as error:
+            errors.append((one, DataError(error.what, place=error.place, fix=error.fix)))
+    ranked = sorted(found, key=lambda pair: -_fit(pair[1]))
+    if ranked and (len(ranked) == 1 or _fit(ranked[0][1]) > _fit(ranked[1][1])):
+        return ranked[0]
+    if ranked:
+        options = [recipe.task.name for recipe, seen in ranked if _fit(seen) == _fit(ranked[0][1])]
+        raise RecipeError(f"these rows could be for {' or '.join(options)}", place="--data", fix=f"say which: --task {options[0]}")
+    labelled = [error for one, error in errors if "label-out" in catalog.load("tasks", one).traits]  # type: ignore[attr-defined]
+    wrong = (labelled or [error for _, error in errors])[0]
+    wrong.fix = _as_options(wrong.fix or "")
+    raise wrong
+
+
+def _as_options(fix: str) -> str:
+    """A way out that speaks of a recipe, for somebody who has none yet: `columns: {label: Kind or Clerk}` -> --column label=Kind."""
+    asked = re.search(r"`columns: \{(.*)\}` under `data`", fix)
+    if asked is None:
+        return fix
+    pairs = [part.strip().split(": ", 1) for part in asked[1].split(", ")]
+    unsure = [(role, column.split(" or ")[0]) for role, column in pairs if " or " in column] or [(role, column) for role, column in pairs]
+    return "say which, for example: " + " ".join(f"--column {shlex.quote(f'{role}={column}')}" for role, column in unsure)
+
+
+def _tried(name: str, location: str, task: str, columns: dict[str, str]) -> tuple[Recipe, Preview]:
+    from attune.core.recipe import make_recipe
+    from attune.stages.curate.preview import preview
+
+    values: dict[str, Any] = {"name": _name(name), "task": task, "data": {"path": location, **({"columns": columns} if columns else {})}}
+    recipe = make_recipe(values, folder=Path.cwd(), name="the recipe for these rows")
+    seen = preview(recipe)
+    if "multi_label" in recipe.task.keys_type.model_fields and any(isinstance(row.get("label"), list) for row in seen.rows):
+        recipe = make_recipe({**values, "task": {"name": task, "multi_label": True}}, folder=Path.cwd(), name="the recipe for these rows")
+        seen = preview(recipe)
+    targets = [role for role in recipe.task.roles if role.target]
+    if targets and not any(row.get(role.name) not in (None, "", []) for row in seen.rows for role in targets):
+        raise DataError(f"no column holds the {targets[0].name} ({targets[0].meaning})", place="data.columns", fix=f"write `columns: {{{targets[0].name}: COLUMN}}` under `data`")
+    return recipe, seen
+
+
+def _fit(seen: Preview) -> int:
+    """How well rows fit a task: values that come again and again speak for labels, a column called like a role for its task."""
+    rows = max(1, seen.read - len(seen.unreadable))
+    labels = 4 if seen.labels and len(seen.labels) <= max(2, 0.34 * rows) else 0
+    return labels + sum(1 for role, column in seen.columns.items() if role.casefold() == column.strip().casefold())
+
+
+# -------------------------------------------------------- the recipe's text
+
+
+def recipe_text(recipe: Recipe, seen: Preview, where: str) -> str:
+    """A recipe with a comment at every section, every value what was detected or what holds by default."""
+    task = recipe.resolved()["task"]
+    keys = {key: value for key, value in task.items() if key != "name" and key in recipe.task.keys.model_fields_set}
+    columns = "".join(f"    {role}: {_scalar(column)}\n" for role, column in seen.columns.items())
+    main = recipe.main_metric
+    hints = "".join(f"    # {hint}\n" for hint in seen.hints)
+    return f"""# {recipe.name}: a specialist tuned on {Path(where).name}. `attune check` explains, `attune run` does it.
+# Every key with its default: `attune show .` in this folder; what may stand where: `attune list`.
+name: {recipe.name}
+
+# What the specialist does (`attune list tasks`).
+task: {_scalar(task["name"]) if not keys else json.dumps({"name": task["name"], **keys})}
+
+# The general model it starts from: package:MODULE, a folder, or a hub id with a revision.
+base_model: {_scalar(recipe.keys.base_model)}
+
+# Which weights move (`attune list methods`): full moves all, lora adds small matrices, head is the quickest.
+method: {recipe.method.name}
+
+# Every random draw comes from this number.
+seed: {recipe.keys.seed}
+
+data:
+  path: {_scalar(where)}
+  # Which column is what; correct it here if the detection was wrong.
+{("  columns:" + chr(10) + columns) if columns else "  # columns: the task reads these rows by itself" + chr(10)}  # Test rows are sealed until grading. by: stratified, group (a customer stays on one side), time, or given.
+  splits:
+{hints}    by: stratified
+    test: 0.2
+    validation: 0.1
+
+# How long and how fast: the method's own defaults, unless you write epochs, learning_rate, batch_size ... here.
+# train:
+#   epochs: {recipe.method.epochs:g}
+
+# What a release must pass. Without gates: significantly better than the best rival on {main}, and not worse than the release in use.
+# gates:
+#   - {{metric: {main}, better_than: best_rival}}
+#   - {{metric: {main}, at_least: 0.9}}
+"""
+
+
+def _scalar(text: str) -> str:
+    """A text as a YAML value that reads back as the same text."""
+    from attune.core.errors import RecipeError as Wrong
+    from attune.core.yaml_reader import read_yaml
+
+    if re.fullmatch(r"[A-Za-z0-9_./~][\w ./:~-]*", text):
+        try:
+            if read_yaml(f"a: {text}\n", "")[0]["a"] == text:
+                return text
+        except Wrong:
+            return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False)
+
+
+# -------------------------------------------------------- folders
+
+
+def _name(name: str) -> str:
+    """The specialist's name from what may be a path; RecipeError when it is none."""
+    last = Path(name).name
+    if not NAME.fullmatch(last):
+        raise RecipeError(f"'{last}' cannot be a name", place="attune init", fix="letters, digits, - and _, at most 64, beginning with a letter or digit: for example claims")
+    return last
+
+
+def _free(name: str) -> None:
+    _name(name)
+    folder = Path(name)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        what = "a file" if folder.is_file() else "a folder that is not empty"
+        raise Refused(f"'{name}' exists already: {what}", place="attune init", fix="choose another name, or move it away; nothing was overwritten")
+
+
+def _make(name: str, fill: Callable[[Path], None]) -> Path:
+    """Fill a temporary folder and rename it to `name`, so that a half-made one never stays."""
+    _free(name)
+    target = Path(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".tmp-{target.name}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        fill(temporary)
+        os.chmod(temporary, 0o755)
+        if target.is_dir():
+            target.rmdir()
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

@@ -1,0 +1,153 @@
+"""Everything that can be known before training: the recipe, the base model, the rows as they would be read, what a run would do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from attune.cli.screen import Screen
+from attune.cli.tables import add, facts, table
+from attune.core.errors import AttuneError, Problems, RecipeError
+
+if TYPE_CHECKING:
+    from attune.core.recipe import Recipe
+    from attune.stages.curate.preview import Preview
+
+FEW = 10
+"""Fewer rows of a label than this are told."""
+MOST_LABELS = 12
+CELL = 70
+
+
+def look(screen: Screen, path: str) -> dict[str, Any]:
+    """Check a recipe; every problem is reported at once, and the exit code is 2 when there is one."""
+    from attune.core.models import resolve_base
+    from attune.stages.curate.preview import preview
+
+    problems: list[AttuneError] = []
+    recipe = _try(problems, lambda: screen.recipe(path))
+    base, seen = None, None
+    if recipe is not None:
+        keys = recipe.keys
+        base = _try(problems, lambda: resolve_base(keys.base_model, keys.revision, recipe.folder))
+        seen = _try(problems, lambda: preview(recipe))
+        _try(problems, lambda: _defaults(recipe))
+    result: dict[str, Any] = {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
+    if recipe is not None:
+        result |= {"specialist": recipe.name, "resolved": recipe.resolved(), "notices": recipe.notices}
+        _show_recipe(screen, recipe, base)
+    if recipe is not None and seen is not None:
+        result["data"] = show_data(screen, seen)
+    if recipe is not None and seen is not None and not problems:
+        result |= _plan(screen, recipe, seen)
+    screen.close()
+    if problems:
+        screen.exit_code = 2
+        title = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; nothing was run"
+        Screen.error(str(problems[0]) if len(problems) == 1 else str(Problems(problems, title=title)))
+    else:
+        screen.show("", "no problem found", f"next      attune run {path}")
+    return result
+
+
+def _try(problems: list[AttuneError], work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Problems as error:
+        problems += error.problems
+    except AttuneError as error:
+        problems.append(error)
+    return None
+
+
+def _defaults(recipe: Recipe) -> None:
+    """Build the plugs that the task brings along, so that one which lacks a package is told now and not after training."""
+    problems: list[AttuneError] = []
+    keys, defaults = recipe.keys, recipe.task.defaults
+    wanted = (
+        ("checks", keys.data.checks, defaults.checks),
+        ("metrics", keys.grade.metrics, defaults.metrics),
+        ("rivals", keys.grade.rivals, defaults.rivals),
+        ("probes", keys.grade.probes, defaults.probes),
+        ("detectors", keys.watch.detectors, defaults.detectors),
+    )
+    for kind, given, default in wanted:
+        _try(problems, partial(recipe.plugs, kind, given, default))
+    if problems:
+        raise Problems(problems, title="plugs")
+
+
+def _show_recipe(screen: Screen, recipe: Recipe, base: Any) -> None:
+    parts = " · ".join((recipe.task.name, recipe.objective.name, recipe.method.name))
+    screen.show(facts([("specialist", recipe.name), ("combines", parts), ("base model", f"{recipe.keys.base_model}  ({base.folder})" if base is not None else f"{recipe.keys.base_model}: not found")]))
+
+
+def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
+    """Print and return what was seen in the rows."""
+    from attune.core.text import excerpt
+
+    roles = ", ".join(f"{role} = '{column}'" for role, column in seen.columns.items())
+    count = f"{'more than ' if seen.more else ''}{seen.read:,} rows"
+    screen.show(facts([("data", ", ".join(f"{path} ({source})" for path, source in seen.sources)), ("", count), ("columns", roles or "the task reads the rows by itself")]))
+    made = table("row", *(name for name in seen.rows[0] if name != "place"), title="\nThe first rows, as they are read") if seen.rows else None
+    if made is not None:
+        for row in seen.rows:
+            add(made, row["place"], *(excerpt(value if isinstance(value, str) else str(value), CELL) for name, value in row.items() if name != "place"))
+        screen.show(made)
+    if seen.labels:
+        most = seen.labels.most_common()
+        screen.show("", f"{len(most)} labels: " + ", ".join(f"{label} {number}" for label, number in most[:MOST_LABELS]) + (f" and {len(most) - MOST_LABELS} more" if len(most) > MOST_LABELS else ""))
+        few = [f"{label} {number}" for label, number in most if number < FEW]
+        if few:
+            screen.note(f"few rows: {', '.join(few[:MOST_LABELS])}{' ...' if len(few) > MOST_LABELS else ''}; a label needs rows in training, validation and test", "yellow")
+    if seen.unreadable:
+        screen.note(f"{len(seen.unreadable)} rows cannot be read and would be set aside, for example", "yellow")
+        for place, problem, fix in seen.unreadable[:3]:
+            screen.note(f"  {place}: {problem}" + (f" -> {fix}" if fix else ""), "yellow")
+    for hint in seen.hints:
+        screen.note(f"hint: {hint}")
+    return {
+        "sources": [{"path": path, "source": source} for path, source in seen.sources],
+        "columns": seen.columns,
+        "all_columns": seen.names,
+        "read": seen.read,
+        "unreadable": [{"place": place, "problem": problem, "fix": fix} for place, problem, fix in seen.unreadable],
+        "rows": seen.rows,
+        "labels": dict(seen.labels.most_common()),
+        "hints": seen.hints,
+    }
+
+
+def _plan(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any]:
+    """What would run, and how much that is."""
+    from attune import lifecycle
+
+    known: dict[str, Any] = dict.fromkeys(lifecycle.STAGES)
+    try:
+        cycle = lifecycle.unchanged(recipe, screen.workspace(create=False))
+        known = dict(zip(lifecycle.STAGES, (cycle.dataset, cycle.checkpoint, cycle.scorecard, cycle.release), strict=True))
+    except RecipeError as error:
+        if error.place != "--workspace":
+            raise
+    stages = {name: "unchanged" if record is not None else "would run" for name, record in known.items()}
+    made = table("stage", "", title="\nA run would")
+    made.show_header = False
+    for name, state in stages.items():
+        add(made, f"  {name}", state if state == "would run" else f"unchanged ({known[name].id})", style="" if state == "would run" else "dim")
+    screen.show(made)
+    cost = _cost(recipe, seen)
+    if stages["finetune"] == "would run":
+        screen.show("", f"about {cost['train_rows']:,} training rows; {cost['words']}")
+    return {"stages": stages, "cost": cost}
+
+
+def _cost(recipe: Recipe, seen: Preview) -> dict[str, Any]:
+    """Rows and optimizer steps, roughly: before duplicates and broken rows are taken out."""
+    splits, train = recipe.keys.data.splits, recipe.keys.train
+    share = (1 - splits.validation) * (1 - (0.0 if recipe.keys.data.test_path else splits.test)) if splits.by != "given" else 0.7
+    rows = math.floor(seen.read * share)
+    steps = max(1, math.ceil(rows / train.batch_size))
+    epochs = train.epochs or recipe.method.epochs
+    return {"train_rows": rows, "steps_per_epoch": steps, "steps": math.ceil(steps * epochs), "words": f"at most {math.ceil(steps * epochs):,} steps of {train.batch_size} rows ({epochs:g} epochs)"}

@@ -1,0 +1,36 @@
+"""The verbs that run the cycle or a part of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from attune.cli.screen import Screen
+
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do every stage again, even where nothing changed.")]
+FromRequest = Annotated[str | None, typer.Option("--from-request", metavar="ID", help="A retune request that `attune watch` wrote: its new rows join the old ones.", show_default=False)]
+
+
+def run_cycle(screen: Screen, path: str, until: str, request_id: str | None = None, fresh: bool = False) -> dict[str, Any]:
+    """Run the cycle until a stage and print what came out."""
+    from attune import lifecycle
+    from attune.cli.names import request_of
+    from attune.cli.summary import document, print_summary
+
+    recipe = screen.recipe(path)
+    workspace = screen.workspace()
+    request = request_of(workspace, request_id) if request_id else None
+    cycle = lifecycle.run(recipe, workspace, until=until, request=request, fresh=fresh)
+    screen.end_live()
+    result = document(workspace, recipe, cycle)
+    print_summary(screen, recipe, cycle, result, workspace_option(screen))
+    screen.close()
+    return result
+
+
+def workspace_option(screen: Screen) -> str:
+    """The --workspace option that the next command needs too, as text."""
+    return f" --workspace {shlex.quote(str(screen.workspace_folder))}" if screen.workspace_folder is not None and not os.environ.get("ATTUNE_WORKSPACE") else ""

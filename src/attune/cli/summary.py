@@ -1,0 +1,151 @@
+"""The end of a run on one screen: verdict, figures with intervals, what curation did, where the report is, what to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attune.cli.names import record_json
+from attune.cli.screen import Screen
+from attune.cli.tables import add, facts, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from attune.core.contracts import Metric
+    from attune.core.recipe import Recipe
+    from attune.core.records import DatasetVersion, Scorecard
+    from attune.core.workspace import Workspace
+    from attune.lifecycle import Cycle
+
+COLOURS = {"SHIP": "bold white on green", "NO-SHIP": "bold white on red", "INCONCLUSIVE": "bold black on yellow"}
+MEANING = {
+    "SHIP": "every gate passed",
+    "NO-SHIP": "a gate failed: this model should not replace what there is",
+    "INCONCLUSIVE": "the test rows cannot tell; more of them would",
+}
+FIRST = ("accuracy", "f1_macro")
+"""Metrics that are shown beside the main one where they are measured."""
+
+
+def document(workspace: Workspace, recipe: Recipe, cycle: Cycle) -> dict[str, Any]:
+    """What a run made, for machines."""
+    scorecard = cycle.scorecard
+    return {
+        "specialist": recipe.name,
+        "run": cycle.run,
+        "run_folder": str(workspace.root / "runs" / cycle.run),
+        "dataset": record_json(cycle.dataset),
+        "checkpoint": record_json(cycle.checkpoint),
+        "scorecard": record_json(scorecard),
+        "release": record_json(cycle.release),
+        "current": cycle.current.id if cycle.current else None,
+        "verdict": scorecard.verdict if scorecard else None,
+        "reasons": list(scorecard.reasons) if scorecard else [],
+        "report": str(workspace.store.path(scorecard.store_key) / "report.html") if scorecard else None,
+        "notices": recipe.notices,
+    }
+
+
+def print_summary(screen: Screen, recipe: Recipe, cycle: Cycle, result: dict[str, Any], option: str) -> None:
+    """Print it."""
+    if screen.as_json:
+        return
+    screen.show("")
+    if cycle.scorecard is not None:
+        screen.show(verdict(recipe.name, cycle.scorecard, cycle.release.version if cycle.release else None), "")
+        screen.show(contestants(recipe.main_metric, cycle.scorecard), "")
+    pairs: list[tuple[str, Any]] = []
+    if cycle.dataset is not None:
+        pairs += data_lines(cycle.dataset)
+    if cycle.checkpoint is not None:
+        tuned = cycle.checkpoint
+        pairs.append(("training", f"{tuned.method} · {tuned.steps} steps, best at {tuned.best_step} · validation " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in tuned.validation.items())))
+    if result["report"]:
+        pairs.append(("report", short(Path(result["report"]))))
+    elif cycle.dataset is not None:
+        pairs.append(("run folder", short(Path(result["run_folder"]))))
+    pairs.append(("next", next_command(recipe, cycle, option)))
+    screen.show(facts(pairs))
+
+
+def verdict(name: str, scorecard: Scorecard, version: int | None) -> Text:
+    """The verdict in colour and words, with its reasons."""
+    from rich.text import Text
+
+    title = f"{name} v{version}" if version else name
+    text = Text.assemble((f" {scorecard.verdict} ", COLOURS[scorecard.verdict]), ("  " + title, "bold"), f": {MEANING[scorecard.verdict]}")
+    for reason in scorecard.reasons:
+        text.append(f"\n  • {reason}")
+    if scorecard.test_uses > 1:
+        text.append(f"\n  • these {scorecard.test_rows} test rows have been opened {scorecard.test_uses} times; each look makes a lucky result likelier", "yellow")
+    return text
+
+
+def metrics_of(names: list[str]) -> dict[str, Metric]:
+    """Metric plugs by name, for how their values are shown."""
+    from attune.core import catalog
+
+    return {name: catalog.build("metrics", name) for name in names}
+
+
+def contestants(main_metric: str, scorecard: Scorecard) -> Table:
+    """The tuned model and its rivals, the best first, with intervals, and how far the tuned model is ahead."""
+    from rich.text import Text
+
+    from attune.stages.grade.words import interval, p_value, plain, signed
+
+    tuned = scorecard.results["tuned"]
+    shown = list(dict.fromkeys(name for name in (main_metric, *FIRST) if name in tuned))[:2]
+    metrics = metrics_of(shown)
+    main = metrics[main_metric]
+    sign = -1 if main.higher_is_better else 1
+    against = {one.rival: one for one in scorecard.comparisons if one.metric == main_metric}
+    percent = f"{scorecard.confidence:.0%} intervals, {scorecard.test_rows} sealed test rows"
+    made = table("", *(plain(name) for name in shown), f"tuned is ahead by ({plain(main_metric)})", title=f"On the same rows ({percent})")
+    order = sorted(scorecard.results, key=lambda name: sign * scorecard.results[name][main_metric].value if main_metric in scorecard.results[name] else float("inf"))
+    for name in order:
+        own = scorecard.results[name]
+        cells = [interval(own[metric], metrics[metric]) if metric in own else "–" for metric in shown]
+        one = against.get(name)
+        ahead: Any = ""
+        if one is not None:
+            better = one.low > 0 if main.higher_is_better else one.high < 0
+            worse = one.high < 0 if main.higher_is_better else one.low > 0
+            ahead = Text(f"{signed(one.difference, main)} ({signed(one.low, main)} to {signed(one.high, main)}), {p_value(one.p_value)}", "green" if better else "red" if worse else "")
+        add(made, Text(plain(name), "bold cyan" if name == "tuned" else ""), *cells, ahead, style="bold" if name == "tuned" else "")
+    return made
+
+
+def data_lines(dataset: DatasetVersion) -> list[tuple[str, str]]:
+    """What curation did, in counts."""
+    counts = dataset.counts
+    lines = [
+        ("rows", f"{counts['read']:,} read = {counts['kept']:,} kept + {counts['repaired']:,} repaired + {counts['quarantined']:,} quarantined"),
+        ("", f"train {counts['train']:,} · validation {counts['validation']:,} · test {counts['test']:,}"),
+    ]
+    found = " · ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(dataset.findings.items(), key=lambda one: -one[1]) if number)
+    return [*lines, ("found", found)] if found else lines
+
+
+def next_command(recipe: Recipe, cycle: Cycle, option: str) -> str:
+    """What a person would type next."""
+    where = short(recipe.folder)
+    if cycle.checkpoint is None:
+        return f"attune finetune {where}{option}"
+    if cycle.scorecard is None:
+        return f"attune grade {where}{option}"
+    if cycle.release is None:
+        return f"attune register {where}{option}"
+    if cycle.release.verdict == "SHIP":
+        return f"attune promote {recipe.name}{option}   then   attune serve {recipe.name}{option}"
+    return f"open the report; then better rows or another method, and `attune run {where}{option}` again"
+
+
+def short(path: Path) -> str:
+    """A path relative to the working directory where it lies below it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd().resolve())) or "."
+    except ValueError:
+        return str(path)

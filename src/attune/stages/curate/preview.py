@@ -1,0 +1,85 @@
+"""A first look at a recipe's rows without curating them: which source reads them, which column plays which role, how it parses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from attune.core.contracts import RawRecord
+from attune.core.errors import DataError
+from attune.core.recipe import Recipe
+from attune.stages.curate.columns import detect, profiles, suggestions
+from attune.stages.curate.reading import locations
+
+MOST = 200_000
+"""Records that are looked at; larger data is counted up to here."""
+SHOWN = 3
+
+
+@dataclass
+class Preview:
+    """What was seen."""
+
+    sources: list[tuple[str, str]] = field(default_factory=list)
+    """(path, source's name), in reading order."""
+    names: list[str] = field(default_factory=list)
+    """Columns in the data."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Role -> column."""
+    read: int = 0
+    more: bool = False
+    """True when there are more than `MOST` records."""
+    unreadable: list[tuple[str, str, str]] = field(default_factory=list)
+    """(place, problem, fix) of records that will be set aside."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The first parsed rows, with `place`."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """Value -> rows, for tasks with labels."""
+    hints: list[str] = field(default_factory=list)
+    """Sentences about columns that are not used and could be."""
+
+
+def preview(recipe: Recipe) -> Preview:
+    """Read, detect the columns and parse; nothing is written.
+
+    Raises:
+        DataError: the data cannot be opened, holds no rows, or a column is missing or unclear.
+    """
+    found = Preview()
+    records: list[RawRecord] = []
+    for location in locations(recipe, None):
+        found.sources.append((location.path, location.source.name))
+        for record in location.records():
+            if found.read == MOST:
+                found.more = True
+                break
+            found.read += 1
+            if record.values is None:
+                found.unreadable.append((record.place, record.problem or "not readable", record.fix or ""))
+            else:
+                records.append(record)
+    if not records:
+        raise DataError("there are no readable rows", place="data.path", fix="; ".join(f"{place}: {problem}" for place, problem, _ in found.unreadable[:3]) or "give a file that holds rows")
+    seen = profiles(records)
+    splits = recipe.keys.data.splits
+    taken = [name for name in (splits.group, splits.time, splits.given) if name]
+    for key, name in (("group", splits.group), ("time", splits.time), ("given", splits.given)):
+        if name and name not in seen:
+            raise DataError(f"there is no column '{name}'", place=f"data.splits.{key}", fix="the columns are: " + ", ".join(seen))
+    found.names = list(seen)
+    found.columns = detect(recipe.task, seen, recipe.keys.data.columns, taken, records[:20])
+    found.hints = suggestions(seen, [*found.columns.values(), *taken])
+    targets = [role.name for role in recipe.task.roles if role.target and role.type in ("label", "labels")]
+    for record in records:
+        try:
+            row = recipe.task.parse(dict(record.values or {}), found.columns)
+        except DataError as error:
+            found.unreadable.append((record.place, error.what, error.fix or ""))
+            continue
+        if len(found.rows) < SHOWN:
+            found.rows.append({"place": record.place, **row})
+        for target in targets:
+            value = row.get(target)
+            found.labels.update(str(one) for one in (value if isinstance(value, list) else [value]) if one not in (None, ""))
+    return found
