@@ -99,7 +99,7 @@ _IPV4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:])", re.I)
 _VERSION_CUE = re.compile(r"\b(?:v|ver|version|release|firmware|build|update|section|chapter)\.?\s*$", re.I)
 _PHONE = re.compile(
-    r"(?<![\w@/.:#-])(?<!\d )(?:"
+    r"(?<![\w@/.:#-])(?<!\d[ ,])(?:"
     r"\+\s?\d{1,3}(?:[ ./-]?\(?0?\)?[ ./-]?\d{1,5}){2,6}"  # international
     r"|00[1-9]\d{0,2}(?:[ ./-]\d{2,5}){2,5}"
     r"|(?:1[ .-])?\(\d{3}\)[ .-]?\d{3}[ .-]?\d{4}"  # North America
@@ -136,15 +136,16 @@ _CLOSING = (
 )
 _THANKS = r"(?<!no )(?:many )?thanks(?: a lot| so much| very much| again| in advance)?|thank you(?: very much| so much| again| in advance)?|ta(?: very much)?|cheers|best"
 _TEXT_END = r"\s*[.!]?\s*(?=$|\n|\||[\[(<+\d])"
-_NAMES = (
-    re.compile(rf"\b(?i:{_SAID})\s+({_ONE_NAME})"),
-    re.compile(rf"\b(?i:mr|mrs|ms|mx|dr|prof|herr|frau|mister|miss)\b\.?\s+({_ONE_NAME})"),
-    re.compile(rf"\b(?i:{_BEFORE_TWO}|{_RELATION},?)\s+({_TWO_NAMES})"),
-    re.compile(rf"(?:^|[.!?]\s+)({_TWO_NAMES}) (?i:here\b|speaking\b|again\b)"),
-    re.compile(rf"\b(?i:{_CLOSING})\s*[,.!–—-]*\s*({_ONE_NAME}){_TEXT_END}"),
-    re.compile(rf"\b(?i:{_THANKS})\s*(?:[,–—-]|[.!,]?\s*\n)\s*({_ONE_NAME}){_TEXT_END}"),
-    re.compile(rf"[–—]\s?({_ONE_NAME})\s*[.!]?\s*$"),
+_NAMES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
+    (("name", "holder", "hei", "appelle", "llamo", "nombre"), re.compile(rf"\b(?i:{_SAID})\s+({_ONE_NAME})")),
+    (("mr", "ms", "mx", "dr", "prof", "herr", "frau", "miss"), re.compile(rf"\b(?:(?i:mr|mrs|ms|mx|dr|prof)|Herrn?|Frau|Mister|Miss)\b\.?\s+({_ONE_NAME})")),
+    ((), re.compile(rf"\b(?i:{_BEFORE_TWO}|{_RELATION},?)\s+({_TWO_NAMES})")),
+    ((" here", " speaking", " again"), re.compile(rf"(?:^|[.!?]\s+)({_TWO_NAMES}) (?i:here\b|speaking\b|again\b)")),
+    (("regards", "wishes", "greetings", "sincerely", "yours", "cordially", "mfg", "grüße"), re.compile(rf"\b(?i:{_CLOSING})\s*[,.!–—-]*\s*({_ONE_NAME}){_TEXT_END}")),
+    (("thank", "ta,", "ta ", "cheers", "best", "much"), re.compile(rf"\b(?i:{_THANKS})\s*(?:[,–—-]|[.!,]?\s*\n)\s*({_ONE_NAME}){_TEXT_END}")),
+    (("–", "—"), re.compile(rf"[–—]\s?({_ONE_NAME})\s*[.!]?\s*$")),
 )
+"""Patterns whose first group is a name, each behind words of which one must be there for it to match (none: always tried)."""
 _PLACES = "road street close lane avenue drive court crescent terrace way square gardens grove hill park place row mews house apartment flat building floor suite"
 _STOP_WORDS = (
     "a an the i i'm my we you he she it they this that these those not very so still just really also again already always never now here there where when why how what who which please "
@@ -218,7 +219,8 @@ def _addresses(text: str) -> Iterator[tuple[int, int]]:
 def _phones(text: str) -> Iterator[tuple[int, int]]:
     for match in _PHONE.finditer(text):
         digits = re.sub(r"\D", "", re.split(r"ext|x", match.group())[0])
-        if 7 <= len(digits) <= 15 and (match.group().startswith("+") or not _NOT_PHONE_CUE.search(text, max(0, match.start() - 40), match.start())):
+        least = 9 if digits.startswith("0") else 7
+        if least <= len(digits) <= 15 and (match.group().startswith("+") or not _NOT_PHONE_CUE.search(text, max(0, match.start() - 40), match.start())):
             yield match.start(), match.start() + len(match.group().rstrip())
     for match in _PHONE_RUN.finditer(text):
         before = max(0, match.start() - 40)
@@ -227,7 +229,10 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _names(text: str) -> Iterator[tuple[int, int]]:
-    for pattern in _NAMES:
+    lowered = text.lower()
+    for words_needed, pattern in _NAMES:
+        if words_needed and not any(word in lowered for word in words_needed):
+            continue
         for match in pattern.finditer(text):
             words = match.group(1).split()
             while words and words[-1].strip(".").casefold() in _NO_NAMES:

@@ -13,16 +13,20 @@ from attune.core.text import normalise
 if TYPE_CHECKING:
     import numpy as np
 
+Progress = Callable[[int, int], None]
+Pair = tuple[int, int, float]
+"""Two indexes and their similarity in (0, 1]."""
+
 BANDS, ROWS_IN_BAND = 25, 5
 """A pair of Jaccard similarity s becomes a candidate with probability 1 - (1 - s^5)^25: above 0.9999 at 0.8 (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4)."""
 SEED = 42
 CHARACTERS = 4
-_NO_WORD = re.compile(r"[\W_]+")
 AT_MOST = 50_000
 """Characters of a text that are compared."""
 CHUNK = 2000
 LARGE_BUCKET = 50
-"""In a larger bucket every text is compared with the first of its near-equals only, so that templates do not cost a square."""
+"""In a larger bucket a text is compared with the first of each group only, so that a template of thousands does not cost a square."""
+_NO_WORD = re.compile(r"[\W_]+")
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -33,67 +37,122 @@ def shingles(text: str) -> frozenset[str]:
 
 
 def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    """Size of the intersection over size of the union, in (0, 1]; sets of shingles are never empty."""
+    """Size of the intersection over size of the union, in [0, 1]; sets of shingles are never empty."""
     common = len(left & right)
     return common / (len(left) + len(right) - common)
 
 
-def similar_pairs(texts: Sequence[str], threshold: float, progress: Callable[[int, int], None] | None = None) -> list[tuple[int, int, float]]:
-    """Pairs (i, j, similarity) with i < j whose similarity is at least `threshold`; enough of them to join every near-equal text to its group.
+class Groups:
+    """Items joined pair by pair; a group is named by its smallest member."""
+
+    def __init__(self, size: int, pairs: Iterable[tuple[int, int]] = ()) -> None:
+        self.parent = list(range(size))
+        for a, b in pairs:
+            self.join(a, b)
+
+    def of(self, i: int) -> int:
+        """The name of the group of item `i`."""
+        while self.parent[i] != i:
+            self.parent[i] = self.parent[self.parent[i]]
+            i = self.parent[i]
+        return i
+
+    def join(self, a: int, b: int) -> bool:
+        """Join two items' groups; False when they were one already."""
+        left, right = self.of(a), self.of(b)
+        self.parent[max(left, right)] = min(left, right)
+        return left != right
+
+
+def similar_pairs(texts: Sequence[str], threshold: float, progress: Progress | None = None) -> list[Pair]:
+    """Pairs (i, j, similarity), i < j, that join every text to its near-equals, directly or through others: one pair less than texts per group.
 
     Args:
-        texts: what is compared, after normalisation.
+        texts: what is compared.
         threshold: smallest Jaccard similarity of character shingles, in [0.7, 1]; below, MinHash would miss pairs.
-        progress: told (texts done, texts), twice over: once for hashing, once for comparing.
+        progress: told (done, total).
     """
-    same: dict[str, list[int]] = defaultdict(list)
-    for i, text in enumerate(texts):
-        same[normalise(text[:AT_MOST])].append(i)
-    pairs = [(members[0], other, 1.0) for members in same.values() for other in members[1:]]
-    unique = [members[0] for members in same.values()]
-
-    @lru_cache(maxsize=CHUNK)
-    def shingles_of(i: int) -> frozenset[str]:
-        return shingles(texts[i])
-
-    seen: set[tuple[int, int]] = set()
-    for bucket in _buckets([texts[i] for i in unique], progress or (lambda done, total: None)):
-        members = [unique[place] for place in bucket]
-        heads: list[int] = []
-        for place, j in enumerate(members):
-            joined = False
-            for i in heads if len(members) > LARGE_BUCKET else members[:place]:
-                if (i, j) in seen:
-                    joined = True
-                    continue
-                similarity = jaccard(shingles_of(i), shingles_of(j))
-                if similarity >= threshold:
-                    seen.add((i, j))
+    same = _same([normalise(text[:AT_MOST]) for text in texts])
+    joined = Groups(len(texts))
+    pairs: list[Pair] = [(copies[0], other, 1.0) for copies in same for other in copies[1:] if joined.join(copies[0], other)]
+    compare = _Comparison(texts, threshold)
+    for bucket in _buckets(texts, [copies[0] for copies in same], progress):
+        firsts: dict[int, int] = {}
+        for place, j in enumerate(bucket):
+            for i in list(firsts.values()) if len(bucket) > LARGE_BUCKET else bucket[:place]:
+                similarity = 0.0 if joined.of(i) == joined.of(j) else compare(i, j)
+                if similarity:
+                    joined.join(i, j)
                     pairs.append((i, j, similarity))
-                    joined = True
-            if not joined:
-                heads.append(j)
+            firsts.setdefault(joined.of(j), j)
     return sorted(pairs)
 
 
-def _buckets(texts: Sequence[str], progress: Callable[[int, int], None]) -> Iterator[list[int]]:
-    """Ascending indexes of texts that agree in all rows of a band, for every band."""
+def similar_across(texts: Sequence[str], rank: Sequence[int], threshold: float, progress: Progress | None = None) -> list[Pair]:
+    """For every text that has a near-equal of a lower rank: (that one, the text, similarity), once per text; arguments as `similar_pairs`."""
+    same = _same([(rank[i], normalise(text[:AT_MOST])) for i, text in enumerate(texts)])
+    copies_of = {copies[0]: copies for copies in same}
+    found: dict[int, tuple[int, float]] = {}
+    compare = _Comparison(texts, threshold)
+    for bucket in _buckets(texts, list(copies_of), progress):
+        for j in bucket:
+            if j in found:
+                continue
+            for i in bucket:
+                similarity = compare(min(i, j), max(i, j)) if rank[i] < rank[j] else 0.0
+                if similarity:
+                    found[j] = (i, similarity)
+                    break
+    return sorted((i, copy, similarity) for j, (i, similarity) in found.items() for copy in copies_of[j])
+
+
+def _same(keys: Sequence[object]) -> list[list[int]]:
+    """Indexes of equal keys, in order of appearance."""
+    found: dict[object, list[int]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        found[key].append(i)
+    return list(found.values())
+
+
+class _Comparison:
+    """Similarity of two texts where it reaches the threshold, else 0; no pair is computed twice."""
+
+    def __init__(self, texts: Sequence[str], threshold: float) -> None:
+        self.threshold = threshold
+        self.apart: set[tuple[int, int]] = set()
+        self.shingles_of = lru_cache(maxsize=CHUNK)(lambda i: shingles(texts[i]))
+
+    def __call__(self, i: int, j: int) -> float:
+        if (i, j) in self.apart:
+            return 0.0
+        left, right = self.shingles_of(i), self.shingles_of(j)
+        if min(len(left), len(right)) >= self.threshold * max(len(left), len(right)):
+            similarity = jaccard(left, right)
+            if similarity >= self.threshold:
+                return similarity
+        self.apart.add((i, j))
+        return 0.0
+
+
+def _buckets(texts: Sequence[str], members: Sequence[int], progress: Progress | None) -> Iterator[list[int]]:
+    """Ascending groups of `members` whose texts agree in all rows of a band, band after band."""
     import numpy as np
 
-    digests = _digests(texts, progress)
+    told = progress or (lambda done, total: None)
+    digests = _digests([texts[i] for i in members], told)
+    names_of = np.array(members)
     mixer = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63], dtype=np.uint64)
-    for band in range(BANDS if len(digests) else 0):
-        progress(len(texts) + band * len(texts) // BANDS, 2 * len(texts))
+    for band in range(BANDS if len(members) > 1 else 0):
+        told(len(members) + band * len(members) // BANDS, 2 * len(members))
         part = digests[:, band * ROWS_IN_BAND : (band + 1) * ROWS_IN_BAND]
-        names = (part * mixer).sum(axis=1, dtype=np.uint64)  # two bands with one name only cost a comparison
-        order = np.argsort(names, kind="stable")
-        ends = np.flatnonzero(np.diff(names[order])) + 1
-        for bucket in np.split(order, ends):
-            if len(bucket) > 1:
-                yield bucket.tolist()
+        keys = (part * mixer).sum(axis=1, dtype=np.uint64)  # two bands with one key only cost a comparison
+        order = np.argsort(keys, kind="stable")
+        edges = np.concatenate(([0], np.flatnonzero(np.diff(keys[order])) + 1, [len(order)]))
+        for run in np.flatnonzero(np.diff(edges) > 1):
+            yield names_of[order[edges[run] : edges[run + 1]]].tolist()
 
 
-def _digests(texts: Sequence[str], progress: Callable[[int, int], None]) -> np.ndarray:
+def _digests(texts: Sequence[str], progress: Progress) -> np.ndarray:
     """MinHash values, uint64 [n, BANDS * ROWS_IN_BAND]."""
     import numpy as np
     from rensa import RMinHash
@@ -104,20 +163,3 @@ def _digests(texts: Sequence[str], progress: Callable[[int, int], None]) -> np.n
         found[begin : begin + len(sets)] = RMinHash.digests_from_token_sets(sets, found.shape[1], SEED)
         progress(begin + len(sets), 2 * len(texts))
     return found
-
-
-def groups(size: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """The group of each of `size` items when pairs are joined transitively; a group is named by its smallest member."""
-    parent = list(range(size))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for a, b in pairs:
-        left, right = find(a), find(b)
-        if left != right:
-            parent[max(left, right)] = min(left, right)
-    return [find(i) for i in range(size)]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from attune.core.contracts import Check, CheckContext, Finding, Row
 from attune.core.keys import Keys, key
-from attune.core.similar import similar_pairs
+from attune.core.similar import similar_across
 from attune.core.text import normalise
 
 RANK = {"test": 0, "validation": 1, "train": 2}
@@ -49,10 +49,8 @@ class Leakage(Check):
                         told.add(i)
                         what = "the same text" if kind == "text" else f"the same {kind} '{name}'"
                         yield self._finding(rows, i, best[name], column if kind == "text" else kind, what, splits)
-        for i, j, similarity in similar_pairs(texts, self.keys.threshold, context.progress):
-            loser, keeper = (i, j) if rank[i] > rank[j] else (j, i)
-            if rank[i] != rank[j] and loser not in told:
-                told.add(loser)
+        for keeper, loser, similarity in similar_across(texts, rank, self.keys.threshold, context.progress):
+            if loser not in told:
                 yield self._finding(rows, loser, keeper, column, f"nearly the same text (similarity {similarity:.2f})", splits)
 
     def _finding(self, rows: Sequence[Row], loser: int, keeper: int, column: str, what: str, splits: object) -> Finding:

@@ -17,7 +17,7 @@ from typing import Any
 
 from attune.core.contracts import Row, Task
 from attune.core.errors import DataError
-from attune.core.similar import groups
+from attune.core.similar import Groups
 from attune.core.text import normalise
 
 LEAST_TEST = 5
@@ -103,7 +103,8 @@ def _units(rows: Sequence[Row], links: Sequence[tuple[str, str]]) -> list[int]:
         keys += [("group", str(row["group"]))] if row.get("group") is not None else []
         for key in keys:
             pairs.append((first.setdefault(key, i), i))
-    return groups(len(rows), pairs)
+    groups = Groups(len(rows), pairs)
+    return [groups.of(i) for i in range(len(rows))]
 
 
 def with_same_text(rows: Sequence[Row], task: Task) -> list[Row]:
