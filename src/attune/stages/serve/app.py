@@ -66,7 +66,7 @@ class Guard:
     async def _http(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         began = time.perf_counter()
         counted = scope["path"] not in limits.OPEN_PATHS
-        unread = True
+        unread = _has_body(scope)
         try:
             self._headers(scope)
             if counted and self.in_hand >= self.endpoint.keys.max_waiting:
@@ -75,8 +75,10 @@ class Guard:
             self.endpoint.metrics.in_flight.set(self.in_hand)
             try:
                 if scope["method"] not in limits.SAFE_METHODS:
-                    receive = _replay(await self._body(receive), receive)
-                unread = False
+                    body = await self._body(receive)
+                    unread = False
+                    limits.require_json_text(body)
+                    receive = _replay(body, receive)
                 await self.app(scope, receive, answer)
             finally:
                 self.in_hand -= counted
@@ -100,7 +102,7 @@ class Guard:
         if scope["method"] not in limits.SAFE_METHODS:
             limits.require_size(headers, self.endpoint.keys.max_body_bytes)
             limits.require_json(headers)
-        elif limits.header(headers, b"transfer-encoding") or limits.header(headers, b"content-length") not in (None, "0"):
+        elif _has_body(scope):
             raise Problem(400, f"{scope['method']} takes no body", field="body", fix="leave it out")
 
     async def _body(self, receive: Receive) -> bytes:
@@ -121,9 +123,7 @@ class Guard:
                         break
         except TimeoutError as error:
             raise Problem(408, f"the body did not arrive in {BODY_SECONDS:.0f} s", field="body", fix="send it faster") from error
-        body = b"".join(pieces)
-        limits.require_depth(body)
-        return body
+        return b"".join(pieces)
 
 
 class _Answer:
@@ -164,6 +164,11 @@ class _Answer:
             except TimeoutError:
                 pass  # enough was done for a client that goes on sending
             await self({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _has_body(scope: Scope) -> bool:
+    """True when the headers announce a body."""
+    return any(name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0") for name, value in scope["headers"])
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -80,8 +80,12 @@ def too_large(limit: int) -> Problem:
     return Problem(413, f"the body is larger than {limit:,} bytes", field="body", fix="send fewer or shorter items; the limit is serve.max_body_bytes")
 
 
-def require_depth(body: bytes) -> None:
-    """Refuse JSON that is nested deeper than any request of ours, before it is parsed."""
+def require_json_text(body: bytes) -> None:
+    """Refuse, before anything is parsed, what is not UTF-8 and JSON that is nested deeper than any request of ours."""
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Problem(422, f"the body is not UTF-8 at byte {error.start}", field="body", fix="encode it as UTF-8") from error
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
     depth = 0
