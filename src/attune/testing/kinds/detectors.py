@@ -25,7 +25,7 @@ def _window(number: int, rows: int, *, moved: bool = False) -> WindowData:
     shares = [0.7, 0.1, 0.1, 0.1] if moved else [0.25] * 4
     confidence = np.clip(draw.normal(0.55 if moved else 0.9, 0.05, rows), 0, 1)
     correct = (draw.random(rows) < (0.4 if moved else 0.9)).astype(np.float64)
-    texts = [f"{'new' if moved else 'old'} text {number} {i}" for i in range(rows)]
+    texts = [f"text {number} {i} " + "word " * int(draw.integers(6, 12) if moved else draw.integers(2, 8)) for i in range(rows)]
     return WindowData(texts, vectors, [str(one) for one in draw.choice(LABELS, rows, p=shares)], confidence, correct)
 
 

@@ -1,0 +1,1 @@
+"""Plugs from outside Attune."""
