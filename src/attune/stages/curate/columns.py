@@ -202,14 +202,24 @@ def _listing(found: dict[str, Profile]) -> str:
     return "\n".join(f"    {name}: " + (" | ".join(profile.samples) or "(always empty)") for name, profile in found.items())
 
 
-def _to_write(task: Task, chosen: dict[str, str], role: Role, options: Sequence[str]) -> str:
-    parts = [f"{r.name}: {chosen.get(r.name) or (' or '.join(options) if r.name == role.name and options else 'COLUMN')}" for r in task.roles if r.required]
-    return "write `columns: {" + ", ".join(parts) + "}` under `data`"
+def _to_write(task: Task, found: dict[str, Profile], chosen: dict[str, str], role: Role, options: Sequence[str]) -> str:
+    """The line to put into the recipe, with what is known filled in and the longest text proposed where a text is open."""
+    free = [profile for profile in found.values() if profile.name not in chosen.values() and profile.name not in options]
+    longest = max(free, key=lambda profile: profile.characters, default=None)
+
+    def column(one: Role) -> str:
+        if one.name in chosen:
+            return chosen[one.name]
+        if one.name == role.name:
+            return " or ".join(options) or "COLUMN"
+        return longest.name if one.type == "text" and longest is not None else "COLUMN"
+
+    return "write `columns: {" + ", ".join(f"{r.name}: {column(r)}" for r in task.roles if r.required or r.name in chosen or r.name == role.name) + "}` under `data`"
 
 
 def _unclear(task: Task, role: Role, able: Sequence[str], found: dict[str, Profile], chosen: dict[str, str]) -> DataError:
     names = ", ".join(f"'{name}'" for name in able)
-    return DataError(f"the {role.name} ({role.meaning}) could be in {names}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, chosen, role, able))
+    return DataError(f"the {role.name} ({role.meaning}) could be in {names}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, found, chosen, role, able))
 
 
 def _nothing(task: Task, role: Role, free: Sequence[str], found: dict[str, Profile], chosen: dict[str, str]) -> DataError:
@@ -219,7 +229,7 @@ def _nothing(task: Task, role: Role, free: Sequence[str], found: dict[str, Profi
         return DataError(f"{what}:\n{_listing(found)}", place="data", fix='add the missing column; if the fields are there, check the delimiter: `source: {name: csv, delimiter: ";"}`')
     ids = [name for name in free if role.type == "label" and found[name].distinct > 0.34 * max(1, found[name].filled)]
     reason = f" ('{ids[0]}' differs in almost every row, so it looks like ids or texts, not labels)" if ids else ""
-    return DataError(f"no column looks like the {role.name} ({role.meaning}){reason}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, chosen, role, []))
+    return DataError(f"no column looks like the {role.name} ({role.meaning}){reason}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, found, chosen, role, []))
 
 
 def suggestions(found: dict[str, Profile], used: Sequence[str]) -> list[str]:
