@@ -77,7 +77,7 @@ SETS = {
         banking77,
         ("BERT-base tuned, full data: accuracy 0.9366 (Casanueva et al. 2020, table 3)", "USE + ConveRT: 0.9336", "logistic regression on MiniLM embeddings, measured here: 0.9295"),
         "official split; 10% of the training rows validate",
-        {"max_length": 96},
+        {"max_length": 96, "epochs": 3},
     ),
     "medical_abstracts": DataSet(
         medical_abstracts,
@@ -102,13 +102,12 @@ SETS = {
 }
 
 
-def one(name: str, method: str, seed: int, data: Path, work: Path) -> dict[str, Any]:
-    """One run through the command line."""
+def one(name: str, method: str, seed: int, data: Path, work: Path, until: str) -> dict[str, Any]:
+    """One run through the command line; a run that was stopped goes on in the same folder."""
     folder = work / f"{name}-{method}-{seed}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     described = SETS[name]
-    train = {k: v for k, v in described.train.items() if not (k == "epochs" and method != "full")}
+    train = {k: v for k, v in described.train.items() if not (k == "epochs" and method == "head")}
     recipe = {
         "name": name,
         "task": described.task,
@@ -120,8 +119,10 @@ def one(name: str, method: str, seed: int, data: Path, work: Path) -> dict[str, 
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe, indent=1))
     begin = time.perf_counter()
-    attune("run", "recipe.yaml", "--workspace", "workspace", folder=folder)
+    attune("run", "recipe.yaml", "--workspace", "workspace", "--until", until, folder=folder)
     seconds = time.perf_counter() - begin
+    if until != "register":
+        return {"set": name, "method": method, "seed": seed, "seconds": round(seconds, 1)}
     from attune.core.records import Checkpoint, DatasetVersion, Scorecard
     from attune.core.workspace import Workspace
 
@@ -130,6 +131,7 @@ def one(name: str, method: str, seed: int, data: Path, work: Path) -> dict[str, 
     checkpoint = workspace.ledger.find(Checkpoint)[-1]
     dataset = workspace.ledger.find(DatasetVersion)[-1]
     workspace.close()
+    training = _training_seconds(folder / "workspace" / "runs" / checkpoint.run / "events.jsonl")
     shutil.rmtree(folder)
     return {
         "set": name,
@@ -141,9 +143,17 @@ def one(name: str, method: str, seed: int, data: Path, work: Path) -> dict[str, 
         "verdict": scorecard.verdict,
         "best_step": checkpoint.best_step,
         "steps": checkpoint.steps,
-        "seconds": round(seconds, 1),
+        "seconds": round(training, 1),
         "commit": commit(),
     }
+
+
+def _training_seconds(path: Path) -> float:
+    """From the first to the last event of the finetune stage."""
+    from attune.core.events import read_events
+
+    times = [event["at"] for event in read_events(path) if event["message"].startswith(("step ", "best at step"))]
+    return times[-1] - times[0]
 
 
 def main() -> None:
@@ -153,6 +163,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["full", "lora", "head"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[7, 8, 9])
     parser.add_argument("--work", type=Path, default=Path("/tmp/attune-classification"))
+    parser.add_argument("--until", default="register", choices=["finetune", "register"], help="finetune: tune now, grade in a later call")
     parser.add_argument("--out", type=Path, default=RESULTS / "classification.json")
     options = parser.parse_args()
     kept = json.loads(options.out.read_text()) if options.out.is_file() else {"runs": []}
@@ -162,7 +173,10 @@ def main() -> None:
             for seed in options.seeds:
                 if (name, method, seed) in done:
                     continue
-                run = one(name, method, seed, options.data.resolve(), options.work)
+                run = one(name, method, seed, options.data.resolve(), options.work, options.until)
+                if options.until != "register":
+                    print(run, flush=True)
+                    continue
                 kept["runs"].append(run)
                 tuned = run["results"]["tuned"]
                 print(name, method, seed, {m: round(e["value"], 4) for m, e in tuned.items()}, run["verdict"], f"{run['seconds']} s", flush=True)
