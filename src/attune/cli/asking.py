@@ -102,7 +102,7 @@ def _show(screen: Screen, answers: list[dict[str, Any]], inputs: list[str]) -> N
     made = table("answer", *(["confidence"] if sure else []), *(["runners-up"] if scored else []), *inputs, right=("confidence",))
     for answer in answers[:MOST_SHOWN]:
         said = answer["output"] if isinstance(answer["output"], list) else [answer["output"]]
-        others = [f"{label} {p:.0%}" for label, p in answer["scores"].items() if label not in said][: MOST_SCORES - 1]
+        others = [f"{label} {p:.1%}" for label, p in answer["scores"].items() if label not in said][: MOST_SCORES - 1]
         confidence = [f"{answer['confidence']:.1%}" if answer["confidence"] is not None else ""] if sure else []
         add(made, _output(answer["output"]), *confidence, *([" · ".join(others)] if scored else []), *(excerpt(answer["input"].get(name, ""), 80) for name in inputs))
     screen.show(made)

@@ -94,12 +94,12 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
     made = table("row", *(name for name in seen.rows[0] if name != "place"), title="\nThe first rows, as they are read") if seen.rows else None
     if made is not None:
         for row in seen.rows:
-            add(made, row["place"], *(excerpt(value if isinstance(value, str) else str(value), CELL) for name, value in row.items() if name != "place"))
+            add(made, row["place"], *(excerpt(_cell(value), CELL) for name, value in row.items() if name != "place"))
         screen.show(made)
     if seen.labels:
         most = seen.labels.most_common()
-        screen.show("", f"{len(most)} labels: " + ", ".join(f"{label} {number}" for label, number in most[:MOST_LABELS]) + (f" and {len(most) - MOST_LABELS} more" if len(most) > MOST_LABELS else ""))
-        few = [f"{label} {number}" for label, number in most if number < FEW]
+        screen.show("", f"{len(most)} labels: " + ", ".join(f"{_name(label)} {number}" for label, number in most[:MOST_LABELS]) + (f" and {len(most) - MOST_LABELS} more" if len(most) > MOST_LABELS else ""))
+        few = [f"{_name(label)} {number}" for label, number in most if number < FEW]
         if few:
             screen.note(f"few rows: {', '.join(few[:MOST_LABELS])}{' ...' if len(few) > MOST_LABELS else ''}; a label needs rows in training, validation and test", "yellow")
     if seen.unreadable:
@@ -118,6 +118,18 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         "labels": dict(seen.labels.most_common()),
         "hints": seen.hints,
     }
+
+
+def _name(label: str) -> str:
+    """A label as it is, in quotes where spaces at its ends would not be seen."""
+    return label if label and label == label.strip() else repr(label)
+
+
+def _cell(value: Any) -> str:
+    """A role value for reading: texts as they are, turns of a conversation as `user: ...`, lists with commas."""
+    if isinstance(value, list):
+        return " / ".join(f"{one.get('role', '')}: {one.get('content', '')}" if isinstance(one, dict) else str(one) for one in value)
+    return str(value)
 
 
 def _plan(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any]:

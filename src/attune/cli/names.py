@@ -52,7 +52,7 @@ def approved_or_newest(screen: Screen, name: str) -> Release:
     if approved is not None:
         return approved
     newest = ledger.find(Release, specialist)[-1]
-    screen.warn(f"no release of '{specialist}' is approved; version {newest.version} ({newest.verdict}) answers. Approve it with `attune promote {specialist}`")
+    screen.warn(f"no release of '{specialist}' is approved; version {newest.version} ({newest.verdict}) is used. Approve it with `attune promote {specialist}`")
     return newest
 
 

@@ -31,14 +31,15 @@ def promote(
     from attune.core.workspace import actor
     from attune.stages import register
 
+    if force and not reason.strip():
+        raise Refused("a forced promotion needs a written reason", place="--force", fix=f'attune promote {release} --force --reason "..."')
     found = release_of(screen, release)
     workspace = screen.workspace(create=False)
     before = workspace.ledger.approved(found.specialist)
     try:
         register.promote(workspace, found, actor=actor(), reason=reason, force=force)
     except Refused as error:
-        if not force:
-            error.fix = f'{error.fix}: `attune promote {release} --force --reason "..."`'
+        error.fix = f'{error.fix}: `attune promote {release} --force --reason "..."`'
         raise
     if before is not None and before.id == found.id:
         screen.show(f"version {found.version} of '{found.specialist}' is approved already")
