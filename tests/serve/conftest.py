@@ -24,7 +24,7 @@ URL = "http://127.0.0.1:8321"
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """Three registered releases that are sure of themselves to different degrees; the first is approved."""
     made = Workspace(tmp_path_factory.mktemp("serve") / "space")
-    for scale in (12.0, 20.0, 28.0):
+    for scale in (3.0, 5.0, 8.0):
         releases.release(made, scale=scale)
     register.promote(made, all_releases(made)[0], actor="test")
     yield made

@@ -96,6 +96,7 @@ class Guard:
 
     def _headers(self, scope: Scope) -> None:
         headers, allowed = scope["headers"], self.endpoint.keys.allowed_hosts
+        limits.require_header_size(headers)
         limits.require_host(headers, allowed)
         limits.require_origin(scope["method"], headers, allowed)
         limits.require_token(scope["path"], headers, self.token)
@@ -474,6 +475,7 @@ def run(
             timeout_keep_alive=30,
             timeout_graceful_shutdown=FINISH_SECONDS,
             backlog=512,
+            h11_max_incomplete_event_size=limits.MAX_HEADER_BYTES,
         )
         _Server(config, endpoint, told, drain_seconds).run(sockets=[listener])
     finally:

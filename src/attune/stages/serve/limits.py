@@ -12,6 +12,7 @@ from attune.stages.serve.problems import Problem
 OPEN_PATHS = ("/livez", "/readyz")
 """The only paths that answer without the token."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+MAX_HEADER_BYTES = 16_384
 MAX_DEPTH = 32
 """Brackets within brackets in a JSON body."""
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
@@ -24,6 +25,12 @@ def header(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> str | None:
     if len(found) > 1:
         raise Problem(400, "the header stands more than once", field=name.decode(), fix="send it once")
     return found[0].decode("latin-1").strip() if found else None
+
+
+def require_header_size(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse more header bytes than any client of ours sends."""
+    if sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES:
+        raise Problem(431, f"the headers are larger than {MAX_HEADER_BYTES:,} bytes", fix="send fewer headers")
 
 
 def host_name(host: str) -> str:

@@ -21,6 +21,7 @@ TITLES = {
     415: "Not JSON",
     421: "Wrong host",
     422: "Cannot be used",
+    431: "Headers too large",
     500: "Fault in the server",
     503: "Not available now",
 }
