@@ -67,7 +67,16 @@ class Result:
 def curate(tmp_path: Path) -> Callable[..., Result]:
     """curate({"rows.csv": text or bytes}, path="rows.csv", task=..., checks=..., splits=...) -> Result."""
 
-    def call(files: dict[str, str | bytes], path: Any = None, task: Any = "text_classification", workspace: Workspace | None = None, seed: int = 7, extra_rows: Path | None = None, previous: DatasetVersion | None = None, **data: Any) -> Result:
+    def call(
+        files: dict[str, str | bytes],
+        path: Any = None,
+        task: Any = "text_classification",
+        workspace: Workspace | None = None,
+        seed: int = 7,
+        extra_rows: Path | None = None,
+        previous: DatasetVersion | None = None,
+        **data: Any,
+    ) -> Result:
         for name, content in files.items():
             target = tmp_path / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ _VERSION_CUE = re.compile(r"\b(?:v|ver|version|release|firmware|build|update|sec
 _PHONE = re.compile(
     r"(?<![\w@/.:#-])(?<!\d[ ,])(?:"
     r"\+\s?\d{1,3}(?:[ ./-]?\(?0?\)?[ ./-]?\d{1,5}){2,6}"  # international
-    r"|00[1-9]\d{0,2}(?:[ ./-]\d{2,5}){2,5}"
+    r"|00[1-9]\d{0,2}(?:[ ./-]\d{2,8}){2,5}"
     r"|(?:1[ .-])?\(\d{3}\)[ .-]?\d{3}[ .-]?\d{4}"  # North America
     r"|(?:1[ .-])?[2-9]\d{2}(?P<sign>[ .-])[2-9]\d{2}(?P=sign)\d{4}"
     r"|\(0\d{1,4}\)[ ]?\d{3,4}[ -]?\d{3,5}"  # national with leading zero

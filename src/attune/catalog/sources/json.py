@@ -55,9 +55,10 @@ class Json(Source):
             lines = decode_lines(read_bytes(path))
             name = shown(path, folder)
             first = next((line.strip() for line, _ in lines if line.strip()), "")
-            if first.startswith("["):
+            by_line = not path.name.lower().removesuffix(".gz").endswith(".json")
+            if first.startswith("[") and not (by_line and _parses(first, decoder)):
                 yield from self._elements("\n".join(line for line, _ in lines), name, decoder, 0)
-            elif path.name.lower().removesuffix(".gz").endswith(".json") and not _is_object(first, decoder):
+            elif not by_line and not _parses(first, decoder):
                 yield from self._document("\n".join(line for line, _ in lines), name, decoder)
             else:
                 yield from self._lines(lines, name, decoder)
@@ -121,11 +122,12 @@ class Json(Source):
             raise DataError(f"an object with {len(body)} key(s) and no single list of objects", place=name, fix="write one object per line, or name the list: `source: {name: json, field: ...}`")
 
 
-def _is_object(line: str, decoder: json.JSONDecoder) -> bool:
+def _parses(line: str, decoder: json.JSONDecoder) -> bool:
     try:
-        return isinstance(decoder.decode(line), dict)
+        decoder.decode(line)
     except (ValueError, RecursionError):
         return False
+    return True
 
 
 def _record(place: str, value: Any, raw: str, repaired: tuple[str, ...]) -> RawRecord:

@@ -1,0 +1,146 @@
+"""Who trains and who tests: shares, labels, units that stay together, group, time and given splits."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import pytest
+
+from attune.core.errors import DataError
+from attune.stages.curate import splits
+from tests.curate.conftest import as_csv, clean_rows
+
+
+def test_shares_and_labels_are_kept(curate):
+    result = curate({"rows.csv": as_csv(clean_rows())})
+    by = Counter((row["split"], row["label"]) for row in result.rows())
+    for label in ("refund", "delivery", "broken"):
+        assert abs(by["test", label] - 12) <= 2
+        assert abs(by["validation", label] - 6) <= 2
+
+
+def test_the_seed_decides(curate):
+    first = curate({"rows.csv": as_csv(clean_rows())})
+    again = curate({"rows.csv": as_csv(clean_rows())})
+    other = curate({"rows.csv": as_csv(clean_rows())}, seed=8)
+    tests = [{row["text"] for row in result.rows("test")} for result in (first, again, other)]
+    assert tests[0] == tests[1]
+    assert len(tests[0] & tests[2]) < 0.6 * len(tests[0])
+
+
+def test_rare_labels_are_in_train_and_told(curate):
+    rare = [(f"the invoice number {word} is wrong", "invoice") for word in ("one", "two", "three")] + [("nobody answers the telephone", "hotline")]
+    result = curate({"rows.csv": as_csv([*clean_rows(), *rare])})
+    by = Counter((row["label"], row["split"]) for row in result.rows())
+    assert by["invoice", "train"] >= 1
+    assert by["invoice", "test"] >= 1
+    assert by["hotline", "train"] == 1
+    told = " ".join(event["message"] for event in result.heard if event["kind"] == "warning")
+    assert "'hotline' (1 rows)" in told
+    assert "is not tested" in told
+
+
+def test_copies_of_a_text_stand_in_one_split(curate):
+    copies = [(f"{greeting} my new garden bench has a broken leg and wobbles", "broken") for greeting in ("Hello,", "Hi", "Dear all:", "Good day,", "hey", "Morning,", "Servus", "Hallo")]
+    result = curate({"rows.csv": as_csv([*clean_rows(), *copies])})
+    assert len({row["split"] for row in result.rows() if "garden bench" in row["text"]}) == 1
+    assert not result.findings("leakage")
+
+
+def _with_customers() -> str:
+    return "customer,text,label\n" + "\n".join(f'K{i % 45},"{text}",{label}' for i, (text, label) in enumerate(clean_rows()))
+
+
+def test_a_group_is_never_divided(curate):
+    result = curate({"rows.csv": _with_customers()}, splits={"by": "group", "group": "customer"})
+    where = defaultdict(set)
+    for row in result.rows():
+        where[row["group"]].add(row["split"])
+    assert len(where) == 45
+    assert all(len(splits) == 1 for splits in where.values())
+    assert 20 <= result.dataset.counts["test"] <= 55
+
+
+def test_without_the_group_column_groups_would_be_divided(curate):
+    """The must-fail twin: the property above is not true by chance."""
+    result = curate({"rows.csv": _with_customers()}, columns={"text": "text", "label": "label"})
+    customer = {text: f"K{i % 45}" for i, (text, _) in enumerate(clean_rows())}
+    where = defaultdict(set)
+    for row in result.rows():
+        where[customer[row["text"]]].add(row["split"])
+    assert any(len(splits) > 1 for splits in where.values())
+
+
+def test_the_newest_rows_are_the_test_rows(curate):
+    rows = clean_rows()
+    days = {text: (i * 37) % 180 for i, (text, _) in enumerate(rows)}
+    table = "when,text,label\n" + "\n".join(f'{1 + days[text] % 28:02d}.{1 + days[text] // 28:02d}.2026,"{text}",{label}' for text, label in rows)
+    result = curate({"rows.csv": table}, splits={"by": "time", "time": "when"})
+    newest_train = max(days[row["text"]] for row in result.rows("train"))
+    oldest_test = min(days[row["text"]] for row in result.rows("test"))
+    assert newest_train < oldest_test
+    assert not result.findings("reading")
+
+
+def test_times_that_cannot_be_read_are_refused_or_set_aside(curate):
+    rows = clean_rows()
+    one_bad = "when,text,label\n" + "\n".join(f'{"soon" if i == 5 else f"2026-01-01T{i // 60:02d}:{i % 60:02d}"},"{text}",{label}' for i, (text, label) in enumerate(rows))
+    result = curate({"rows.csv": one_bad}, splits={"by": "time", "time": "when"})
+    assert [(one["row"], one["reason"]) for one in result.quarantine] == [(7, "no readable time")]
+    all_bad = "when,text,label\n" + "\n".join(f'soon,"{text}",{label}' for text, label in rows)
+    with pytest.raises(DataError, match="no readable time"):
+        curate({"rows.csv": all_bad}, splits={"by": "time", "time": "when"})
+
+
+@pytest.mark.parametrize(
+    ("text", "day_first", "same"), [("2026-03-04", False, "2026-03-04T00:00:00Z"), ("04.03.2026", False, "2026-03-04"), ("04/03/2026", True, "2026-03-04"), ("03/04/2026", False, "2026-03-04")]
+)
+def test_moments(text, day_first, same):
+    assert splits.moment(text, day_first) == splits.moment(same, False)
+
+
+def test_moment_of_nonsense_is_none():
+    assert splits.moment("yesterday", True) is None
+
+
+def test_a_column_may_say_the_split(curate):
+    table = "text,label,part\n" + "\n".join(f'"{text}",{label},{["train", "train", "dev", "TEST"][i % 4]}' for i, (text, label) in enumerate(clean_rows()))
+    result = curate({"rows.csv": table + "\nan extra row,refund,holdout\n"}, splits={"by": "given", "given": "part"}, checks=["types"])
+    assert Counter(row["split"] for row in result.rows()) == {"train": 90, "validation": 45, "test": 45}
+    assert [one["reason"] for one in result.quarantine] == ["'holdout' is not a split"]
+
+
+def test_a_given_column_without_test_rows_is_refused(curate):
+    table = "text,label,part\n" + "\n".join(f'"{text}",{label},train' for text, label in clean_rows())
+    with pytest.raises(DataError, match="no row is given as a test row"):
+        curate({"rows.csv": table}, splits={"by": "given", "given": "part"})
+
+
+def test_official_test_rows_are_used_whole_and_validation_comes_from_train(curate):
+    rows = clean_rows()
+    train, test = rows[::2], rows[1::2]
+    result = curate({"train.csv": as_csv(train), "test.csv": as_csv([*test, test[0]])}, path="train.csv", test_path="test.csv", checks=["types", "exact_duplicates"])
+    assert sorted(row["text"] for row in result.rows("test")) == sorted(text for text, _ in [*test, test[0]])
+    assert result.dataset.counts["validation"] == 9
+    assert {row["text"] for row in result.rows("train", "validation")} == {text for text, _ in train}
+
+
+def test_leaks_into_an_official_test_are_found_and_the_test_row_stays(curate):
+    rows = clean_rows()
+    test = [("Where is the PARCEL with my lamp?!", "delivery"), *rows[120:]]
+    near = ("Hello there, the mattress does not switch on at all, sadly", "broken")
+    result = curate({"train.csv": as_csv([*rows[:120], near]), "test.csv": as_csv([*test, ("Hello there, the mattress does not switch on at all", "broken")])}, path="train.csv", test_path="test.csv")
+    found = result.findings("leakage")
+    assert {(one["file"], one["row"]) for one in found} >= {("train.csv", rows.index(("where is the parcel with my lamp", "delivery")) + 2), ("train.csv", 122)}
+    assert all(one["file"] == "train.csv" and one["action"] == "quarantine" for one in found)
+    assert result.dataset.counts["test"] == len(test) + 1
+
+
+def test_multi_label_rows_are_dealt_by_their_rarest_label(curate):
+    rows = [f'"{text}",{label}{"|urgent" if i % 18 == 0 else ""}' for i, (text, label) in enumerate(clean_rows())]
+    result = curate({"rows.csv": "text,label\n" + "\n".join(rows)}, task={"name": "text_classification", "multi_label": True})
+    urgent = Counter(row["split"] for row in result.rows() if "urgent" in row["label"])
+    assert urgent.total() == 10
+    assert urgent["train"] >= 6
+    assert urgent["test"] == 2
+    assert result.dataset.signature["multi_label"]
