@@ -175,8 +175,8 @@ def test_json_list_goes_on_behind_a_broken_element(tmp_path):
     (tmp_path / "a.json").write_text('[\n{"text": "a"},\n{"text": broken, "x": [1,\n{"text": "b"},\n 7,\n{"text": "c"}\n]\n')
     records = read("json", tmp_path, "a.json")
     assert values(records) == [("a",), ("b",), ("c",)]
-    assert [p for p, _ in problems(records)] == ["a.json:3", "a.json:5"]
-    assert [r.place for r in records] == [f"a.json:{i}" for i in (2, 3, 4, 5, 6)]
+    assert [p for p, _ in problems(records)] == ["a.json:2", "a.json:4"]
+    assert [r.place for r in records] == [f"a.json:{i}" for i in (1, 2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize(

