@@ -86,7 +86,7 @@ class Screen:
         self._said(f"warning: {text}", "yellow")
 
     def _said(self, text: str, style: str) -> None:
-        self.err.print(text, style=style, soft_wrap=True)
+        self.err.print(text, style=style, soft_wrap=not self.err.is_terminal)
 
     @staticmethod
     def error(text: str) -> None:
@@ -146,7 +146,8 @@ class Screen:
         elif kind in ("note", "result"):
             self.note(f"  {message}")
         elif kind == "receipt":
-            self.note("\n".join([f"  {message}", *(f"    {row}" for row in event.get("rows", []))]))
+            rows = [" · ".join(f"{name}: {value}" for name, value in row.items()) for row in event.get("rows", [])]
+            self.note("\n".join([f"  {message}", *(f"    {row}" for row in rows)]))
         elif kind in ("stage", "progress"):
             from attune.cli.live import Live
 

@@ -239,6 +239,7 @@ def make_recipe(values: Mapping[str, Any], *, folder: Path, name: str = "recipe"
     over, paths = overrides(settings, PLUG_KEYS)
     lines, set_lines = dict(lines or {}), dict.fromkeys(paths, 0)
     below = copy.deepcopy(dict(values))
+    _drop_replaced(below, over)
     spelling = Spelling(RecipeKeys, _plug_types({**below, **over}, below))
     given = merged(spelling.canonical(below, lines), spelling.canonical(over, set_lines), PLUG_KEYS)
     lines.update(set_lines)
@@ -259,6 +260,16 @@ def make_recipe(values: Mapping[str, Any], *, folder: Path, name: str = "recipe"
         count = len(problems)
         raise Problems([_with_line(p, name, lines) for p in problems], title=f"{name} has {count} problem{'s' if count != 1 else ''}:")
     return Recipe(keys, folder, given, list(dict.fromkeys(spelling.notices)), **built)
+
+
+def _drop_replaced(below: dict[str, Any], over: dict[str, Any]) -> None:
+    """Take a plug out of the file's values when --set names another one: its keys go with it."""
+    aliases = aliases_of(RecipeKeys)
+    wanted = {aliases.get(name, name): spec.get("name") if isinstance(spec, dict) else spec for name, spec in over.items()}
+    for name, spec in list(below.items()):
+        other = wanted.get(aliases.get(name, name)) if aliases.get(name, name) in PLUG_KEYS else None
+        if other is not None and other != (spec.get("name", spec.get("type")) if isinstance(spec, dict) else spec):
+            del below[name]
 
 
 def _gather(problems: list[AttuneError], work: Callable[..., None], *arguments: Any) -> None:

@@ -218,8 +218,8 @@ def merged(below: Any, above: Any, slots: Mapping[str, str] | None = None, place
         under = result.get(key)
         if slots and key in slots and isinstance(under, str) and isinstance(value, dict) and "name" not in value:
             under = {"name": under}
-        elif slots and key in slots and isinstance(value, dict) and "name" in value:
-            under = None
+        elif slots and key in slots and isinstance(under, dict) and isinstance(value, str):
+            value = {"name": value}
         result[key] = merged(under, value, None, f"{place}.{key}" if place != "--set" else f"--set {key}")
     return result
 

@@ -79,7 +79,8 @@ def _compose(text: str, name: str, lines: Lines) -> Any:
     try:
         node = YAML(typ="rt", pure=True).compose(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        unclosed = error.context_mark is not None and "end" in str(error.problem) and "stream" in str(error.problem)
+        mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
         why = " ".join(str(part) for part in (error.context, error.problem) if part)
         raise RecipeError(f"not YAML: {why}", place=f"{name}:{mark.line + 1 if mark else 1}", fix=_yaml_fix(why, text, mark.line if mark else 0)) from error
     except (YAMLError, RecursionError) as error:
