@@ -82,12 +82,21 @@ class Base:
 
 
 def load_body(folder: Path, auto_class: str = "AutoModel", **options: Any) -> Any:
-    """A transformers network from a local folder: float32, safetensors only, no code from the folder."""
+    """A transformers network from a local folder: float32, safetensors only, no code from the folder.
+
+    Raises:
+        IntegrityError: the files lack weights that the network needs; they would be random, and nobody would notice.
+    """
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return getattr(transformers, auto_class).from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **options)
+    settings = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
+    body, report = getattr(transformers, auto_class).from_pretrained(folder, **settings, **options)
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))  # a pooler is in no task's way
+    if missing:
+        raise IntegrityError(f"{len(missing)} weights are missing, the first is '{missing[0]}'", place=str(folder), fix="copy or make the folder again; for a base, choose one made for this task")
+    return body
 
 
 def resolve_base(reference: str, revision: str | None = None, folder: Path | None = None) -> Base:

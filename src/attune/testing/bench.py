@@ -36,7 +36,7 @@ def record(role: Role, number: int) -> Any:
     words = TOPICS[topic]
     text = f"{OPENINGS[number // 3 % 4]} {words[number % 4]} {words[number // 2 % 4]} number {number}"
     if role.type == "text":
-        return f"{topic} {words[0]} case {number}" if role.target else text
+        return f"{topic} {words[0]} case {number % 18}" if role.target else text  # row 18 has the right text of row 0 again
     made: dict[str, Any] = {"label": topic, "labels": [topic], "number": float(number), "messages": [{"role": "user", "content": text}], "any": text}
     return made[role.type]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attune.core.commit import MANIFEST, seal
 from attune.core.errors import AttuneError
+from attune.core.models import resolve_base
 from attune.core.specialist import open_bundle
 from attune.testing.bench import Bench
 from attune.testing.kinds._compare import same
@@ -63,8 +66,6 @@ def check_needs_its_base_or_does_not(subject: Subject) -> None:
     bench = subject.bench
     moved = subject.folder / "base"
     shutil.copytree(bench.base.folder, moved)
-    from attune.core.models import resolve_base
-
     own = Bench(bench.task, resolve_base(str(moved)), bench.records, subject.folder)
     folder = own.bundle(own.tuned(subject.plug), subject.folder / "bundle")
     config = moved / "config.json"
@@ -80,19 +81,31 @@ def check_needs_its_base_or_does_not(subject: Subject) -> None:
 
 
 def check_a_missing_weight_is_noticed(subject: Subject) -> None:
-    """A bundle from which a weight file was taken (and the manifest made to agree) is refused, not answered from."""
-    from attune.core.commit import MANIFEST, seal
-
+    """A bundle that lacks a weight file, or one tensor of it, is refused and not answered from (its manifest made to agree)."""
     bench = subject.bench
     folder = bench.bundle(bench.tuned(subject.plug), subject.folder / "bundle")
     for weights in sorted(folder.rglob("*.safetensors")):
-        copy = subject.folder / f"without-{weights.stem}"
-        shutil.copytree(folder, copy)
-        (copy / weights.relative_to(folder)).unlink()
-        (copy / MANIFEST).unlink()
-        seal(copy)
-        try:
-            open_bundle(copy)
-        except (AttuneError, OSError, ValueError):
-            continue
-        raise AssertionError(f"it opens without {weights.relative_to(folder)}")
+        for part in ("all of", "one tensor of"):
+            name = weights.relative_to(folder).as_posix()
+            damaged = subject.folder / f"without {part} {weights.stem}"
+            shutil.copytree(folder, damaged)
+            _damage(damaged / name, whole=part == "all of")
+            (damaged / MANIFEST).unlink()
+            seal(damaged)
+            refused = False
+            try:
+                open_bundle(damaged)
+            except (AttuneError, OSError, ValueError, KeyError):
+                refused = True
+            assert refused, f"it opens without {part} {name}"
+
+
+def _damage(weights: Path, *, whole: bool) -> None:
+    """Remove a weight file, or its largest tensor that is not the only one."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    weights.unlink()
+    if not whole and len(tensors) > 1:
+        del tensors[max(tensors, key=lambda name: (tensors[name].numel(), name))]
+        save_file(tensors, weights, metadata={"format": "pt"})
