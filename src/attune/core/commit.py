@@ -102,7 +102,10 @@ def publish(temporary: Path, target: Path) -> None:
 def manifest_of(folder: Path) -> dict[str, Any]:
     """The manifest of a committed folder; raises IntegrityError when there is none."""
     try:
-        return dict(json.loads((folder / MANIFEST).read_text()))
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+            raise ValueError("not a manifest")
+        return manifest
     except (OSError, ValueError) as error:
         raise IntegrityError(f"no readable {MANIFEST}", place=str(folder), fix="it was never committed or is damaged; make it again") from error
 
@@ -110,7 +113,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 def verify(folder: Path) -> str:
     """Check every file against the manifest and return the folder's digest; raises IntegrityError naming the first file that differs."""
     manifest = manifest_of(folder)
-    expected = manifest.get("files", {})
+    expected = manifest["files"]
     present = {p.relative_to(folder).as_posix(): p for p in _files(folder)}
     for name in sorted(set(expected) | set(present)):
         if name not in present:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+HELD = 1000
+"""How many events wait for a file to be named; without one the oldest go."""
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -18,7 +22,7 @@ class Events:
     def __init__(self, path: Path | None = None, listeners: Iterable[Listener] = ()) -> None:
         self.path: Path | None = None
         self.listeners = list(listeners)
-        self._held: list[dict[str, Any]] = []
+        self._held: deque[dict[str, Any]] = deque(maxlen=HELD)
         if path is not None:
             self.write_to(path)
 
@@ -28,14 +32,19 @@ class Events:
         self.path = path
         for happened in self._held:
             self._write(happened)
-        self._held = []
+        self._held.clear()
 
     def _write(self, happened: dict[str, Any]) -> None:
         if self.path is None:
             self._held.append(happened)
             return
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(happened, ensure_ascii=False, default=str) + "\n")
+        line = (json.dumps(happened, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
+        with self.path.open("a+b", buffering=0) as stream:  # one write a line, so that threads and processes cannot mix theirs
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(size - 1, 0))
+            if size and stream.read(1) != b"\n":
+                line = b"\n" + line  # the last line was torn by a crash: it must not take this one with it
+            stream.write(line)
 
     def emit(self, kind: str, message: str = "", **facts: Any) -> None:
         """Record one event; progress is passed on but not written."""

@@ -12,6 +12,8 @@ from typing import Any
 from attune.core import commit
 from attune.core.errors import IntegrityError, MachineError
 
+NAME_LENGTH = 24
+
 
 class Store:
     """Folders addressed as `<kind>/<first 24 hex digits of the digest>`."""
@@ -31,7 +33,7 @@ class Store:
         try:
             fill(temporary)
             digest = commit.seal(temporary)
-            name = digest[:24]
+            name = digest[:NAME_LENGTH]
             commit.publish(temporary, parent / name)
         except OSError as error:
             raise MachineError(f"cannot write to the store: {error}", place=str(parent), fix="free disk space or mend the permissions, then run again") from error
@@ -41,11 +43,14 @@ class Store:
 
     def path(self, key: str) -> Path:
         """The folder of a key, whole and unchanged; raises IntegrityError otherwise. Keys come from records, never from users."""
-        folder = (self.root / key).resolve()
+        try:
+            folder = (self.root / key).resolve()
+        except (ValueError, OSError) as error:
+            raise IntegrityError(f"store key {key!r} is no path", place=str(self.root)) from error
         if os.path.commonpath([folder, self.root.resolve()]) != str(self.root.resolve()):
             raise IntegrityError(f"store key '{key}' points outside the store", place=str(self.root))
         digest = commit.verify(folder)
-        if not digest.startswith(folder.name):
+        if digest[:NAME_LENGTH] != folder.name:
             raise IntegrityError(f"store folder '{key}' does not hold what its name says", place=str(folder))
         return folder
 
