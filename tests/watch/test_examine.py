@@ -104,6 +104,17 @@ def test_the_unusual_is_offered_for_labelling_before_the_ordinary(workspace, rel
     assert np.mean([place[text] for text, _ in odd]) < np.mean(list(place.values()))
 
 
+def test_a_large_window_is_embedded_in_part(workspace, release, log, monkeypatch):
+    monkeypatch.setattr("attune.stages.watch.material.MOST_EMBEDDED", 70)
+    log(release, later("later")[:150])
+    (window,), request, _ = examined(workspace)
+    found = named(window)
+    assert (found["embedding_shift"]["rows"], found["label_shift"]["rows"]) == (70, 150)
+    assert found["embedding_shift"]["alarm"]
+    waiting = (workspace.store.path(request.rows_key) / TO_LABEL_FILE).read_text(encoding="utf-8").splitlines()
+    assert len(waiting) == len({text for text, _ in later("later")[:150]})
+
+
 def test_a_label_that_takes_over_is_named(workspace, release, log):
     log(release, later("same")[:80], output="refund_status")
     (window,), _, _ = examined(workspace, NO_TEXTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,7 +135,8 @@ class _Examiner:
             data = window_data(period.requests, self.task, self._embedder(), graded=bool(np.isfinite(self.reference.correct).any()))
             results = [self._ask(detector, data, period) for detector in self.detectors]
             if any(r["alarm"] for r in results) and data.embeddings.size:
-                self.novelty |= dict(zip((r["id"] for r in period.requests), _distances(data.embeddings, self.reference.embeddings), strict=True))
+                distances = zip(period.requests, _distances(data.embeddings, self.reference.embeddings), strict=True)
+                self.novelty |= {request["id"]: float(distance) for request, distance in distances if np.isfinite(distance)}
         alarm = any(r["alarm"] for r in results)
         if alarm:
             said = " ".join(r["summary"] for r in results if r["alarm"])
@@ -193,7 +193,8 @@ def _no_data(detector: Detector, rows: int, needed: int, what: str) -> dict[str,
     return {"name": detector.name, "rows": rows, "alarm": False, "summary": f"{NOT_ENOUGH}: {rows} {what}, {needed} needed", "examples": [], **nothing}
 
 
-def _distances(vectors: np.ndarray, reference: np.ndarray) -> Sequence[float]:
+def _distances(vectors: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Distance of each vector to its nearest reference row; [n, d] and [r, d] -> [n]."""
     squared = (vectors**2).sum(1)[:, None] + (reference**2).sum(1)[None, :] - 2 * vectors @ reference.T
-    return [float(one) for one in np.sqrt(np.maximum(squared.min(1), 0))]
+    found: np.ndarray = np.sqrt(np.maximum(squared.min(1), 0))
+    return found

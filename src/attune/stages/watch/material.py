@@ -18,8 +18,12 @@ from attune.core import catalog
 from attune.core.contracts import Task, WindowData, coarse_label
 from attune.core.errors import IntegrityError
 from attune.core.pii import mask
+from attune.core.randomness import generator
 from attune.core.specialist import FACTS, Specialist
 from attune.stages.watch.windows import Request
+
+MOST_EMBEDDED = 2000
+"""Rows of a window that are embedded."""
 
 
 def task_of(folder: Path) -> Task:
@@ -62,14 +66,23 @@ def window_data(requests: Sequence[Request], task: Task, specialist: Specialist 
     Args:
         requests: logged requests, n of them.
         task: reads the text of an input.
-        specialist: embeds the texts; None: no embeddings, [n, 0].
+        specialist: embeds the texts, at most MOST_EMBEDDED of them (the others have NaN); None: no embeddings, [n, 0].
         graded: whether the reference says what was right; where it does not (answers that are vectors), labels are empty and `correct` is NaN.
     """
     texts = [mask(task.text(request["input"])) for request in requests]
-    embeddings = specialist.embed(texts).astype(np.float32) if specialist and texts else np.zeros((len(texts), 0), dtype=np.float32)
+    embeddings = _embedded(specialist, texts) if specialist else np.zeros((len(texts), 0), dtype=np.float32)
     correct = [float(coarse_label(r["answer"]) == coarse_label(r["output"])) if graded and r["answer"] is not None else None for r in requests]
     labels = [coarse_label(r["output"]) if graded else "" for r in requests]
     return WindowData(texts, embeddings, labels, _numbers([r["confidence"] for r in requests]), _numbers(correct))
+
+
+def _embedded(specialist: Specialist, texts: Sequence[str]) -> np.ndarray:
+    """float32 [n, d]; of a large window a random part is embedded, drawn by its size alone, because a test needs no more."""
+    drawn = np.sort(generator(0, "watch embeddings", len(texts)).permutation(len(texts))[:MOST_EMBEDDED])
+    vectors = specialist.embed([texts[i] for i in drawn]).astype(np.float32)
+    found = np.full((len(texts), vectors.shape[1]), np.nan, dtype=np.float32)
+    found[drawn] = vectors
+    return found
 
 
 def _numbers(values: Sequence[Any]) -> np.ndarray:
