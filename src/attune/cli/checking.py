@@ -42,9 +42,9 @@ def look(screen: Screen, path: str) -> dict[str, Any]:
         result["data"] = show_data(screen, seen)
     if recipe is not None and seen is not None and not problems:
         result |= _plan(screen, recipe, seen)
-    screen.close()
+    screen.end_live()
+    screen.exit_code = result["exit_code"] = RecipeError.exit_code if problems else 0
     if problems:
-        screen.exit_code = 2
         title = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; nothing was run"
         Screen.error(str(problems[0]) if len(problems) == 1 else str(Problems(problems, title=title)))
     else:
@@ -98,7 +98,9 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         screen.show(made)
     if seen.labels:
         most = seen.labels.most_common()
-        screen.show("", f"{len(most)} labels: " + ", ".join(f"{_name(label)} {number}" for label, number in most[:MOST_LABELS]) + (f" and {len(most) - MOST_LABELS} more" if len(most) > MOST_LABELS else ""))
+        screen.show(
+            "", f"{len(most)} labels: " + ", ".join(f"{_name(label)} {number}" for label, number in most[:MOST_LABELS]) + (f" and {len(most) - MOST_LABELS} more" if len(most) > MOST_LABELS else "")
+        )
         few = [f"{_name(label)} {number}" for label, number in most if number < FEW]
         if few:
             screen.note(f"few rows: {', '.join(few[:MOST_LABELS])}{' ...' if len(few) > MOST_LABELS else ''}; a label needs rows in training, validation and test", "yellow")

@@ -27,7 +27,6 @@ def run_cycle(screen: Screen, path: str, until: str, request_id: str | None = No
     screen.end_live()
     result = document(workspace, recipe, cycle)
     print_summary(screen, recipe, cycle, result, workspace_option(screen))
-    screen.close()
     return result
 
 

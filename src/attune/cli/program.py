@@ -12,6 +12,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,22 +122,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return the exit code; never lets a traceback out."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     Screen.current = None
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        return _guarded(arguments)
+
+
+def _guarded(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = typer.main.get_command(make_app()).main(args=arguments, prog_name="attune", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return _interrupted(as_json) if code == INTERRUPTED else code if isinstance(code, int) else 0
     except AttuneError as error:
         return _tell(error.as_json(), str(error), error.exit_code, as_json)
     except typer.Exit as error:
         return int(error.exit_code)
     except ClickError as error:
-        return _usage(error, as_json)
+        return _usage(error, arguments, as_json)
     except (KeyboardInterrupt, typer.Abort):
-        text = "stopped; the same command goes on where it stands"
-        return _tell({"error": "Interrupted", "what": text, "exit_code": INTERRUPTED}, text, INTERRUPTED, as_json)
+        return _interrupted(as_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
@@ -160,9 +165,18 @@ def _tell(document: dict[str, Any], text: str, code: int, as_json: bool) -> int:
     return code
 
 
-def _usage(error: Any, as_json: bool) -> int:
+def _interrupted(as_json: bool) -> int:
+    text = "stopped; the same command goes on where it stands"
+    return _tell({"error": "Interrupted", "what": text, "exit_code": INTERRUPTED}, text, INTERRUPTED, as_json)
+
+
+def _usage(error: Any, arguments: list[str], as_json: bool) -> int:
+    """A command line that cannot be read; an option's wrong value is named, which the parser's own message leaves out."""
+    options = getattr(getattr(error, "param", None), "opts", [])
+    values = [after for before, after in pairwise(arguments) if before in options]
+    said = f" (given: '{values[0]}')" if values else ""
     path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "attune"
-    wrong = RecipeError(error.format_message().rstrip("."), place=path, fix=f"`{path} --help` shows what it takes, with examples")
+    wrong = RecipeError(error.format_message().rstrip(".") + said, place=path, fix=f"`{path} --help` shows what it takes, with examples")
     return _tell(wrong.as_json(), str(wrong), wrong.exit_code, as_json)
 
 

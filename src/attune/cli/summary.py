@@ -25,8 +25,6 @@ MEANING = {
     "NO-SHIP": "a gate failed: this model should not replace what there is",
     "INCONCLUSIVE": "the test rows cannot tell; more of them would",
 }
-FIRST = ("accuracy", "f1_macro")
-"""Metrics that are shown beside the main one where they are measured."""
 
 
 def document(workspace: Workspace, recipe: Recipe, cycle: Cycle) -> dict[str, Any]:
@@ -97,7 +95,7 @@ def contestants(main_metric: str, scorecard: Scorecard) -> Table:
     from attune.stages.grade.words import interval, p_value, plain, signed
 
     tuned = scorecard.results["tuned"]
-    shown = list(dict.fromkeys(name for name in (main_metric, *FIRST) if name in tuned))[:2]
+    shown = list(dict.fromkeys((main_metric, *tuned)))[:2]
     metrics = metrics_of(shown)
     main = metrics[main_metric]
     sign = -1 if main.higher_is_better else 1

@@ -54,6 +54,7 @@ def verb(*, order: int, panel: str, examples: tuple[tuple[str, str], ...], setti
             screen = Screen(shared["as_json"], shared["quiet"], shared["workspace"], tuple(shared.get("settings") or ()))
             Screen.current = screen
             document = work(screen, **given)
+            screen.close()
             if screen.as_json and document is not None:
                 sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n")
             return screen.exit_code

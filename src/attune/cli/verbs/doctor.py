@@ -44,5 +44,4 @@ def doctor(
     faults = [one for one in findings if one.state == "fault"]
     screen.exit_code = MachineError.exit_code if faults else 0
     screen.show("", f"{len(faults)} fault{'s' if len(faults) != 1 else ''} to mend" if faults else "fit")
-    screen.close()
     return {"fit": not faults, "findings": [vars(one) for one in findings]}

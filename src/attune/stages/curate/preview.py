@@ -15,6 +15,8 @@ from attune.stages.curate.reading import locations
 MOST = 200_000
 """Records that are looked at; larger data is counted up to here."""
 SHOWN = 3
+FEW = 10
+"""So many labels that come once may be typing errors; more of them, in most of the rows, are not labels."""
 
 
 @dataclass
@@ -82,4 +84,12 @@ def preview(recipe: Recipe) -> Preview:
         for target in targets:
             value = row.get(target)
             found.labels.update(str(one) for one in (value if isinstance(value, list) else [value]) if one not in (None, ""))
+    once = sum(1 for number in found.labels.values() if number == 1)
+    if once > max(FEW, 0.5 * found.labels.total()):
+        column = found.columns.get(targets[0], targets[0])
+        raise DataError(
+            f"column '{column}' holds {len(found.labels):,} different labels, {once:,} of them once: from that nothing can be learned",
+            place=f"data.columns.{targets[0]}",
+            fix="name the column that holds the classes; the columns are: " + ", ".join(found.names),
+        )
     return found

