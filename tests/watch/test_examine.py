@@ -246,6 +246,15 @@ def test_masks_on_one_side_only_are_no_drift(workspace, specialist, reference, t
     assert permutation_test(detector, unmasked, masked, 1 / 30, 399, generator(1, "masks")).alarm, "the masks would be found if they stood on one side only"
 
 
+def test_a_reference_without_embeddings_leaves_the_other_detectors_at_work(workspace, specialist, reference, log):
+    release = add_release(workspace, specialist, {**reference, "embeddings": None})
+    log(release, later("later")[:100], feedback=1.0)
+    (window,), _, _ = examined(workspace)
+    found = named(window)
+    assert "not enough data" in found["embedding_shift"]["summary"]
+    assert found["performance_drop"]["alarm"]
+
+
 def test_without_an_approved_release_there_is_nothing_to_watch(workspace):
     with pytest.raises(Refused, match="no release of 'tickets' is approved"):
         watch.run(workspace, "tickets", KEYS, Events(None))

@@ -132,7 +132,8 @@ class _Examiner:
                 return None
             results = [_no_data(d, rows, self.keys.min_rows, "requests") for d in self.detectors]
         else:
-            data = window_data(period.requests, self.task, self._embedder(), graded=bool(np.isfinite(self.reference.correct).any()))
+            embedder = self._embedder() if self.reference.embeddings.size else None
+            data = window_data(period.requests, self.task, embedder, graded=bool(np.isfinite(self.reference.correct).any()))
             results = [self._ask(detector, data, period) for detector in self.detectors]
             if any(r["alarm"] for r in results) and data.embeddings.size:
                 distances = zip(period.requests, _distances(data.embeddings, self.reference.embeddings), strict=True)
