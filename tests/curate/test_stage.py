@@ -238,3 +238,41 @@ def test_a_folder_per_label(curate, tmp_path):
     result = curate(files, path="texts")
     assert len(result.rows()) == 180
     assert Path(tmp_path / "texts").is_dir()
+
+
+# ---------------------------------------------------------------- other tasks
+
+
+def test_generation_reads_chat_and_instruction_shapes(curate):
+    chat = "\n".join(
+        json.dumps({"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": f"It is about {label}: write to a{i}@example.org"}]})
+        for i, (text, label) in enumerate(clean_rows())
+    )
+    result = curate({"chat.jsonl": chat + '\n{"messages": [{"role": "user", "content": ""}]}\n'}, task="text_generation")
+    rows = result.rows()
+    assert len(rows) == 180
+    assert all("[EMAIL]" in row["completion"] and json.loads(row["prompt"])[0]["role"] == "user" for row in rows)
+    assert [one["row"] for one in result.quarantine] == [181]
+    plain = "Frage,Antwort\n" + "\n".join(f'"{text}","You asked about {label} with number {i}"' for i, (text, label) in enumerate(clean_rows()))
+    assert curate({"plain.csv": plain}, task="text_generation").dataset.columns == {"prompt": "Frage", "completion": "Antwort"}
+
+
+def test_pairs_for_embeddings_are_read_by_the_order_of_columns(curate):
+    rows = "col1,col2\n" + "\n".join(f'"{text}","The answer about {label} number {i} is on page {i}"' for i, (text, label) in enumerate(clean_rows()))
+    result = curate({"pairs.csv": rows}, task="embedding")
+    assert result.dataset.columns == {"anchor": "col1", "positive": "col2"}
+    assert len(result.rows()) + len(result.findings("leakage")) == 180
+
+
+def test_labels_in_the_plural_and_as_lists(curate):
+    rows = "\n".join(json.dumps({"Text": text, "Labels": [label, "any"]}) for text, label in clean_rows())
+    result = curate({"rows.jsonl": rows}, task={"name": "text_classification", "multi_label": True})
+    assert result.dataset.columns == {"text": "Text", "label": "Labels"}
+    assert result.dataset.signature["labels"] == ["any", "broken", "delivery", "refund"]
+
+
+def test_a_saved_dataset_with_splits_is_not_mistaken_for_labels(curate):
+    rows = "body,kind,part\n" + "\n".join(f'"{text}",{label},{["train", "test"][i % 2]}' for i, (text, label) in enumerate(clean_rows()))
+    result = curate({"rows.csv": rows})
+    assert result.dataset.columns == {"text": "body", "label": "kind"}
+    assert any("by: given, given: part" in event["message"] for event in result.heard if event["kind"] == "note")

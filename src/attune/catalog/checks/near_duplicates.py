@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -24,20 +25,29 @@ class NearDuplicates(Check):
     after = ("exact_duplicates",)
 
     def examine(self, rows: Sequence[Row], context: CheckContext) -> Iterator[Finding]:
-        """For each row but the first of a group: a row that it is like, with the similarity in the reason."""
+        """For each row but the first of a group: a row that it is like, with the similarity in the reason.
+
+        Rows whose split others gave are compared among themselves; what crosses into such a split is the leakage check's matter.
+        """
         if self.keys.action == "ignore":
             return
-        threshold = self.keys.threshold
-        pairs = similar_pairs([context.task.text(row) for row in rows], threshold, context.progress)
+        parts: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            parts[str(row.get("split") or "")].append(row)
+        for split, inside in parts.items():
+            yield from self._part(inside, context, split == "test")
+
+    def _part(self, rows: Sequence[Row], context: CheckContext, official: bool) -> Iterator[Finding]:
+        pairs = similar_pairs([context.task.text(row) for row in rows], self.keys.threshold, context.progress)
         column = next((role.name for role in context.task.roles if not role.target), "text")
-        if self.keys.action == "quarantine":
-            groups = Groups(len(rows), ((i, j) for i, j, _ in pairs))
-            for j in range(len(rows)):
-                i = groups.of(j)
-                if i != j and rows[j].get("split") != "test":
-                    reason = f"nearly the same as: {rows[i]['place']} (directly or through rows between)"
-                    yield Finding(rows[j]["row_id"], column, reason, "quarantine", "nothing to do: the first copy stays", related=rows[i]["row_id"])
+        if self.keys.action == "group" or official:
+            for i, j, similarity in pairs:
+                reason = f"nearly the same as: {rows[i]['place']} (similarity {similarity:.2f})"
+                yield Finding(rows[j]["row_id"], column, reason, "flag", "nothing to do: both stand in one split", related=rows[i]["row_id"])
             return
-        for i, j, similarity in pairs:
-            reason = f"nearly the same as: {rows[i]['place']} (similarity {similarity:.2f})"
-            yield Finding(rows[j]["row_id"], column, reason, "flag", "nothing to do: both stand in one split", related=rows[i]["row_id"])
+        groups = Groups(len(rows), ((i, j) for i, j, _ in pairs))
+        for j in range(len(rows)):
+            i = groups.of(j)
+            if i != j:
+                reason = f"nearly the same as: {rows[i]['place']} (directly or through rows between)"
+                yield Finding(rows[j]["row_id"], column, reason, "quarantine", "nothing to do: the first copy stays", related=rows[i]["row_id"])

@@ -91,7 +91,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"| validation | {counts['validation']} | choosing the best checkpoint |",
         f"| test | {counts['test']} | the verdict; sealed until grading |",
         "",
-        f"Split: {found['split_by']}, seed {found['seed']}. Equal and nearly equal texts stand in one split only.",
+        f"Split: {found['split_by']}, seed {found['seed']}." + ("" if found["split_by"] == "given" else " Equal texts, and the nearly equal ones named below, stand in one split."),
         "",
     ]
     if found["words"]:

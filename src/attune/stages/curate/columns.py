@@ -16,7 +16,6 @@ SAMPLE = 2000
 """Records that decide; taken evenly over the file."""
 GROUP_HINTS = ("customer", "client", "user", "patient", "account", "session", "conversation", "thread", "author", "person", "member", "household", "group")
 TIME_HINTS = ("time", "date", "created", "timestamp", "day", "datum", "received", "sent")
-SPLIT_HINTS = ("split", "partition", "fold", "subset")
 SPLIT_WORDS = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "testing"))
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}.*")
 
@@ -47,7 +46,13 @@ class Profile:
     @property
     def reads_like_label(self) -> bool:
         """Short values that come again and again."""
-        return self.filled > 0 and self.characters <= 60 and self.words <= 8 and 2 <= self.distinct <= max(2, 0.34 * self.filled) and self.dates < 0.5
+        short = self.filled > 0 and self.characters <= 60 and self.words <= 8 and self.dates < 0.5
+        return short and 2 <= self.distinct <= max(2, 0.34 * self.filled) and not self.names_splits
+
+    @property
+    def names_splits(self) -> bool:
+        """Says train, validation or test."""
+        return 0 < self.distinct <= 5 and {value.casefold() for value in self.values} <= SPLIT_WORDS
 
     @property
     def reads_like_id(self) -> bool:
@@ -94,7 +99,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _fold(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "", name.casefold())
+    """A column's name without case, signs and plural, so that 'Labels ' is a label."""
+    return re.sub(r"[^a-z0-9]+", "", name.casefold()).removesuffix("s")
 
 
 def _named(role: Role, names: Sequence[str]) -> str | None:
@@ -105,7 +111,7 @@ def _named(role: Role, names: Sequence[str]) -> str | None:
             if _fold(name) == _fold(hint):
                 return name
     for hint in hints:
-        words = [name for name in names if _fold(hint) in re.split(r"[^a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).casefold())]
+        words = [name for name in names if _fold(hint) in {_fold(word) for word in re.split(r"[^A-Za-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))}]
         if len(words) == 1:
             return words[0]
     return None
@@ -239,7 +245,7 @@ def suggestions(found: dict[str, Profile], used: Sequence[str]) -> list[str]:
         if name in used or not profile.filled:
             continue
         folded = _fold(name)
-        if profile.distinct <= 5 and {v.casefold() for v in profile.values} <= SPLIT_WORDS:
+        if profile.names_splits:
             told.append(f"column '{name}' says which split a row belongs to; `splits: {{by: given, given: {name}}}` would follow it")
         elif profile.dates > 0.9 or (any(h in folded for h in TIME_HINTS) and profile.numeric > 0.9):
             told.append(f"column '{name}' looks like a time; `splits: {{by: time, time: {name}}}` would test on the newest rows")
