@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from attune.core.errors import DataError, IntegrityError, Problems, RecipeError
+from attune.core.events import Events
 from attune.core.recipe import make_recipe
 from attune.core.workspace import Workspace
 from attune.stages import curate as stage
@@ -34,6 +35,16 @@ def test_three_parsed_rows_are_shown(curate):
     assert shown["columns"] == {"text": "text", "label": "label"}
 
 
+def test_what_is_shown_and_logged_is_masked(curate):
+    rows = [("reach me at eva.lang@example.org today", "refund"), *clean_rows()]
+    result = curate({"rows.csv": as_csv(rows)})
+    assert "eva.lang" not in json.dumps(result.heard, default=str)
+    with pytest.raises(DataError) as error:
+        curate({"rows.csv": "a,b\n" + "\n".join(f'"{text}","{text}"' for text, _ in rows)})
+    assert "eva.lang" not in str(error.value)
+    assert "[EMAIL]" in str(error.value)
+
+
 def test_same_input_twice_gives_the_same_version_also_elsewhere(tmp_path):
     ids = []
     for name in ("here", "there"):
@@ -41,15 +52,9 @@ def test_same_input_twice_gives_the_same_version_also_elsewhere(tmp_path):
         folder.mkdir()
         (folder / "rows.csv").write_text(as_csv([*clean_rows(), ("asdf", "refund"), ("mail me at a.b@example.org now", "refund")]))
         recipe = make_recipe({"name": "t", "task": "text_classification", "data": {"path": "rows.csv"}}, folder=folder)
-        dataset = stage.run(recipe, Workspace(folder / "workspace"), Events_none())
+        dataset = stage.run(recipe, Workspace(folder / "workspace"), Events())
         ids.append(dataset.id)
     assert ids[0] == ids[1]
-
-
-def Events_none():
-    from attune.core.events import Events
-
-    return Events()
 
 
 def test_every_problem_has_place_reason_and_fix_and_the_raw_text_is_kept(curate):

@@ -31,6 +31,14 @@ def expand(location: str, folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return sorted(p for p in found if not p.name.startswith(".") and p.name.lower().endswith(tuple(suffixes)))
 
 
+def matching(location: str, folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files a source is to read: those with its suffixes, else whatever the user named; raises DataError when there is none."""
+    files = expand(location, folder, suffixes) or expand(location, folder, ("",))
+    if not files:
+        raise DataError(f"no file matches '{location}'", place="data.path", fix=f"paths are taken from {folder}")
+    return files
+
+
 def shown(path: Path, folder: Path) -> str:
     """A file's name for places: relative to the recipe's folder where it lies below it, so that the same data elsewhere reads the same."""
     try:

@@ -72,3 +72,40 @@ def edit_distance(left: str, right: str, limit: int) -> int:
             return limit + 1
         before, previous = previous, current
     return previous[-1] if previous[-1] <= limit else limit + 1
+
+
+OPEN = "a quote is opened and never closed"
+
+
+def split_fields(text: str, delimiter: str) -> tuple[list[str], str | None]:
+    """Fields of one record (RFC 4180, section 2, strictly) and what is wrong with it."""
+    if '"' not in text:
+        return text.split(delimiter), None
+    fields: list[str] = []
+    at = 0
+    while True:
+        if text.startswith('"', at):
+            value, at = "", at + 1
+            while True:
+                end = text.find('"', at)
+                if end < 0:
+                    return fields, OPEN
+                value += text[at:end]
+                at = end + 1
+                if not text.startswith('"', at):
+                    break
+                value, at = value + '"', at + 1
+            if at < len(text) and not text.startswith(delimiter, at):
+                rest = text[at : text.find(delimiter, at) if text.find(delimiter, at) >= 0 else len(text)]
+                if rest.strip(" "):
+                    return fields, "text follows a closing quote"
+                at += len(rest)
+            fields.append(value)
+        else:
+            end = text.find(delimiter, at)
+            end = len(text) if end < 0 else end
+            fields.append(text[at:end])
+            at = end
+        if at >= len(text):
+            return fields, None
+        at += len(delimiter)

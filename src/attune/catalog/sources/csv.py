@@ -10,8 +10,9 @@ from typing import Literal
 
 from attune.core.contracts import RawRecord, Source
 from attune.core.errors import DataError
-from attune.core.files import decode_lines, expand, fingerprint, read_bytes, shown
+from attune.core.files import decode_lines, expand, fingerprint, matching, read_bytes, shown
 from attune.core.keys import Keys, key
+from attune.core.text import OPEN, split_fields
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".csv.gz", ".tsv.gz")
 LOOKED_AT = 200
@@ -46,17 +47,11 @@ class Csv(Source):
 
     def fingerprint(self, location: str, folder: Path) -> str:
         """sha256 over names and bytes."""
-        return fingerprint(self._files(location, folder))
-
-    def _files(self, location: str, folder: Path) -> list[Path]:
-        files = expand(location, folder, SUFFIXES) or expand(location, folder, ("",))
-        if not files:
-            raise DataError(f"no file matches '{location}'", place="data.path", fix=f"paths are taken from {folder}")
-        return files
+        return fingerprint(matching(location, folder, SUFFIXES))
 
     def read(self, location: str, folder: Path) -> Iterator[RawRecord]:
         """Every record of every file, in order of name and line."""
-        for path in self._files(location, folder):
+        for path in matching(location, folder, SUFFIXES):
             yield from self._read_file(decode_lines(read_bytes(path)), shown(path, folder))
 
     def _read_file(self, lines: list[tuple[str, str | None]], name: str) -> Iterator[RawRecord]:
@@ -146,43 +141,6 @@ class Csv(Source):
                 for counter, value in zip(counts, fields, strict=True):
                     counter[value.strip()] += 1
         return {i: set(c) for i, c in enumerate(counts) if 0 < len(c) <= max(2, 0.2 * c.total()) and sum(1 for n in c.values() if n > 1) >= len(c) / 2}
-
-
-OPEN = "a quote is opened and never closed"
-
-
-def split_fields(text: str, delimiter: str) -> tuple[list[str], str | None]:
-    """Fields of one record (RFC 4180, section 2, strictly) and what is wrong with it."""
-    if '"' not in text:
-        return text.split(delimiter), None
-    fields: list[str] = []
-    at = 0
-    while True:
-        if text.startswith('"', at):
-            value, at = "", at + 1
-            while True:
-                end = text.find('"', at)
-                if end < 0:
-                    return fields, OPEN
-                value += text[at:end]
-                at = end + 1
-                if not text.startswith('"', at):
-                    break
-                value, at = value + '"', at + 1
-            if at < len(text) and not text.startswith(delimiter, at):
-                rest = text[at : text.find(delimiter, at) if text.find(delimiter, at) >= 0 else len(text)]
-                if rest.strip(" "):
-                    return fields, "text follows a closing quote"
-                at += len(rest)
-            fields.append(value)
-        else:
-            end = text.find(delimiter, at)
-            end = len(text) if end < 0 else end
-            fields.append(text[at:end])
-            at = end
-        if at >= len(text):
-            return fields, None
-        at += len(delimiter)
 
 
 def _evenness(lines: list[str], delimiter: str) -> tuple[float, int]:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from attune.core.contracts import RawRecord, Source
 from attune.core.errors import DataError
-from attune.core.files import decode_lines, expand, fingerprint, read_bytes, shown
+from attune.core.files import decode_lines, expand, fingerprint, matching, read_bytes, shown
 from attune.core.keys import Keys, key
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz", ".ndjson.gz")
@@ -40,18 +40,12 @@ class Json(Source):
 
     def fingerprint(self, location: str, folder: Path) -> str:
         """sha256 over names and bytes."""
-        return fingerprint(self._files(location, folder))
-
-    def _files(self, location: str, folder: Path) -> list[Path]:
-        files = expand(location, folder, SUFFIXES) or expand(location, folder, ("",))
-        if not files:
-            raise DataError(f"no file matches '{location}'", place="data.path", fix=f"paths are taken from {folder}")
-        return files
+        return fingerprint(matching(location, folder, SUFFIXES))
 
     def read(self, location: str, folder: Path) -> Iterator[RawRecord]:
         """Every object of every file, in order of name and position."""
         decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-        for path in self._files(location, folder):
+        for path in matching(location, folder, SUFFIXES):
             lines = decode_lines(read_bytes(path))
             name = shown(path, folder)
             first = next((line.strip() for line, _ in lines if line.strip()), "")

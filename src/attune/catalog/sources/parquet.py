@@ -8,7 +8,7 @@ from typing import Any
 
 from attune.core.contracts import RawRecord, Source
 from attune.core.errors import DataError
-from attune.core.files import expand, fingerprint, shown
+from attune.core.files import expand, fingerprint, matching, shown
 from attune.core.keys import Keys, key
 
 SUFFIXES = (".parquet", ".pq")
@@ -31,20 +31,14 @@ class Parquet(Source):
 
     def fingerprint(self, location: str, folder: Path) -> str:
         """sha256 over names and bytes."""
-        return fingerprint(self._files(location, folder))
-
-    def _files(self, location: str, folder: Path) -> list[Path]:
-        files = expand(location, folder, SUFFIXES) or expand(location, folder, ("",))
-        if not files:
-            raise DataError(f"no file matches '{location}'", place="data.path", fix=f"paths are taken from {folder}")
-        return files
+        return fingerprint(matching(location, folder, SUFFIXES))
 
     def read(self, location: str, folder: Path) -> Iterator[RawRecord]:
         """Every row of every file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for path in self._files(location, folder):
+        for path in matching(location, folder, SUFFIXES):
             name, number = shown(path, folder), 0
             try:
                 file = pq.ParquetFile(path)

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from attune.core import pii
 from attune.core.commit import sha256_file
 from attune.core.contracts import Check, RawRecord, Row
 from attune.core.errors import DataError, IntegrityError, did_you_mean
@@ -16,7 +17,7 @@ from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import DatasetVersion
 from attune.core.rows import SPLITS, rows_digest, write_rows
-from attune.core.text import excerpt
+from attune.core.text import excerpt, map_texts
 from attune.core.workspace import Workspace
 from attune.stages.curate import card, columns, reading, splits
 from attune.stages.curate.gate import MANY, READING, Gate, in_order
@@ -65,8 +66,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     for role, name in uses.items():
         if name not in found:
             raise DataError(f"there is no column '{name}'", place=f"data.splits.{role}", fix=did_you_mean(name, found))
-    sample = own[:3]
-    chosen = columns.detect(task, found, dict(recipe.keys.data.columns), list(uses.values()), sample)
+    chosen = columns.detect(task, found, dict(recipe.keys.data.columns), list(uses.values()), own[:20])
     gate.columns = chosen
     _parse(recipe, records, chosen, uses, gate)
     first = [excerpt_row(row, task) for row in list(gate.rows.values())[:3]]
@@ -277,8 +277,8 @@ def _plain(row: Row) -> Row:
 
 
 def excerpt_row(row: Row, task: Any) -> dict[str, str]:
-    """A row's roles, short enough to show."""
-    return {role.name: excerpt(row[role.name]) for role in task.roles if row.get(role.name) is not None}
+    """A row's roles, short enough to show, personal data masked: what is shown is also written to the run's events."""
+    return {role.name: excerpt(map_texts(row[role.name], pii.mask)) for role in task.roles if row.get(role.name) is not None}
 
 
 def _write(folder: Path, gate: Gate, by_split: dict[str, list[Row]], task: Any, facts: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from attune.core import pii
 from attune.core.contracts import RawRecord, Role, Task
 from attune.core.errors import DataError, RecipeError, did_you_mean
 from attune.core.text import excerpt
@@ -82,7 +83,7 @@ def profiles(records: Sequence[RawRecord]) -> dict[str, Profile]:
         one.dates = sum(bool(DATE.fullmatch(t)) for t in texts) / len(filled)
         one.lists = sum(isinstance(v, list) for v in filled) / len(filled)
         one.messages = sum(isinstance(v, list) and bool(v) and isinstance(v[0], dict) for v in filled) / len(filled)
-        one.samples = [excerpt(v, 60) for v in dict.fromkeys(texts)][:3]
+        one.samples = [excerpt(pii.mask(v), 60) for v in list(dict.fromkeys(texts))[:3]]
     return found
 
 
@@ -194,14 +195,17 @@ def detect(task: Task, found: dict[str, Profile], given: dict[str, str], taken: 
 
 
 def _task_reads(task: Task, sample: Sequence[RawRecord], columns: dict[str, str]) -> bool:
-    """True when the task makes every required role out of the sample's records by itself."""
+    """True when the task makes every required role and a target out of most of the sample's records by itself."""
     required = [role.name for role in task.roles if role.required]
     targets = [role.name for role in task.roles if role.target]
-    try:
-        rows = [task.parse(dict(record.values or {}), columns) for record in sample]
-    except (DataError, KeyError, TypeError, AttributeError):
-        return False
-    return bool(rows) and all(all(row.get(name) is not None for name in required) and any(row.get(name) is not None for name in targets) for row in rows)
+    whole = 0
+    for record in sample:
+        try:
+            row = task.parse(dict(record.values or {}), columns)
+        except (DataError, KeyError, TypeError, AttributeError):
+            continue
+        whole += all(row.get(name) is not None for name in required) and any(row.get(name) is not None for name in targets)
+    return whole > len(sample) / 2
 
 
 def _listing(found: dict[str, Profile]) -> str:
