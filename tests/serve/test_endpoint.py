@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from starlette.testclient import TestClient
 
+from attune.core.errors import IntegrityError
 from attune.core.events import Events
 from attune.core.recipe import LogKeys, ServeKeys
 from attune.core.releases import open_release
-from attune.stages.serve import make_app
-from attune.stages.serve.request_log import PATIENCE
+from attune.stages.serve import make_app, run
+from attune.stages.serve.request_log import DAY, PATIENCE
 from tests import releases
 from tests.serve.conftest import TOKEN, URL, all_releases, approve, folder_of
 
@@ -160,9 +161,16 @@ def test_retention_is_applied_at_the_start(workspace):
     app = make_app(workspace, releases.NAME, ServeKeys(log=LogKeys(retention_days=7)), token=TOKEN, poll_seconds=3600)
     with TestClient(app, base_url=URL, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         ask(client, "hello")  # written by the same thread, after the deletion
-    left = {one["id"] for one in workspace.ledger.requests(releases.NAME)}
-    assert "young" in left
-    assert "old" not in left
+        left = {one["id"] for one in workspace.ledger.requests(releases.NAME)}
+        assert "young" in left
+        assert "old" not in left
+        workspace.ledger.log_requests([{**row, "id": "old", "at": old}])
+        ask(client, "hello")
+        assert "old" in {one["id"] for one in workspace.ledger.requests(releases.NAME)}
+        app.state.endpoint.log._forgotten_at -= DAY  # a day goes by
+        ask(client, "hello")
+        ask(client, "hello")  # the first was written before the deletion, this one after it
+        assert "old" not in {one["id"] for one in workspace.ledger.requests(releases.NAME)}
 
 
 def test_another_release_is_taken_when_it_is_approved(workspace, client):
@@ -193,6 +201,30 @@ def test_a_damaged_release_never_answers(workspace, client, told):
     finally:
         weights.write_bytes(whole)
     assert client.post("/v1/refresh", json={}).json()["release"] == damaged.id  # mended: the clean twin is taken
+
+
+def test_a_damaged_release_is_not_served_from_the_start(workspace):
+    release = approve(workspace, 1)
+    card = folder_of(workspace, release) / "README.md"
+    whole = card.read_text()
+    card.write_text(whole + "\n")
+    try:
+        with pytest.raises(IntegrityError, match=r"README\.md"):
+            run(workspace, releases.NAME, ServeKeys(port=0))
+    finally:
+        card.write_text(whole)
+
+
+def test_while_it_drains_it_is_not_ready_still_answers_and_closes_connections(workspace):
+    app = make_app(workspace, releases.NAME, ServeKeys(), token=TOKEN, poll_seconds=3600)
+    with TestClient(app, base_url=URL, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        assert client.get("/readyz").status_code == 200
+        assert "connection" not in client.post("/v1/predict", json={"input": "hello"}).headers
+        app.state.endpoint.draining = True
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/livez").status_code == 200
+        answer = client.post("/v1/predict", json={"input": "hello"})
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
 
 
 def test_a_release_that_answers_nonsense_fails_the_smoke_test(workspace, client, told):

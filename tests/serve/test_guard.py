@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from attune.core.errors import MachineError, Refused
@@ -180,6 +183,30 @@ def test_brackets_in_texts_are_no_depth(client):
 )
 def test_items_that_cannot_be_answered_are_named(client, body, field):
     problem(client.post("/v1/predict", json=body), 422, field)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=8
+)
+NAMES = st.sampled_from(["input", "inputs", "top_k", "request_id", "answer", "comment", "key", "new_label", "text"]) | st.text(max_size=5)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(["/v1/predict", "/v1/feedback"]), body=st.dictionaries(NAMES, VALUES, max_size=5) | VALUES)
+def test_any_json_gets_a_sane_answer(client, path, body):
+    answer = client.post(path, content=json.dumps(body).encode(), headers=JSON)
+    if answer.status_code != 200:
+        assert problem(answer, answer.status_code)
+        assert answer.status_code in (404, 409, 422)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=60) | st.text(alphabet='{}[]":,\\u0d8input1e.-', max_size=40).map(str.encode))
+def test_any_bytes_get_a_sane_answer(client, content):
+    answer = client.post("/v1/predict", content=content, headers=JSON)
+    assert answer.status_code in (200, 422)
+    if answer.status_code == 422:
+        problem(answer, 422)
 
 
 @pytest.mark.parametrize(

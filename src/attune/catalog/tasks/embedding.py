@@ -32,6 +32,7 @@ class Embedding(Task):
 
     keys_type = EmbeddingKeys
     traits = frozenset({"text-in", "vector-out", "embeds", "torch"})
+    pipeline_tag = "feature-extraction"
     roles = (
         Role("anchor", "text", "what is looked up", ("anchor", "query", "question", "sentence1", "text1", "text", "prompt", "source")),
         Role("positive", "text", "the text that belongs to it", ("positive", "answer", "passage", "document", "sentence2", "text2", "match", "target", "pos"), target=True),

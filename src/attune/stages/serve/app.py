@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,7 +29,8 @@ from attune.core.recipe import ServeKeys
 from attune.core.workspace import Workspace
 from attune.stages.serve import limits
 from attune.stages.serve.endpoint import Endpoint
-from attune.stages.serve.problems import MEDIA_TYPE, Problem, problem_of
+from attune.stages.serve.messages import FeedbackAnswer, FeedbackRequest, PredictAnswer, PredictRequest, ProblemDocument
+from attune.stages.serve.problems import MEDIA_TYPE, TITLES, Problem, problem_of
 from attune.stages.serve.request_log import PATIENCE
 from attune.stages.serve.tokens import token_file, token_of
 
@@ -84,7 +84,7 @@ class Guard:
                 self.in_hand -= counted
                 self.endpoint.metrics.in_flight.set(self.in_hand)
         except Problem as problem:
-            await answer.refuse(problem, receive if unread else None)
+            await answer.refuse(problem, receive if unread and not problem.finished else None)
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.endpoint.events.warn(f"a request failed: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}", route=scope["path"][:100])
@@ -119,7 +119,9 @@ class Guard:
                     pieces.append(message.get("body", b""))
                     size += len(pieces[-1])
                     if size > limit:
-                        raise limits.too_large(limit)
+                        problem = limits.too_large(limit)
+                        problem.finished = not message.get("more_body")
+                        raise problem
                     if not message.get("more_body"):
                         break
         except TimeoutError as error:
@@ -156,14 +158,12 @@ class _Answer:
         await self({"type": "http.response.start", "status": problem.status, "headers": headers})
         await self({"type": "http.response.body", "body": body, "more_body": unread is not None})
         if unread is not None:
-            try:
+            with suppress(TimeoutError):  # enough was done then for a client that goes on sending
                 async with asyncio.timeout(LINGER_SECONDS):
                     while True:
                         message = await unread()
                         if message["type"] == "http.disconnect" or not message.get("more_body"):
                             break
-            except TimeoutError:
-                pass  # enough was done for a client that goes on sending
             await self({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -186,67 +186,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-# ---------------------------------------------------------------- requests and answers
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class PredictRequest(_Strict):
-    """One item as `input`, or several as `inputs`."""
-
-    input: str | dict[str, Any] | None = Field(None, description="one item: a text, or an object with the task's input fields")
-    inputs: list[str | dict[str, Any]] | None = Field(None, description="several items, answered in order")
-    top_k: int | None = Field(None, ge=1, description="give only the k largest probabilities")
-
-
-class PredictionAnswer(BaseModel):
-    """One answer."""
-
-    request_id: str
-    output: Any
-    confidence: float | None
-    probabilities: dict[str, float]
-    logged: bool = Field(description="true: this request is committed to the log and takes feedback")
-
-
-class PredictAnswer(BaseModel):
-    """Answers and the release that really gave them."""
-
-    release: str
-    version: int
-    predictions: list[PredictionAnswer]
-
-
-class FeedbackRequest(_Strict):
-    """The right answer for a request that was logged."""
-
-    request_id: str = Field(max_length=40)
-    answer: Any = Field(description="the right output")
-    comment: str = Field("", max_length=2000)
-    key: str | None = Field(None, min_length=1, max_length=100, description="sending the same key again stores nothing new; also as header Idempotency-Key")
-    new_label: bool = Field(False, description="the answer is a class that the release does not know yet")
-
-
-class FeedbackAnswer(BaseModel):
-    """What was stored."""
-
-    request_id: str
-    key: str
-    stored: bool = Field(description="false: this key brought the same answer before")
-
-
-class ProblemDocument(BaseModel):
-    """Every error looks like this (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    field: str | None = None
-    fix: str | None = None
-    errors: list[dict[str, str]] | None = None
+# ---------------------------------------------------------------- the routes
 
 
 ROUTES = ("/livez", "/readyz", "/metrics", "/openapi.json", "/v1/predict", "/v1/feedback", "/v1/release", "/v1/refresh")
@@ -267,7 +207,8 @@ def make_app(
         finally:
             await run_in_threadpool(served.stop)
 
-    errors: dict[int | str, dict[str, Any]] = {code: {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}} for code in (400, 401, 403, 404, 409, 413, 415, 421, 422, 503)}
+    form = {MEDIA_TYPE: {"schema": ProblemDocument.model_json_schema()}}
+    errors: dict[int | str, dict[str, Any]] = {code: {"description": TITLES[code], "content": form} for code in TITLES}
     app = FastAPI(title=f"Attune: {specialist}", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json", responses=errors)
     app.state.endpoint = served
     app.add_middleware(Guard, endpoint=served, token=token)

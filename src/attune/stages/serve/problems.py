@@ -47,6 +47,8 @@ class Problem(Exception):
         self.fix = fix
         self.errors = list(errors)
         self.headers = headers or {}
+        self.finished = False
+        """True when the request's body had been read to its end."""
 
     def body(self) -> bytes:
         """The problem document."""
