@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -32,7 +33,7 @@ class Folders(Source):
     def fingerprint(self, location: str, folder: Path) -> str:
         """sha256 over labels, names and bytes."""
         files = self._files(location, folder)
-        return fingerprint(files) + fingerprint_of_names([shown(path, folder) for path in files])
+        return fingerprint(files) + _names_digest([shown(path, folder) for path in files])
 
     def _files(self, location: str, folder: Path) -> list[Path]:
         root = folder / Path(location).expanduser()
@@ -62,8 +63,6 @@ class Folders(Source):
                     yield RawRecord(f"{name}:{number}", {"text": line, "label": path.parent.name}, repaired=(repair,) if repair else (), raw=line)
 
 
-def fingerprint_of_names(names: list[str]) -> str:
+def _names_digest(names: list[str]) -> str:
     """Names as one short text: a moved file changes its label."""
-    import hashlib
-
     return hashlib.sha256("\n".join(names).encode()).hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 
 from attune.core import pii
 from attune.core.commit import sha256_file
-from attune.core.contracts import Check, RawRecord, Row
+from attune.core.contracts import Check, Finding, RawRecord, Row
 from attune.core.errors import DataError, IntegrityError, did_you_mean
 from attune.core.events import Events
 from attune.core.recipe import Recipe
@@ -205,8 +205,6 @@ def _parse(recipe: Recipe, records: list[tuple[reading.Location, RawRecord]], ch
 def _complete(gate: Gate, task: Any) -> None:
     """No row goes on without every required role, whatever checks the recipe chose."""
     required = [role.name for role in task.roles if role.required]
-    from attune.core.contracts import Finding
-
     for name, row in list(gate.rows.items()):
         missing = next((role for role in required if row.get(role) is None), None)
         if missing:
@@ -241,8 +239,6 @@ def _usable(gate: Gate, recipe: Recipe) -> None:
 
 def _timed(rows: list[Row], gate: Gate) -> list[Row]:
     """Rows with their moment as a number; rows without a readable time are set aside, and too many of them refuse the split."""
-    from attune.core.contracts import Finding
-
     slashes = [str(row["time"]).split("/") for row in rows if str(row.get("time", "")).count("/") == 2]
     day_first = any(parts[0].strip().isdigit() and int(parts[0]) > 12 for parts in slashes)
     moments = {row["row_id"]: splits.moment(row["time"], day_first) if row.get("time") is not None else None for row in rows}
