@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os.path import commonprefix
+from itertools import takewhile
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +22,10 @@ def specialist(answer, task="text_classification"):
     return SimpleNamespace(task=built, predict=lambda rows: [Prediction(answer(built.text(row))) for row in rows])
 
 
+def shared_start(a, b):
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))))
+
+
 def letters(text):
     return "".join(c for c in text.casefold() if c.isalnum())
 
@@ -36,7 +40,7 @@ def test_a_change_is_small_keyed_and_keeps_the_words(name, text):
         assert changed.strip()
         if name == "typo":
             assert abs(len(changed) - len(text)) <= 1
-            assert len(commonprefix([changed, text])) + len(commonprefix([changed[::-1], text[::-1]])) >= len(text) - 2
+            assert shared_start(changed, text) + shared_start(changed[::-1], text[::-1]) >= len(text) - 2
         else:
             assert letters(changed) == letters(text)
     assert any(change(text, np.random.default_rng(seed)) != text for seed in range(40)) or (name == "typo" and len(text) < 4)

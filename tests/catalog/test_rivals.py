@@ -92,7 +92,7 @@ def test_several_labels_a_row(vectors, name, least):
 
 
 def test_majority_says_the_most_frequent_with_its_share(vectors):
-    train = ticket_rows(0, 10)[:-1] + [{"text": "x", "label": "track_order"}]
+    train = [*ticket_rows(0, 10)[:-1], {"text": "x", "label": "track_order"}]
     prediction = fitted("majority", context_of(vectors, train=train)).predict([{"text": "?"}])[0]
     assert prediction.output == "track_order"
     assert prediction.scores == pytest.approx({"cancel_order": 0.25, "login_problem": 0.25, "track_order": 0.275, "wrong_charge": 0.225})

@@ -91,9 +91,9 @@ def release_of(workspace: Workspace, checkpoint: Checkpoint) -> Release:
 
 @pytest.fixture(scope="session")
 def tickets(tmp_path_factory: pytest.TempPathFactory):
-    """Workspace, recipe, dataset (20 + 3 + 17 rows of each of six labels) and checkpoint."""
+    """Workspace, recipe, dataset (12 + 2 + 10 rows of each of six labels) and checkpoint."""
     workspace = Workspace(tmp_path_factory.mktemp("grade") / "workspace")
     made = recipe()
-    dataset = make_dataset(workspace, made, cut(ticket_rows(40), len(LABELS)))
+    dataset = make_dataset(workspace, made, cut(ticket_rows(24), len(LABELS)))
     yield SimpleNamespace(workspace=workspace, recipe=made, dataset=dataset, checkpoint=tuned(workspace, made, dataset))
     workspace.close()

@@ -139,6 +139,23 @@ def test_perfect_answers_are_not_certainty():
         assert one.comparisons["same"].p_value == 1
 
 
+def test_an_interval_holds_its_value_also_where_the_bootstrap_is_biased():
+    """The calibration error of a well calibrated model: nearly every resample lies above it."""
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.5, 1, 600)
+    order = np.argsort(confidence)
+    right = np.zeros(600, dtype=bool)
+    for begin in range(0, 600, 40):
+        part = order[begin : begin + 40]
+        right[part[: round(confidence[part].sum())]] = True
+    metric = catalog.build("metrics", "ece")
+    rows = metric.contributions(["a" if hit else "b" for hit in right], [Prediction("a", confidence=float(c)) for c in confidence], SIGNATURE)
+    estimate = measure({"ece": metric}, {"ece": {"tuned": rows}}, first="tuned", groups=None, resamples=300, confidence=0.95, seed=1)["ece"].estimates["tuned"]
+    sums = np.concatenate(list(bootstrap_weights(600, 300, 1))) @ rows
+    assert np.quantile(metric.value(sums), 0.025) > estimate.value
+    assert estimate.low == estimate.value < estimate.high
+
+
 def test_undefined_stays_undefined():
     truth, predictions = ["a", "b"], [Prediction("a"), Prediction("b")]
     metric = catalog.build("metrics", "log_loss")

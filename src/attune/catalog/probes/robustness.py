@@ -24,7 +24,7 @@ _NEIGHBOURS = {a: near for row in ("qwertyuiop", "asdfghjkl", "zxcvbnm") for i, 
 class RobustnessKeys(Keys):
     """Keys of the probe."""
 
-    rows: int = key(200, "test rows to try; more take longer", ge=1)
+    rows: int = key(100, "test rows to try, each in four ways; more take longer", ge=1)
     examples: int = key(6, "changed answers to show", ge=0)
 
 

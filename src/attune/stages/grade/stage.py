@@ -11,7 +11,7 @@ from typing import Any
 from attune.core import catalog
 from attune.core.answers import label_set
 from attune.core.contracts import Metric, Prediction, Probe, Rival, Row, Signature, require_fit
-from attune.core.errors import AttuneError, DataError, IntegrityError, Problems, RecipeError, did_you_mean
+from attune.core.errors import AttuneError, DataError, IntegrityError, Problems
 from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Release, Scorecard
@@ -81,26 +81,6 @@ def _named(plugs: Sequence[Any]) -> dict[str, Any]:
             name = f"{plug.name}_{number}"
         found[name] = plug
     return found
-
-
-def check(recipe: Recipe) -> list[AttuneError]:
-    """What would go wrong in grading, told before any training: plugs that do not fit, gates that nothing could pass."""
-    try:
-        plugs = plugs_of(recipe)
-    except Problems as error:
-        return list(error.problems)
-    problems: list[AttuneError] = []
-    for number, gate in enumerate(recipe.keys.gates or []):
-        place, opponents = f"gates[{number}]", [*plugs.rivals, BEST, CURRENT]
-        if gate.metric not in plugs.metrics:
-            problems.append(RecipeError(f"there is no metric '{gate.metric}'", place=f"{place}.metric", fix=did_you_mean(gate.metric, plugs.metrics)))
-        if gate.better_than is not None and gate.better_than not in opponents:
-            problems.append(RecipeError(f"there is no rival '{gate.better_than}' in this recipe", place=f"{place}.better_than", fix=did_you_mean(gate.better_than, opponents)))
-        if gate.better_than == BEST and not plugs.rivals:
-            problems.append(RecipeError("there is no rival to be better than", place=f"{place}.better_than", fix="name some under grade.rivals"))
-        if gate.at_least is None and gate.at_most is None and gate.better_than is None:
-            problems.append(RecipeError("the gate asks for nothing", place=place, fix="give it at_least, at_most or better_than"))
-    return problems
 
 
 def inputs(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, current: Release | None) -> dict[str, Any]:

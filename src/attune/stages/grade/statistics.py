@@ -143,8 +143,11 @@ def permutation_p(ours: np.ndarray, theirs: np.ndarray, value: Callable[[np.ndar
 
 
 def _estimate(value: float, samples: np.ndarray, rows: np.ndarray, metric: Metric, confidence: float) -> Estimate:
-    """Percentile interval; a share of rows is widened to Wilson's, and so is a 0 or 1 that no resample could move."""
-    low, high = _percentiles(samples, confidence)
+    """Percentile interval; a share of rows is widened to Wilson's, and so is a 0 or 1 that no resample could move.
+
+    It always holds the value itself: resamples of a calibration error lie above it, because drawing rows twice adds noise to every bin.
+    """
+    low, high = _percentiles(samples, value, confidence)
     bounded = metric.percent and (_is_share(rows) or (low == high == value and value in (0.0, 1.0)))
     if bounded and not math.isnan(value):
         least, most = wilson(value, len(rows), confidence)
@@ -158,7 +161,7 @@ def _difference_interval(gain: float, samples: np.ndarray, ours: np.ndarray, the
     Where rows are right or wrong it is widened to Agresti & Min's, and so is a difference of equal answers: a bootstrap cannot draw what it
     has not seen, so few differing rows would look like certainty.
     """
-    low, high = _percentiles(samples, confidence)
+    low, high = _percentiles(samples, gain, confidence)
     if math.isnan(gain):
         return low, high
     if _is_share(ours) and _is_share(theirs):
@@ -170,13 +173,14 @@ def _difference_interval(gain: float, samples: np.ndarray, ours: np.ndarray, the
     return low, high
 
 
-def _percentiles(samples: np.ndarray, confidence: float) -> tuple[float, float]:
+def _percentiles(samples: np.ndarray, value: float, confidence: float) -> tuple[float, float]:
+    """Percentiles of the resamples where the metric is defined, widened to hold the value; NaN where the value is."""
     usable = samples[~np.isnan(samples)]
-    if not len(usable):
+    if math.isnan(value) or not len(usable):
         return math.nan, math.nan
     tail = (1 - confidence) / 2
     low, high = np.quantile(usable, [tail, 1 - tail])
-    return float(low), float(high)
+    return min(float(low), value), max(float(high), value)
 
 
 def _is_share(rows: np.ndarray) -> bool:
