@@ -21,6 +21,7 @@ from attune.core.records import Scorecard
 from attune.core.specialist import open_bundle
 from attune.stages import grade
 from attune.stages.grade.stage import plugs_of
+from attune.testing.models import tiny_llama
 from tests.grade.conftest import LABELS, cut, make_dataset, recipe, release_of, ticket_rows, tuned
 
 RIVALS = ["majority", "linear", "untouched_base", "retrieval"]
@@ -269,6 +270,22 @@ def test_vectors_go_all_the_way(tickets):
     assert load_file(folder / "reference_embeddings.safetensors")["embeddings"].shape == (36, 384)
     page = (folder / "report.html").read_text()
     assert "Against its rivals" in page
+    assert "What it confuses" not in page
+
+
+def test_texts_go_all_the_way(tickets, tmp_path):
+    all_rows = [{"row_id": f"r{i}", "place": f"chat:{i}", "prompt": [{"role": "user", "content": row["text"]}], "completion": row["label"].replace("_", " ")} for i, row in enumerate(ticket_rows(14))]
+    base = tiny_llama(tmp_path / "base", [text for row in all_rows for text in (row["prompt"][0]["content"], row["completion"])])
+    made = recipe(
+        task={"name": "text_generation", "max_new_tokens": 4}, method="lora", objective="sft", base_model=str(base), train={"max_length": 64, "epochs": 0.5}, grade={"resamples": 200, "probes": []}
+    )
+    dataset = make_dataset(tickets.workspace, made, cut(all_rows, len(LABELS)))
+    card = grade.run(made, tickets.workspace, dataset, tuned(tickets.workspace, made, dataset, "texts"), Events())
+    assert list(card.results) == ["tuned", "majority", "untouched_base", "retrieval"]
+    assert card.results["majority"]["exact_match"].value == pytest.approx(1 / 6)
+    assert card.verdict == "NO-SHIP"
+    page = (tickets.workspace.store.path(card.store_key) / "report.html").read_text()
+    assert "Surest mistakes" in page
     assert "What it confuses" not in page
 
 

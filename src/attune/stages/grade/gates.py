@@ -171,7 +171,9 @@ def _sentence(against: Comparison, by: float, outcome: Outcome, opponent: str, m
     if outcome == "pass":
         return f"{ours} is at most {points(by, metric)} worse than {named}: difference {signed(against.difference, metric)} {spread}"
     if outcome == "fail":
-        missed = "is no better than" if by == 0 else f"is not {points(by, metric)} better than" if by > 0 else f"is more than {points(by, metric)} worse than"
+        missed = (
+            "is worse than" if against.high < 0 <= by else "is no better than" if by == 0 else f"is not {points(by, metric)} better than" if by > 0 else f"is more than {points(by, metric)} worse than"
+        )
         return f"{ours} {missed} {named}: difference {signed(against.difference, metric)} {spread}"
     asked = "better" if by == 0 else f"{points(by, metric)} better" if by > 0 else f"within {points(by, metric)} of it"
     return f"{ours} against {named}: difference {signed(against.difference, metric)} {spread}, {p_value(against.p_value)}, too close to call it {asked}"

@@ -60,6 +60,7 @@ def _figure(width: float, height: float) -> Any:
 def curves(curve: Sequence[dict[str, float]], best_step: int, main_metric: str) -> list[str]:
     """Loss on training and validation rows, and the main metric on validation rows, over the optimizer steps; [] without a curve."""
     import matplotlib as mpl
+    from matplotlib.ticker import MaxNLocator
 
     panels = [
         ("Loss", [("loss", "training", SECOND), ("validation_loss", "validation", ACCENT)]),
@@ -74,7 +75,19 @@ def curves(curve: Sequence[dict[str, float]], best_step: int, main_metric: str) 
             if not any(drawn):
                 continue
             axes.axvline(best_step, color=FAINT, linewidth=1, linestyle=(0, (3, 3)))
-            axes.annotate("kept", (best_step, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points", va="top", fontsize=9, color=FAINT)
+            late = best_step > max(point.get("step", 0) for point in curve) / 2
+            axes.annotate(
+                "kept",
+                (best_step, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(-3 if late else 3, -2),
+                textcoords="offset points",
+                ha="right" if late else "left",
+                va="top",
+                fontsize=9,
+                color=FAINT,
+            )
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
             axes.set_title(title)
             axes.set_xlabel("optimizer steps")
             if sum(drawn) > 1:

@@ -103,7 +103,11 @@ def _purposes(grading: Grading) -> dict[str, str]:
     """Contestant -> a line about it."""
     known = {entry.name: entry.purpose for entry in catalog.entries("rivals")}
     said = {name: re.split(r"[:.;](?:\s|$)", known[grading.plugs["rivals"][name][0]])[0] for name in grading.rivals}
-    return {TUNED: f"{grading.checkpoint.method} on {grading.checkpoint.base['reference'].removeprefix('package:')}", CURRENT: grading.current.id if grading.current else "", **said}
+    return {
+        TUNED: f"{grading.checkpoint.method} on {grading.checkpoint.base['reference'].removeprefix('package:').rstrip('/').rpartition('/')[2]}",
+        CURRENT: grading.current.id if grading.current else "",
+        **said,
+    }
 
 
 def _metric_facts(name: str, metric: Metric) -> dict[str, Any]:
