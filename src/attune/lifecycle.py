@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from attune.core.errors import RecipeError
 from attune.core.events import Events
 from attune.core.recipe import Recipe, WatchKeys
 from attune.core.records import Checkpoint, DatasetVersion, Record, Release, RetuneRequest, Scorecard, Window, digest
-from attune.core.runs import open_run, recipe_folder, to_beat
+from attune.core.runs import added_rows, open_run, recipe_folder, to_beat
 from attune.core.workspace import Workspace, actor
 
 R = TypeVar("R", bound=Record)
@@ -62,8 +61,6 @@ def watch(workspace: Workspace, specialist: str, keys: WatchKeys | None = None, 
     """Examine what the approved release was asked, and write down the windows and, when one is due, a retune request. It starts no training.
 
     Args:
-        workspace: holds the release, its requests and the feedback.
-        specialist: its name.
         keys: when to raise an alarm; default: as in the recipe that travels with the release.
         now: with a time zone; default: the clock.
         include_open: examine unfinished days and weeks as far as they go.
@@ -96,7 +93,7 @@ def _stages(recipe: Recipe, workspace: Workspace, cycle: Cycle, request: RetuneR
 
         return workspace.stage(name, inputs, kind, honest, events=events, fresh=fresh)
 
-    more = _from_request(recipe, workspace, request) if request is not None else {}
+    more = added_rows(recipe, workspace, request) if request is not None else {}
     cycle.dataset = dataset = stage("curate", curate.inputs(recipe, **more), DatasetVersion, lambda: curate.run(recipe, workspace, events, **more), "data")
     tuning = finetune.inputs(recipe, dataset)
     cycle.run = name = f"{recipe.name}-{digest(tuning)[:12]}"
@@ -119,12 +116,3 @@ def _stages(recipe: Recipe, workspace: Workspace, cycle: Cycle, request: RetuneR
 
 class _WouldRun(Exception):
     """A dry pass has reached the first stage that would run."""
-
-
-def _from_request(recipe: Recipe, workspace: Workspace, request: RetuneRequest) -> dict[str, Any]:
-    """The rows that a retune request adds, and the dataset they are added to."""
-    if request.specialist != recipe.name:
-        raise RecipeError(f"request {request.id} is for '{request.specialist}', the recipe describes '{recipe.name}'", place="--from-request", fix=f"give the recipe of '{request.specialist}'")
-    release = workspace.ledger.get(request.release_id)
-    assert isinstance(release, Release)
-    return {"extra_rows": workspace.store.path(request.rows_key) / "new_rows.jsonl", "previous": workspace.ledger.get(release.dataset_id)}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from attune.core.commit import write_json, write_text
+from attune.core.errors import RecipeError
 from attune.core.events import Events
 from attune.core.recipe import Recipe
-from attune.core.records import Checkpoint, DatasetVersion, Release, now
+from attune.core.records import Checkpoint, DatasetVersion, Release, RetuneRequest, now
 from attune.core.workspace import Workspace
 from attune.core.yaml_reader import dump_yaml
 
@@ -53,3 +55,16 @@ def to_beat(workspace: Workspace, checkpoint: Checkpoint) -> Release | None:
         found = release
     tuned = workspace.ledger.get(found.checkpoint_id) if found is not None else None
     return found if isinstance(tuned, Checkpoint) and tuned.task == checkpoint.task else None
+
+
+def added_rows(recipe: Recipe, workspace: Workspace, request: RetuneRequest) -> dict[str, Any]:
+    """What curation gets from a retune request: the file of its new rows, and the dataset that they are added to.
+
+    Raises:
+        RecipeError: the request is for another specialist than the recipe's.
+    """
+    if request.specialist != recipe.name:
+        raise RecipeError(f"request {request.id} is for '{request.specialist}', the recipe describes '{recipe.name}'", place="--from-request", fix=f"give the recipe of '{request.specialist}'")
+    release = workspace.ledger.get(request.release_id)
+    assert isinstance(release, Release)
+    return {"extra_rows": workspace.store.path(request.rows_key) / "new_rows.jsonl", "previous": workspace.ledger.get(release.dataset_id)}
