@@ -77,7 +77,14 @@ def classification_table(body: dict[str, Any]) -> list[str]:
         if not runs:
             continue
         metrics = list(runs[0]["results"]["tuned"])
-        lines += [f"### {name}", "", f"{described['protocol']}; {runs[0]['test_rows']} test rows.", "", "| model | n seeds | " + " | ".join(metrics) + " | minutes of training | commit |", "|---|---|" + "---|" * (len(metrics) + 2)]
+        lines += [
+            f"### {name}",
+            "",
+            f"{described['protocol']}; {runs[0]['test_rows']} test rows.",
+            "",
+            "| model | n seeds | " + " | ".join(metrics) + " | minutes of training | commit |",
+            "|---|---|" + "---|" * (len(metrics) + 2),
+        ]
         for method in dict.fromkeys(run["method"] for run in runs):
             mine = [run for run in runs if run["method"] == method]
             cells = []

@@ -9,8 +9,8 @@ import pytest
 from attune.core import rows
 from attune.core.models import resolve_base
 from attune.core.randomness import generator
-from attune.core.records import DatasetVersion
 from attune.core.recipe import Recipe, make_recipe
+from attune.core.records import DatasetVersion
 from attune.core.workspace import Workspace
 
 WORDS = {

@@ -45,7 +45,7 @@ def test_several_labels(recipe_of, workspace):
         if i % 7 == 0:
             row["label"] = []
             row["text"] = "the weather is nice and sunny"
-    dataset, checkpoint = tuned(recipe_of(task={"name": "text_classification", "multi_label": True}, epochs=6), workspace, rows)
+    _, checkpoint = tuned(recipe_of(task={"name": "text_classification", "multi_label": True}, epochs=6), workspace, rows)
     specialist = open_bundle(workspace.store.path(checkpoint.store_key))
     assert len(specialist.signature["thresholds"]) == 4
     answers = specialist.predict([{"text": "the weather is nice and sunny"}, {"text": "refund please now"}])
@@ -122,7 +122,7 @@ def test_precision_is_chosen_with_a_reason():
 
 def test_patience_stops_and_the_best_is_kept(recipe_of, workspace):
     rows = make_rows(80)
-    dataset, checkpoint = tuned(recipe_of("head", epochs=50, patience=2, learning_rate=1e-12, head_learning_rate=1e-12, average=0.0), workspace, rows)
+    _, checkpoint = tuned(recipe_of("head", epochs=50, patience=2, learning_rate=1e-12, head_learning_rate=1e-12, average=0.0), workspace, rows)
     assert checkpoint.steps <= 3 * 7
     assert checkpoint.best_step <= checkpoint.steps
     values = [point["validation_accuracy"] for point in checkpoint.curve]

@@ -64,7 +64,7 @@ class Lora(Method):
         chosen = [name for name in linear if any(name == end or name.endswith("." + end) for end in ends)]
         lost = [end for end in ends if not any(name == end or name.endswith("." + end) for name in linear)]
         if lost:
-            raise PlugError(f"no linear layer ends in {', '.join(lost)}", place="method.targets", fix="choose from: " + ", ".join(sorted({name.rsplit('.', 1)[-1] for name in linear})))
+            raise PlugError(f"no linear layer ends in {', '.join(lost)}", place="method.targets", fix="choose from: " + ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})))
         return chosen
 
     def save(self, model: TunableModel, folder: Path) -> None:

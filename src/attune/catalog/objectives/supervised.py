@@ -75,7 +75,7 @@ class Supervised(Objective):
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
             loss: torch.Tensor = (self._losses(head(features), target, 0.0) + penalty * (head.weight**2).sum()) / len(features)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]

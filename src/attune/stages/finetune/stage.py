@@ -14,8 +14,8 @@ from attune.core.contracts import Example, Learner, Metric, Row
 from attune.core.errors import DataError
 from attune.core.events import Events
 from attune.core.models import Base, resolve_base
-from attune.core.records import Checkpoint, DatasetVersion, digest
 from attune.core.recipe import Recipe
+from attune.core.records import Checkpoint, DatasetVersion, digest
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, write_bundle
 from attune.core.workspace import Workspace
