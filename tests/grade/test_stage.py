@@ -119,10 +119,13 @@ def test_probes_are_in_the_scorecard(graded):
 def test_every_opening_of_the_test_rows_is_counted_and_told(tickets):
     made = recipe(grade={"resamples": 200, "rivals": ["majority"], "probes": []})
     heard = []
-    before = len([e for e in tickets.workspace.ledger.audit_log() if e["action"] == "test_rows.open"])
+
+    def opened():
+        return len([e for e in tickets.workspace.ledger.audit_log() if (e["action"], e["subject"]) == ("test_rows.open", tickets.dataset.id)])
+
+    before = opened()
     card = grade.run(made, tickets.workspace, tickets.dataset, tickets.checkpoint, Events(listeners=(heard.append,)))
-    opened = [e for e in tickets.workspace.ledger.audit_log() if e["action"] == "test_rows.open"]
-    assert len(opened) == before + 1 == card.test_uses
+    assert opened() == before + 1 == card.test_uses
     again = grade.run(made, tickets.workspace, tickets.dataset, tickets.checkpoint, Events(listeners=(heard.append,)))
     assert again.test_uses == card.test_uses + 1
     assert again.results == card.results
