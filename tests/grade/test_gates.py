@@ -113,6 +113,14 @@ def test_with_an_approved_release_the_new_one_must_not_be_worse():
         assert (len(results), said) == (2, verdict)
 
 
+def test_not_worse_does_not_boast():
+    """Half a point ahead with an interval across zero passes for 'not worse', and is not said to beat anything."""
+    proof = evidence(measured(rivals={"current": (0.915, 0.88, 0.95)}, differences={"current": (0.005, -0.003, 0.013, 0.3)}), rivals=(), current=True)
+    reason = outcome(GateKeys(metric="accuracy", better_than="current", by=-0.01), proof).reason
+    assert "is at most 1.0 point worse than the approved release (91.5%): difference +0.5 (−0.3 to +1.3)" in reason
+    assert "beats" not in reason
+
+
 def test_a_gate_about_a_release_that_does_not_exist_proves_nothing_by_itself():
     gate = GateKeys(metric="accuracy", better_than="current", by=-0.01)
     results, verdict, _ = decide([gate], "accuracy", evidence(measured(differences={"linear": (-0.05, -0.08, -0.02, 0.001)})))

@@ -164,9 +164,9 @@ def _sentence(against: Comparison, by: float, outcome: Outcome, opponent: str, m
     named = {BEST: f"the best rival, {plain(who)} ({theirs})", CURRENT: f"the approved release ({theirs})"}.get(opponent, f"{plain(who)} ({theirs})")
     ours = f"tuned {against.metric} {interval(measured.estimates[TUNED], metric)}"
     spread = f"({signed(against.low, metric)} to {signed(against.high, metric)})"
-    if outcome == "pass" and against.difference > 0:
+    if outcome == "pass" and against.low > 0:
         least = f", more than the {points(by, metric)} asked for" if by > 0 else ""
-        span = f"({number(against.low, metric)}–{number(against.high, metric)})" if against.low > 0 else spread
+        span = f"({number(against.low, metric)}–{number(against.high, metric)})"
         return f"{ours} beats {named}{',' if opponent == BEST else ''} by {points(against.difference, metric)} {span}{least}, {p_value(against.p_value)}"
     if outcome == "pass":
         return f"{ours} is at most {points(by, metric)} worse than {named}: difference {signed(against.difference, metric)} {spread}"
