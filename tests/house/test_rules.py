@@ -67,7 +67,7 @@ PLANTED = [
     (rules.prints, "print('x')"),
     (rules.machine_traces, "see /wor" + "k/main/x"),
     (rules.machine_traces, "open('/home/" + "jane/rows.csv')"),
-    (rules.machine_traces, "pip install --index-" + "url https://example.org/simple x"),
+    (rules.machine_traces, "pip install --index-" + "url x"),
 ]
 
 
