@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,19 @@ def test_ctrl_c(attune, monkeypatch):
     answer = attune("list")
     assert answer.code == 130
     assert "the same command goes on where it stands" in answer.err
+
+
+def test_sigterm_ends_like_ctrl_c(attune, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def entries(kind=None):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("attune.core.catalog.entries", entries)
+    answer = attune("list")
+    assert answer.code == 143
+    assert "the same command goes on where it stands" in answer.err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(

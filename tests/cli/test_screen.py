@@ -36,7 +36,15 @@ def test_plain_lines_tell_how_far_how_fast_and_how_long_still():
     assert lines[0] == "curate    unchanged"
     assert lines[1] == "finetune: train 10/100 · 1/s · 1:30 left · loss 0.95 · learning rate 0.001"
     assert lines[-1] == "finetune  101.0 s"
-    assert len(lines) == 12
+    assert len(lines) == 11
+
+
+def test_a_long_thing_does_not_fill_a_log():
+    stream = io.StringIO()
+    live = Live(console(stream))
+    for step in range(3601):
+        live.hear(event("progress", "train", float(step), done=step, total=3600))
+    assert 5 < len(stream.getvalue().splitlines()) < 50
 
 
 def test_what_is_quick_is_not_talked_about():

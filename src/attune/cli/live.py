@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 SHOW_AFTER = 2.0
 """Seconds that something must last before its progress is shown."""
 PLAIN_EVERY = 10.0
-"""Seconds between two progress lines where the output is no terminal."""
+"""Seconds between two progress lines where the output is no terminal; the longer it goes on, the rarer they get."""
 
 
 class Live:
@@ -57,7 +57,7 @@ class Live:
             self._start(self._stage or what)
             if self._bar is not None and self._task is not None:
                 self._bar.update(self._task, total=total, completed=done, line=line, description=_title(self._stage, what))
-        elif at - self._told >= PLAIN_EVERY or done == total:
+        elif at - self._told >= max(PLAIN_EVERY, 0.15 * seconds) or done == total:
             self._told = at
             self.err.print(f"{_title(self._stage, what)} {line}", soft_wrap=True)
         if done == total and not self._stage:

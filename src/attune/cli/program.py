@@ -7,11 +7,14 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,7 @@ SYNONYMS = {
 
 UNEXPECTED = 70
 INTERRUPTED = 130
+TERMINATED = 143
 ClickError: Any = next(one for one in typer.BadParameter.__mro__ if one.__name__ == "ClickException")
 
 
@@ -122,10 +126,30 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return the exit code; never lets a traceback out."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     Screen.current = None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _terminable() as ended:
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
-        return _guarded(arguments)
+        code = _guarded(arguments)
+        return TERMINATED if ended and code == INTERRUPTED else code
+
+
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """SIGTERM ends a command as Ctrl-C does: live display closed, a word on how to go on. Yields the signals that came."""
+    came: list[int] = []
+
+    def end(number: int, _frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _guarded(arguments: list[str]) -> int:
