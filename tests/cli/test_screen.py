@@ -36,7 +36,7 @@ def test_plain_lines_tell_how_far_how_fast_and_how_long_still():
     assert lines[0] == "curate    unchanged"
     assert lines[1] == "finetune: train 10/100 · 1/s · 1:30 left · loss 0.95 · learning rate 0.001"
     assert lines[-1] == "finetune  101.0 s"
-    assert len(lines) == 11
+    assert len(lines) == 12
 
 
 def test_a_long_thing_does_not_fill_a_log():
