@@ -132,6 +132,18 @@ def test_a_large_file_stays_where_it_is(attune, tmp_path, tickets, monkeypatch):
     assert attune("check", "claims").code == 0
 
 
+def test_globs_and_folders_stay_where_they_are_and_are_found_from_the_recipe(attune, tmp_path, tickets):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.csv").write_bytes(tickets.read_bytes())
+    for label in ("cat", "dog"):
+        (tmp_path / "animals" / label).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / "animals" / label / f"{number}.txt").write_text(f"the {label} number {number} makes a noise")
+    for name, data in (("one", "rows/*.csv"), ("two", "rows"), ("three", "animals")):
+        assert attune("init", name, "--data", data).code == 0
+        assert attune("check", name).code == 0
+
+
 def mistake(name):
     """Files as they come in life, each of them wrong in one way."""
 

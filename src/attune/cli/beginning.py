@@ -82,7 +82,7 @@ def from_data(screen: Screen, name: str, data: str, task: str | None, columns: l
     if not path.exists() and "://" not in data and not any(sign in data for sign in "*?["):
         raise _missing(path, data)
     given = _columns(columns)
-    location = str(path.resolve()) if path.exists() else data
+    location = data if "://" in data else str(path.resolve()) if path.exists() else str(Path.cwd() / path)
     recipe, seen = _understood(name, location, task, given)
     copied = path.is_file() and path.stat().st_size <= COPIED_BYTES
 
