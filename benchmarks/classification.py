@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,11 +117,9 @@ def one(name: str, method: str, seed: int, data: Path, work: Path, until: str) -
         "grade": {"metrics": list(described.metrics), "probes": []},
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe, indent=1))
-    begin = time.perf_counter()
     attune("run", "recipe.yaml", "--workspace", "workspace", "--until", until, folder=folder)
-    seconds = time.perf_counter() - begin
     if until != "register":
-        return {"set": name, "method": method, "seed": seed, "seconds": round(seconds, 1)}
+        return {"set": name, "method": method, "seed": seed}
     from attune.core.records import Checkpoint, DatasetVersion, Scorecard
     from attune.core.workspace import Workspace
 
@@ -131,7 +128,6 @@ def one(name: str, method: str, seed: int, data: Path, work: Path, until: str) -
     checkpoint = workspace.ledger.find(Checkpoint)[-1]
     dataset = workspace.ledger.find(DatasetVersion)[-1]
     workspace.close()
-    training = _training_seconds(folder / "workspace" / "runs" / checkpoint.run / "events.jsonl")
     shutil.rmtree(folder)
     return {
         "set": name,
@@ -143,17 +139,8 @@ def one(name: str, method: str, seed: int, data: Path, work: Path, until: str) -
         "verdict": scorecard.verdict,
         "best_step": checkpoint.best_step,
         "steps": checkpoint.steps,
-        "seconds": round(training, 1),
         "commit": commit(),
     }
-
-
-def _training_seconds(path: Path) -> float:
-    """From the first to the last event of the finetune stage."""
-    from attune.core.events import read_events
-
-    times = [event["at"] for event in read_events(path) if event["message"].startswith(("step ", "best at step"))]
-    return times[-1] - times[0]
 
 
 def main() -> None:
@@ -179,7 +166,7 @@ def main() -> None:
                     continue
                 kept["runs"].append(run)
                 tuned = run["results"]["tuned"]
-                print(name, method, seed, {m: round(e["value"], 4) for m, e in tuned.items()}, run["verdict"], f"{run['seconds']} s", flush=True)
+                print(name, method, seed, {m: round(e["value"], 4) for m, e in tuned.items()}, run["verdict"], flush=True)
                 kept |= {"name": "classification", "machine": machine(), "sets": {key: {"published": value.published, "protocol": value.protocol} for key, value in SETS.items()}}
                 options.out.parent.mkdir(parents=True, exist_ok=True)
                 options.out.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")

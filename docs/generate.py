@@ -82,8 +82,8 @@ def classification_table(body: dict[str, Any]) -> list[str]:
             "",
             f"{described['protocol']}; {runs[0]['test_rows']} test rows.",
             "",
-            "| model | n seeds | " + " | ".join(metrics) + " | minutes of training | commit |",
-            "|---|---|" + "---|" * (len(metrics) + 2),
+            "| model | n seeds | " + " | ".join(metrics) + " | commit |",
+            "|---|---|" + "---|" * (len(metrics) + 1),
         ]
         for method in dict.fromkeys(run["method"] for run in runs):
             mine = [run for run in runs if run["method"] == method]
@@ -92,12 +92,11 @@ def classification_table(body: dict[str, Any]) -> list[str]:
                 values = [run["results"]["tuned"][metric]["value"] for run in mine]
                 spread = f" ({percent(min(values))}-{percent(max(values))})" if len(values) > 1 else ""
                 cells.append(f"**{percent(sum(values) / len(values))}**{spread}")
-            minutes = sum(run["seconds"] for run in mine) / len(mine) / 60
-            lines.append(f"| Attune `{method}` | {len(mine)} | " + " | ".join(cells) + f" | {minutes:.1f} | {', '.join(sorted({run['commit'] for run in mine}))} |")
+            lines.append(f"| Attune `{method}` | {len(mine)} | " + " | ".join(cells) + f" | {', '.join(sorted({run['commit'] for run in mine}))} |")
         rivals = runs[0]["results"]
         for rival in rivals:
             if rival != "tuned":
-                lines.append(f"| {rival} | 1 | " + " | ".join(percent(rivals[rival][metric]["value"]) for metric in metrics) + " | | |")
+                lines.append(f"| {rival} | 1 | " + " | ".join(percent(rivals[rival][metric]["value"]) for metric in metrics) + " | |")
         lines += ["", "Published: " + "; ".join(described["published"]) + ".", ""]
     return lines
 
