@@ -45,6 +45,29 @@ def test_stop_and_resume_is_bit_identical(recipe_of, workspace, method):
     assert again.curve == whole.curve
 
 
+def test_a_key_that_only_the_start_reads_may_be_set_when_a_run_goes_on(recipe_of, workspace):
+    recipe = recipe_of("head", objective={"name": "supervised", "probe_penalty": 2.0})
+    dataset = make_dataset(workspace, recipe, make_rows(80))
+    with pytest.raises(Stopped):
+        finetune.run(recipe, workspace, dataset, stop_at(8), run="broken")
+    again = recipe_of("head", objective={"name": "supervised", "probe_penalty": 2.0})
+    finetune.run(again, workspace, dataset, Events(), run="broken")
+    again.require_read("train", "objective", "method")
+
+
+def test_a_key_without_effect_is_told_after_the_first_step(recipe_of, workspace, monkeypatch):
+    from attune.core.errors import Problems
+    from attune.stages.finetune.torch_learner import TorchLearner
+
+    steps = []
+    step = TorchLearner.step
+    monkeypatch.setattr(TorchLearner, "step", lambda self, index: (steps.append(index), step(self, index))[1])
+    recipe = recipe_of("head", objective={"name": "supervised", "head_start": "zero", "probe_penalty": 2.0})
+    with pytest.raises(Problems, match="objective.probe_penalty"):
+        finetune.run(recipe, workspace, make_dataset(workspace, recipe, make_rows(80)), Events(), run="r")
+    assert steps == [0]
+
+
 def test_a_resume_without_optimizer_state_would_differ(recipe_of, workspace, monkeypatch):
     """The must-fail twin: leave something out of the state and the test above notices."""
     from attune.stages.finetune.torch_learner import TorchLearner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -39,7 +40,8 @@ class Events:
             self._held.append(happened)
             return
         line = (json.dumps(happened, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
-        with self.path.open("a+b", buffering=0) as stream:  # one write a line, so that threads and processes cannot mix theirs
+        with self.path.open("a+b", buffering=0) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # threads and processes must neither mix their lines nor take one that is being written for a torn one
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(size - 1, 0))
             if size and stream.read(1) != b"\n":

@@ -68,8 +68,9 @@ class _Session:
         """The choices of the run's first start, read again on a resume."""
         import torch
 
+        wanted = self.keys.precision
         if not path.is_file():
-            write_json(path, start_plan(self.keys.precision))
+            write_json(path, start_plan(wanted))
         plan: dict[str, Any] = json.loads(path.read_text())
         torch.set_num_threads(plan["threads"])
         return plan
@@ -93,6 +94,7 @@ class _Session:
             tensors, facts = found
             self.learner.load_state(tensors, facts["learner"])
             self.next_step, self.best, self.curve, self.waited, self.recent = (facts[name] for name in ("step", "best", "curve", "waited", "recent"))
+            recipe.objective.keys.assume_read()  # what only `begin` reads was read by the start that this run goes on from
             self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)
         else:
             recipe.objective.begin(self.specialist, examples)
@@ -106,21 +108,25 @@ class _Session:
     def loop(self) -> None:
         """Step until the plan or patience ends; evaluate and checkpoint on the way."""
         learner, total = self.learner, self.learner.total_steps
-        every = max(1, learner.steps_per_epoch // self.keys.evaluations_per_epoch)
+        every, save_every, patience = max(1, learner.steps_per_epoch // self.keys.evaluations_per_epoch), self.keys.checkpoint_every, self.keys.patience
+        first = True
         if self.next_step == 0 and not self.best:
             self._evaluate(0, 0.0)
-        while self.next_step < total and self.waited < self.keys.patience:
+        while self.next_step < total and self.waited < patience:
             report = learner.step(self.next_step)
             self.next_step += 1
+            if first:  # one step has read whatever will be read: a key without effect is told before hours go by
+                self.recipe.require_read("train", "objective", "method")
+                first = False
             step = self.next_step
             self.recent = [self.recent[0] + report["loss"] * report["items"], self.recent[1] + report["items"]]
             self.events.progress("train", step, total, loss=report["loss"], learning_rate=report["learning_rate"])
             if step % every == 0 or step == total:
                 self._evaluate(step, report["learning_rate"])
                 self._commit(step)
-            elif step % self.keys.checkpoint_every == 0:
+            elif step % save_every == 0:
                 self._commit(step)
-        if self.waited >= self.keys.patience and self.next_step < total:
+        if self.waited >= patience and self.next_step < total:
             self.events.note(f"stopped at step {self.next_step} of {total}: no better {self.recipe.main_metric} in {self.waited} evaluations")
 
     def _evaluate(self, step: int, rate: float) -> None:
