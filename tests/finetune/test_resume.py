@@ -63,7 +63,7 @@ def test_a_key_without_effect_is_told_after_the_first_step(recipe_of, workspace,
     step = TorchLearner.step
     monkeypatch.setattr(TorchLearner, "step", lambda self, index: (steps.append(index), step(self, index))[1])
     recipe = recipe_of("head", objective={"name": "supervised", "head_start": "zero", "probe_penalty": 2.0})
-    with pytest.raises(Problems, match="objective.probe_penalty"):
+    with pytest.raises(Problems, match=r"objective\.probe_penalty"):
         finetune.run(recipe, workspace, make_dataset(workspace, recipe, make_rows(80)), Events(), run="r")
     assert steps == [0]
 
