@@ -44,7 +44,7 @@ class Embedding(Task):
         main_metric="mrr",
         metrics=("mrr", "hit_at_1", "recall_at_10", "ndcg_at_10"),
         rivals=("lexical", "untouched_base"),
-        checks=("encoding", "types", "pii", "exact_duplicates", "leakage"),
+        checks=("encoding", "types", "pii", "exact_duplicates", "near_duplicates", "leakage"),
         detectors=("embedding_shift",),
         exports=("bundle", "transformers"),
     )
