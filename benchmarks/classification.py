@@ -101,8 +101,8 @@ SETS = {
 }
 
 
-def one(name: str, method: str, seed: int, data: Path, work: Path, until: str) -> dict[str, Any]:
-    """One run through the command line; a run that was stopped goes on in the same folder."""
+def one(name: str, method: str, seed: int, data: Path, work: Path, until: str, rivals: bool) -> dict[str, Any]:
+    """One run through the command line; a run that was stopped goes on in the same folder. All rivals answer in one run a set: seeds do not move them."""
     folder = work / f"{name}-{method}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     described = SETS[name]
@@ -116,6 +116,8 @@ def one(name: str, method: str, seed: int, data: Path, work: Path, until: str) -
         "train": train,
         "grade": {"metrics": list(described.metrics), "probes": []},
     }
+    if not rivals:
+        recipe["grade"]["rivals"] = ["majority"]  # type: ignore[index]
     (folder / "recipe.yaml").write_text(json.dumps(recipe, indent=1))
     attune("run", "recipe.yaml", "--workspace", "workspace", "--until", until, folder=folder)
     if until != "register":
@@ -160,7 +162,7 @@ def main() -> None:
             for seed in options.seeds:
                 if (name, method, seed) in done:
                     continue
-                run = one(name, method, seed, options.data.resolve(), options.work, options.until)
+                run = one(name, method, seed, options.data.resolve(), options.work, options.until, rivals=(method, seed) == (options.methods[0], options.seeds[0]))
                 if options.until != "register":
                     print(run, flush=True)
                     continue

@@ -93,7 +93,7 @@ def classification_table(body: dict[str, Any]) -> list[str]:
                 spread = f" ({percent(min(values))}-{percent(max(values))})" if len(values) > 1 else ""
                 cells.append(f"**{percent(sum(values) / len(values))}**{spread}")
             lines.append(f"| Attune `{method}` | {len(mine)} | " + " | ".join(cells) + f" | {', '.join(sorted({run['commit'] for run in mine}))} |")
-        rivals = runs[0]["results"]
+        rivals = max((run["results"] for run in runs), key=len)
         for rival in rivals:
             if rival != "tuned":
                 lines.append(f"| {rival} | 1 | " + " | ".join(percent(rivals[rival][metric]["value"]) for metric in metrics) + " | |")

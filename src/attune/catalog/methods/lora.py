@@ -34,10 +34,13 @@ class Lora(Method):
 
     def prepare(self, model: TunableModel, seed: int) -> TunableModel:
         """Wrap the body; only the updates and the head train."""
+        import warnings
+
         import torch
         from peft import LoraConfig, get_peft_model
 
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name; nothing a user could do
             torch.manual_seed(random_key(seed, "lora"))
             model.body = get_peft_model(
                 model.body,
