@@ -126,3 +126,38 @@ def test_the_run_folder_is_remembered_for_error_reports(tmp_path):
 
 def test_console_type():
     assert isinstance(Screen().out, Console)
+
+
+EVIL = "a\x1b]0;owned\x07b\x9b2Jc\u202ed\re [bold]f[/bold]"
+READABLE = "a\\x1b]0;owned\\x07b\\x9b2Jc\\u202ed\\x0de [bold]f[/bold]"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_data_cannot_command_the_terminal(monkeypatch, stream):
+    from attune.cli.tables import add, facts, table
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    made = table("a")
+    add(made, EVIL)
+    for part in (EVIL, made, facts([("text", EVIL)])):
+        out = stream()
+        screen = Screen()
+        screen._out = console(out)
+        screen.show(part)
+        screen.close()
+        said = out.getvalue()
+        assert READABLE in said, said
+        assert not any(sign in said.replace("\x1b[1m", "").replace("\x1b[2m", "").replace("\x1b[0m", "") for sign in "\x1b\x07\x9b\u202e\r"), repr(said)
+
+
+def test_errors_and_warnings_cannot_command_the_terminal(capsys):
+    Screen().warn(EVIL)
+    Screen.error(EVIL)
+    said = capsys.readouterr().err
+    assert not any(sign in said for sign in "\x1b\x07\x9b\u202e")
+    assert said.count("\\x1b]0;owned") == 2
+
+
+def test_ordinary_texts_stay_as_they_are(capsys):
+    Screen().show("größer\t漢字 🙂 שלום")
+    assert capsys.readouterr().out.split() == ["größer", "漢字", "🙂", "שלום"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.text import Text
 
     from attune.cli.live import Live
     from attune.core.recipe import Recipe
@@ -168,9 +171,29 @@ class Screen:
             self._workspace = None
 
 
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters (C0 but tab and line feed, DEL, C1) and marks that turn the reading direction: they command a terminal or hide what stands there."""
+
+
+def harmless(text: str) -> str:
+    """The text with every control character and direction mark written out, such as \\x1b, so that data can only be read, never obeyed."""
+    return UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
+
+
 def console(stream: Any) -> Console:
-    """A console that prints text as it is: no markup, no emoji, no highlighting; colours only on a terminal and without NO_COLOR."""
+    """A console that prints text as it is: no markup, no emoji, no highlighting, no commands in the text; colours only on a terminal and without NO_COLOR."""
     from rich.console import Console
+    from rich.segment import Segment
+
+    class Harmless(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            """Before columns are measured."""
+            return super().render_str(harmless(text), **options)
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            """Whatever kind of thing brought the text; the console's own control segments (cursor, colours) stay."""
+            for part in super().render(renderable, options):
+                yield part if part.control else Segment(harmless(part.text), part.style)
 
     terminal = hasattr(stream, "isatty") and stream.isatty()
-    return Console(file=stream, markup=False, emoji=False, highlight=False, width=None if terminal else PLAIN_WIDTH, force_terminal=terminal, legacy_windows=False)
+    return Harmless(file=stream, markup=False, emoji=False, highlight=False, width=None if terminal else PLAIN_WIDTH, force_terminal=terminal, legacy_windows=False)

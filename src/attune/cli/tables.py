@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from attune.cli.screen import harmless
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -26,7 +28,7 @@ def plain(value: Any) -> Any:
     """A cell's text as it is, without markup."""
     from rich.text import Text
 
-    return value if isinstance(value, Text) else Text(str(value))
+    return value if isinstance(value, Text) else Text(harmless(str(value)))
 
 
 def add(made: Table, *cells: Any, style: str = "") -> None:
