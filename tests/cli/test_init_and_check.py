@@ -137,7 +137,7 @@ def test_globs_and_folders_stay_where_they_are_and_are_found_from_the_recipe(att
     (tmp_path / "rows" / "a.csv").write_bytes(tickets.read_bytes())
     for label in ("cat", "dog"):
         (tmp_path / "animals" / label).mkdir(parents=True)
-        for number in range(6):
+        for number in range(15):
             (tmp_path / "animals" / label / f"{number}.txt").write_text(f"the {label} number {number} makes a noise")
     for name, data in (("one", "rows/*.csv"), ("two", "rows"), ("three", "animals")):
         assert attune("init", name, "--data", data).code == 0
@@ -315,3 +315,31 @@ def test_the_schema_is_one_document(attune):
     one, two = attune("check", "--schema"), attune("show", "schema", "--json")
     assert one.json == two.json
     assert one.json["title"] == "Attune recipe"
+
+
+# ---------------------------------------------------------------- check tells what a run would end with
+
+
+def _checked(attune, tmp_path, texts, labels, *more):
+    write_csv(tmp_path / "rows.csv", {"text": texts, "label": labels})
+    (tmp_path / "recipe.yaml").write_text("name: t\ntask: text_classification\ndata: {path: rows.csv}\n")
+    return attune("check", "recipe.yaml", "--json", *more).json
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "more", "words"),
+    [
+        (TEXTS, ["one"] * len(TEXTS), (), "every row has the label"),
+        (TEXTS[:12], LABELS[:12], (), "too few"),
+        (TEXTS, LABELS, ("--set", "data.columns.text=text", "--set", "data.columns.label=text"), "is given as"),
+        (TEXTS, LABELS, ("--set", "grade.metrics=[ndcg_at_10]"), "does not fit"),
+    ],
+)
+def test_check_tells_why_a_run_cannot_succeed(attune, tmp_path, texts, labels, more, words):
+    said = _checked(attune, tmp_path, texts, labels, *more)
+    assert said["exit_code"] == 2
+    assert any(words in str(problem) for problem in said["problems"]), said["problems"]
+
+
+def test_check_finds_nothing_in_good_rows(attune, tmp_path):
+    assert _checked(attune, tmp_path, TEXTS, LABELS)["problems"] == []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attune.cli.screen import Screen
 from attune.cli.tables import add, facts, table
-from attune.core.errors import AttuneError, Problems, RecipeError
+from attune.core.errors import AttuneError, DataError, Problems, RecipeError
 
 if TYPE_CHECKING:
     from attune.core.recipe import Recipe
@@ -24,6 +24,7 @@ CELL = 70
 def look(screen: Screen, path: str) -> dict[str, Any]:
     """Check a recipe; every problem is reported at once, and the exit code is 2 when there is one."""
     from attune.core.models import resolve_base
+    from attune.stages import grade
     from attune.stages.curate.preview import preview
 
     problems: list[AttuneError] = []
@@ -34,6 +35,10 @@ def look(screen: Screen, path: str) -> dict[str, Any]:
         base = _try(problems, lambda: resolve_base(keys.base_model, keys.revision, recipe.folder))
         seen = _try(problems, lambda: preview(recipe))
         _try(problems, lambda: _defaults(recipe))
+        if not problems:  # a plug that cannot be built is told once
+            _try(problems, lambda: grade.check(recipe))
+        if seen is not None:
+            _try(problems, lambda: _learnable(recipe, seen))
     result: dict[str, Any] = {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
     if recipe is not None:
         result |= {"specialist": recipe.name, "resolved": recipe.resolved(), "notices": recipe.notices}
@@ -60,6 +65,25 @@ def _try(problems: list[AttuneError], work: Callable[[], Any]) -> Any:
     except AttuneError as error:
         problems.append(error)
     return None
+
+
+def _learnable(recipe: Recipe, seen: Preview) -> None:
+    """What would end the run after curation: too few rows for a held-out test, or a single class."""
+    from attune.stages.curate.splits import require_enough
+
+    problems: list[AttuneError] = []
+    data = recipe.keys.data
+    if data.test_path is None and data.splits.by != "given":
+        _try(problems, lambda: require_enough(seen.read - len(seen.unreadable), data.splits.test))
+    if len(seen.labels) == 1 and not getattr(recipe.task.keys, "multi_label", False):
+        column = seen.columns.get("label", "label")
+        problems.append(
+            DataError(
+                f"every row has the label {next(iter(seen.labels))!r}: there is nothing to tell apart", place="data", fix=f"give rows of at least two classes, or name another column than '{column}'"
+            )
+        )
+    if problems:
+        raise Problems(problems, title="data")
 
 
 def _defaults(recipe: Recipe) -> None:

@@ -159,6 +159,9 @@ def detect(task: Task, found: dict[str, Profile], given: dict[str, str], taken: 
             raise RecipeError(f"task '{task.name}' has no role '{name}'", place="data.columns", fix=did_you_mean(name, roles))
         if column not in found:
             raise DataError(f"there is no column '{column}'\n{_listing(found)}", place=f"data.columns.{name}", fix=did_you_mean(column, found))
+        twin = next(role for role, other in given.items() if other == column)
+        if twin != name:
+            raise DataError(f"column '{column}' is given as {twin} and as {name}", place=f"data.columns.{name}", fix=f"name another column for the {name}; the columns are:\n{_listing(found)}")
     chosen = dict(given)
     free = [name for name in found if name not in taken and name not in chosen.values()]
     open_roles = [role for role in task.roles if role.name not in chosen]

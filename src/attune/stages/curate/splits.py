@@ -65,7 +65,7 @@ def assign(rows: Sequence[Row], task: Task, links: Sequence[tuple[str, str]], pl
     if "validation" not in has:
         given = {name: split for name, split in given.items() if split == "test"}  # validation rows come out of the training rows
     if not has and not plan.previous:
-        _enough(rows, plan)
+        require_enough(len(rows), plan.test)
     units = _units(rows, links)
     found = {row["row_id"]: plan.previous[row["row_id"]] for row in rows if row["row_id"] in plan.previous} | given
     kinds: dict[int, set[str]] = defaultdict(set)
@@ -84,11 +84,12 @@ def assign(rows: Sequence[Row], task: Task, links: Sequence[tuple[str, str]], pl
     return found, _rare(rows, task, found)
 
 
-def _enough(rows: Sequence[Row], plan: Plan) -> None:
-    needed = math.ceil(LEAST_TEST / plan.test)
-    if len(rows) < needed:
+def require_enough(rows: int, test: float) -> None:
+    """Raises DataError when a share `test` of `rows` usable rows is too small a held-out test."""
+    needed = math.ceil(LEAST_TEST / test)
+    if rows < needed:
         raise DataError(
-            f"{len(rows)} usable row(s) are too few: a held-out test of {plan.test:.0%} would have {int(len(rows) * plan.test)} row(s), and a verdict needs at least {LEAST_TEST}",
+            f"{rows} usable row(s) are too few: a held-out test of {test:.0%} would have {int(rows * test)} row(s), and a verdict needs at least {LEAST_TEST}",
             place="data",
             fix=f"give at least {needed} usable rows (a few hundred give a narrow interval), or a file of test rows with `test_path`",
         )
