@@ -303,3 +303,27 @@ def test_huggingface_id_without_the_package_or_the_rows_says_what_to_do(tmp_path
     assert error.value.fix
     assert source("huggingface").fingerprint("owner/name", tmp_path) is None
     assert source({"name": "huggingface", "revision": "abc"}).fingerprint("owner/name", tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"PK\x03\x04\x14\x00\x06\x00[Content_Types].xml ... xl/workbook.xml", "Excel workbook"),
+        (b"PK\x03\x04\x14\x00\x06\x00rows.csv", "zip archive"),
+        (b"%PDF-1.7\n1 0 obj", "PDF"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>", "web page"),
+        (b'[{"text": "a", "label": "b"}]', "JSON"),
+        (b'{"text": "a", "label": "b"}\n', "JSON"),
+    ],
+)
+def test_a_file_that_only_calls_itself_csv_is_named_for_what_it_is(tmp_path, start, words):
+    (tmp_path / "rows.csv").write_bytes(start)
+    with pytest.raises(DataError, match=words) as told:
+        read("csv", tmp_path, "rows.csv")
+    assert told.value.fix
+
+
+@pytest.mark.parametrize("first", ["{name},kind", "<b>,kind", "PK,kind", "[id],kind"])
+def test_a_table_with_an_odd_header_is_still_a_table(tmp_path, first):
+    (tmp_path / "rows.csv").write_text(f"{first}\na,b\nc,d\n")
+    assert len(read("csv", tmp_path, "rows.csv")) == 2

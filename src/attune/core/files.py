@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,6 +62,25 @@ def read_bytes(path: Path) -> bytes:
     if not data.strip(b" \t\r\n\x00\xef\xbb\xbf\xff\xfe"):
         raise DataError("the file is empty", place=str(path), fix="export the rows again, or take the file out of `data.path`")
     return data
+
+
+def require_table_text(data: bytes, path: Path) -> None:
+    """Refuse a file that is no delimited text whatever its name says: a workbook, a PDF, a web page, JSON; raises DataError with the way out."""
+    head = data[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()
+    folded = head.lower()
+    if head.startswith(b"PK\x03\x04"):
+        what, fix = ("an Excel workbook", "open it and save it as 'CSV UTF-8'") if b"xl/" in data or b"[Content_Types].xml" in head else ("a zip archive", "unpack it and give the file inside")
+    elif head.startswith(b"\xd0\xcf\x11\xe0"):
+        what, fix = "an old Excel workbook", "open it and save it as 'CSV UTF-8'"
+    elif head.startswith(b"%PDF"):
+        what, fix = "a PDF document", "export the rows as CSV from the program they come from"
+    elif folded.startswith((b"<!doctype", b"<html")):
+        what, fix = "a web page (perhaps a sign-in page that was saved in place of the download)", "download the file again and look at it in a text editor"
+    elif re.match(rb'(\[\s*)?\{\s*"[^"]*"\s*:', head):
+        what, fix = "JSON", "rename it to .json (or .jsonl for one object a line), or write `source: json` under `data`"
+    else:
+        return
+    raise DataError(f"this is {what}, not a table as text", place=str(path), fix=fix)
 
 
 def decode_lines(data: bytes) -> list[tuple[str, str | None]]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from attune.core.contracts import RawRecord, Source
 from attune.core.errors import DataError
-from attune.core.files import decode_lines, expand, fingerprint, matching, read_bytes, shown
+from attune.core.files import decode_lines, expand, fingerprint, matching, read_bytes, require_table_text, shown
 from attune.core.keys import Keys, key
 from attune.core.text import OPEN, split_fields
 
@@ -52,7 +52,9 @@ class Csv(Source):
     def read(self, location: str, folder: Path) -> Iterator[RawRecord]:
         """Every record of every file, in order of name and line."""
         for path in matching(location, folder, SUFFIXES):
-            yield from self._read_file(decode_lines(read_bytes(path)), shown(path, folder))
+            data = read_bytes(path)
+            require_table_text(data, path)
+            yield from self._read_file(decode_lines(data), shown(path, folder))
 
     def _read_file(self, lines: list[tuple[str, str | None]], name: str) -> Iterator[RawRecord]:
         while lines and not lines[-1][0].strip():
