@@ -309,3 +309,21 @@ def test_an_undefined_metric_is_null_on_disk_and_survives_the_ledger(tickets, mo
 def test_the_folder_holds_what_the_contract_says(graded):
     _, folder, _ = graded
     assert {path.name for path in Path(folder).iterdir()} == {"COMMIT.json", "predictions.parquet", "reference.parquet", "reference_embeddings.safetensors", "report.html", "scorecard.json"}
+
+
+def test_an_approved_release_that_learned_from_the_test_rows_is_not_compared(tickets):
+    """The split has changed since the release was tuned: judged on its own training rows it would win by memory."""
+    splits = cut(ticket_rows(24), len(LABELS))
+    swapped = make_dataset(tickets.workspace, tickets.recipe, {"train": splits["test"], "validation": splits["validation"], "test": splits["train"]})
+    release = release_of(tickets.workspace, tickets.checkpoint)
+    other = release.model_copy(update={"dataset_id": swapped.id, "version": 2})
+    heard = []
+    made = recipe(grade={"resamples": 200, "metrics": ["accuracy"], "rivals": ["majority"], "probes": []})
+    card = grade.run(made, tickets.workspace, tickets.dataset, tickets.checkpoint, Events(listeners=(heard.append,)), current=tickets.workspace.ledger.add(other))
+    assert "current" not in card.results
+    (about,) = [gate for gate in card.gates if "current" in gate.gate]
+    assert about.outcome == "inconclusive"
+    assert f"{len(splits['test'])} of these {len(splits['test'])} test rows were among its training rows" in about.reason
+    assert "--from-request" in about.reason
+    assert card.verdict == "INCONCLUSIVE"
+    assert any(event["kind"] == "warning" and "cannot be compared" in event["message"] for event in heard)

@@ -39,6 +39,8 @@ class Evidence:
     rivals: tuple[str, ...]
     has_current: bool
     confidence: float
+    not_comparable: str | None = None
+    """Why the approved release, though there is one, cannot be compared on these rows."""
 
 
 def default_gates(main_metric: str, has_current: bool) -> list[GateKeys]:
@@ -53,7 +55,7 @@ def decide(gates: Sequence[GateKeys] | None, main_metric: str, evidence: Evidenc
     Any failed gate: NO-SHIP. Else any that cannot tell: INCONCLUSIVE. Else SHIP. Gates that would all be about an approved release that does
     not exist yet prove nothing, so the default gate is added to them.
     """
-    chosen = list(gates) if gates else default_gates(main_metric, evidence.has_current)
+    chosen = list(gates) if gates else default_gates(main_metric, evidence.has_current or evidence.not_comparable is not None)
     if not evidence.has_current and all(gate.better_than == CURRENT and gate.at_least is None and gate.at_most is None for gate in chosen):
         chosen += default_gates(main_metric, False)
     results = tuple(result for gate in chosen for result in _examine(gate, evidence))
@@ -116,6 +118,8 @@ def _threshold(name: str, limit: float, at_least: bool, evidence: Evidence) -> G
 def _better(gate: GateKeys, opponent: str, evidence: Evidence) -> GateResult:
     name = gate.metric
     label = f"{name} {'better' if gate.by >= 0 else 'not worse'} than {plain(opponent)}"
+    if opponent == CURRENT and evidence.not_comparable:
+        return GateResult(gate=label, outcome="inconclusive", reason=evidence.not_comparable)
     if opponent == CURRENT and not evidence.has_current:
         return GateResult(gate=label, outcome="pass", reason="there is no approved release yet, so there is none to be worse than")
     if problem := _problem(name, evidence):

@@ -16,7 +16,7 @@ from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Release, Scorecard
 from attune.core.releases import open_release
-from attune.core.rows import open_test_rows
+from attune.core.rows import dataset_rows, open_test_rows
 from attune.core.specialist import Specialist, open_bundle
 from attune.core.workspace import Workspace
 from attune.stages.grade.contestants import rival_answers
@@ -24,7 +24,7 @@ from attune.stages.grade.gates import BEST, CURRENT, TUNED, Evidence, decide
 from attune.stages.grade.outputs import Grading, write
 from attune.stages.grade.statistics import Measured, measure
 
-VERSION = 1
+VERSION = 2
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
@@ -131,7 +131,10 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
     embeddings = tuned.embed(texts) if "embeds" in task.traits else None
     signature, max_length = tuned.signature, tuned.max_length
     del tuned
-    if current is not None:
+    not_comparable = _not_comparable(workspace, recipe, current, dataset, rows) if current is not None else None
+    if not_comparable:
+        events.warn(not_comparable)
+    elif current is not None:
         events.note(f"the approved release {current.id} answers the same rows")
         answers[CURRENT] = _current(workspace, recipe, current).examine(rows)
     answers |= rival_answers(recipe, workspace, dataset, checkpoint, plugs.rivals, rows, signature, max_length, events)
@@ -141,7 +144,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
     events.note(f"{keys.resamples} resamples of {len(rows)} test rows, {len(answers)} contestants, {len(plugs.metrics)} metrics")
     contributions = {name: {who: metric.contributions(truth, one, space) for who, one in answers.items()} for name, metric in plugs.metrics.items()}
     measured = measure(plugs.metrics, contributions, first=TUNED, groups=groups, resamples=keys.resamples, confidence=keys.confidence, seed=recipe.keys.seed)
-    evidence = Evidence(measured, len(set(groups)) if groups is not None else len(rows), tuple(plugs.rivals), current is not None, keys.confidence)
+    evidence = Evidence(measured, len(set(groups)) if groups is not None else len(rows), tuple(plugs.rivals), current is not None and not not_comparable, keys.confidence, not_comparable)
     gates, verdict, reasons = decide(recipe.keys.gates, recipe.main_metric, evidence)
     facts: dict[str, Any] = {
         "specialist": recipe.name,
@@ -168,6 +171,23 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
     events.emit("result", f"{verdict}: {reasons[0]}", verdict=verdict, reasons=list(reasons))
     parents = (checkpoint.id, dataset.id, *((current.id,) if current else ()))
     return Scorecard(store_key=store_key, parents=parents, **facts)
+
+
+def _not_comparable(workspace: Workspace, recipe: Recipe, current: Release, tested: DatasetVersion, rows: Sequence[Row]) -> str | None:
+    """A sentence when the approved release was tuned on some of these test rows (the split has changed since): it would be judged too kindly."""
+    if current.dataset_id == tested.id:
+        return None
+    task = recipe.task
+    dataset = workspace.ledger.get(current.dataset_id)
+    assert isinstance(dataset, DatasetVersion)
+    known = {task.text(row) for split in ("train", "validation") for row in dataset_rows(workspace, dataset, task, split)}
+    seen = sum(task.text(row) in known for row in rows)
+    if not seen:
+        return None
+    return (
+        f"the approved release {current.id} cannot be compared: {seen} of these {len(rows)} test rows were among its training rows, because the split has changed since; "
+        "use its seed and data.splits again, or make the next cycle with --from-request, which keeps old rows where they were"
+    )
 
 
 def _current(workspace: Workspace, recipe: Recipe, current: Release) -> Specialist:
