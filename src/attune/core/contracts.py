@@ -30,7 +30,8 @@ Row = dict[str, Any]
 Signature = dict[str, Any]
 """JSON facts about the rows that a task needs to build and answer: label names, multi-label or not, chat template ..."""
 Example = dict[str, Any]
-"""One encoded row: `size` (int, tokens or other cost) and whatever the objective's `collate` needs."""
+"""One encoded row: `size` (int, tokens or other cost), `ids` (its token ids, or several lists of them by name) where it is text, and
+whatever the objective's `collate` needs."""
 Batch = dict[str, Any]
 
 
@@ -270,6 +271,8 @@ class Learner(Protocol):
 
     total_steps: int
     steps_per_epoch: int
+    chosen: dict[str, str]
+    """What it chose and why, in plain words, for the record."""
 
     def begin(self) -> None:
         """Called before the first step of a fresh run, after the objective's `begin`; never on a resume."""
@@ -293,7 +296,7 @@ class Learner(Protocol):
         """What the best checkpoint must keep of the settled model."""
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Set what `weights` gave."""
+        """Set what `weights` gave, for good: the model is then saved."""
 
 
 class Method(Plug):
@@ -303,6 +306,8 @@ class Method(Plug):
     learning_rate: ClassVar[float] = 1e-4
     epochs: ClassVar[float] = 5
     """Both are used when the recipe gives none."""
+    refit: ClassVar[bool] = False
+    """Used when the recipe does not say: train once more on training and validation rows together after the best step was chosen."""
     needs_base: ClassVar[bool] = True
     """False when what `save` writes answers without the base model."""
 

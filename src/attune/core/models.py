@@ -192,3 +192,25 @@ def load_head(model: TunableModel, folder: Path) -> None:
         model.head.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise IntegrityError(f"the head does not fit: {error}", place=str(path), fix="labels and head come from different runs; make the bundle again") from error
+
+
+def last_layers(body: Any, number: int) -> list[str]:
+    """Names of a network's last layers, and of what stands behind them in the same module (a closing norm).
+
+    Raises:
+        PlugError: the network has no stack of layers, or a shorter one.
+    """
+    from torch import nn
+
+    from attune.core.errors import PlugError
+
+    there = getattr(body.config, "num_hidden_layers", None)
+    stack = next((name for name, module in body.named_modules() if isinstance(module, nn.ModuleList) and len(module) == there), None)
+    if stack is None or there is None:
+        raise PlugError(f"a {type(body).__name__} has no stack of layers to choose from", place="method.layers", fix="leave it out")
+    if number > there:
+        raise PlugError(f"the base has {there} layers, {number} were asked for", place="method.layers", fix=f"give 1 to {there}, or leave it out for all")
+    parent, _, own = stack.rpartition(".")
+    siblings = [name for name, _ in body.get_submodule(parent).named_children()]
+    behind = siblings[siblings.index(own) + 1 :]
+    return [f"{stack}.{i}" for i in range(there - number, there)] + [f"{parent}.{name}".lstrip(".") for name in behind if name != "pooler"]

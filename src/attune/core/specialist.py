@@ -93,35 +93,23 @@ class _answering:
 
 
 def by_length(sizes: Sequence[int], batch_size: int = ROWS_AT_ONCE) -> Iterator[list[int]]:
-    """Index batches of similar size, longest last, so that little is padded; every index once."""
+    """Index batches of similar size, longest last, so that rows computed together cost the same; every index once."""
     order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
     for begin in range(0, len(order), batch_size):
         yield order[begin : begin + batch_size]
-
-
-def padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
-    """Token ids and attention mask as int64 tensors [batch, longest], padded on the right."""
-    import torch
-
-    longest = max(len(one) for one in ids)
-    tokens = torch.full((len(ids), longest), pad, dtype=torch.long)
-    mask = torch.zeros((len(ids), longest), dtype=torch.long)
-    for i, one in enumerate(ids):
-        tokens[i, : len(one)] = torch.tensor(one, dtype=torch.long)
-        mask[i, : len(one)] = 1
-    return tokens, mask
 
 
 def text_features(specialist: Specialist, texts: Sequence[str]) -> Any:
     """Pooled features of texts, float32 tensor [n, hidden], in order; the caller sets evaluation mode."""
     import torch
 
+    from attune.core.flat import Tokens
+
     known = specialist.known_features if specialist.known_features is not None else {}
     missing = [text for text in dict.fromkeys(texts) if text not in known]
     ids = specialist.token_ids(missing)
-    pad = pad_id(specialist.tokenizer)
     for index in by_length([len(one) for one in ids]):
-        found = specialist.model.features(*padded([ids[i] for i in index], pad))
+        found = specialist.model.features(Tokens.of([ids[i] for i in index]))
         for place, i in enumerate(index):
             known[missing[i]] = found[place]
     return torch.stack([known[text] for text in texts]) if texts else torch.zeros((0, 0))

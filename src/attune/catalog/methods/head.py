@@ -19,6 +19,7 @@ class Head(Method):
     requires = frozenset({"torch", "label-out"})
     learning_rate = 1e-3
     epochs = 10
+    refit = True  # costs seconds, and no row is wasted on validation alone
 
     def prepare(self, model: TunableModel, seed: int) -> TunableModel:
         """Freeze the body."""

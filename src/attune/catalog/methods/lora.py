@@ -20,7 +20,8 @@ class LoraKeys(Keys):
 
     rank: int = key(16, "rank of the update matrices", aliases=("lora_r", "lora_rank", "r"), ge=1)
     alpha: float | None = key(None, "scale of the update; default: 2 x rank", aliases=("lora_alpha",), gt=0)
-    dropout: float = key(0.05, "dropout before the update", aliases=("lora_dropout",), ge=0, lt=1)
+    dropout: float = key(0.0, "dropout before the update", aliases=("lora_dropout",), ge=0, lt=1)
+    layers: int | None = key(None, "update only the last so many layers; what the others answer is computed once", aliases=("last_layers",), ge=1)
     targets: str | list[str] = key("all-linear", "layers that get an update: all-linear, or ends of module names", aliases=("lora_target_modules", "lora_target", "target_modules"))
 
 
@@ -58,9 +59,14 @@ class Lora(Method):
         """Full names of the linear layers to update; the output layer and an unused pooler are left alone."""
         from torch import nn
 
+        from attune.core.models import last_layers
+
         wanted = self.keys.targets
         output = body.get_output_embeddings() if hasattr(body, "get_output_embeddings") else None
         linear = [name for name, module in body.named_modules() if isinstance(module, nn.Linear) and module is not output and "pooler" not in name.split(".")]
+        if self.keys.layers is not None:
+            above = last_layers(body, self.keys.layers)
+            linear = [name for name in linear if any(name.startswith(stem + ".") for stem in above)]
         if wanted in ("all-linear", "all"):
             return linear
         ends = [wanted] if isinstance(wanted, str) else list(wanted)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attune.core.contracts import Batch, Example, Objective, Row
 from attune.core.keys import Keys, key
 from attune.core.randomness import generator
-from attune.core.specialist import Specialist, pad_id, padded
+from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
     import torch
@@ -69,27 +69,28 @@ class Contrastive(Objective):
         return [first[i] for i in generator(seed, "contrastive", epoch).permutation(len(first))]
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
-        """ids and masks of anchors [n, length] and of candidates [n + negatives, length] (positives first); `blocked` [n, candidates] is True
+        """Tokens of n anchors and of n + negatives candidates (positives first); `blocked` [n, candidates] is True
         where another row's candidate would be right for this row too: equal to its positive, or the positive of an equal anchor."""
         import torch
 
-        pad = pad_id(specialist.tokenizer)
+        from attune.core.flat import Tokens
+
         hard = [e for e in examples if "negative" in e["ids"]]
-        anchor_ids, anchor_mask = padded([e["ids"]["anchor"] for e in examples], pad)
-        candidate_ids, candidate_mask = padded([e["ids"]["positive"] for e in examples] + [e["ids"]["negative"] for e in hard], pad)
+        anchors = Tokens.of([e["ids"]["anchor"] for e in examples])
+        candidates = Tokens.of([e["ids"]["positive"] for e in examples] + [e["ids"]["negative"] for e in hard])
         texts = [e["positive"] for e in examples] + [e["negative"] for e in hard]
         blocked = torch.tensor(
             [[i != j and (texts[j] == one["positive"] or (j < len(examples) and examples[j]["anchor"] == one["anchor"])) for j in range(len(texts))] for i, one in enumerate(examples)]
         )
-        return {"anchor_ids": anchor_ids, "anchor_mask": anchor_mask, "candidate_ids": candidate_ids, "candidate_mask": candidate_mask, "blocked": blocked}
+        return {"anchors": anchors, "candidates": candidates, "blocked": blocked}
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum over rows of the cross-entropy of the right candidate among all of the batch; the count is the rows."""
         import torch
         from torch.nn import functional
 
-        anchors = functional.normalize(model.features(batch["anchor_ids"], batch["anchor_mask"]), dim=-1)
-        candidates = functional.normalize(model.features(batch["candidate_ids"], batch["candidate_mask"]), dim=-1)
+        anchors = functional.normalize(model.features(batch["anchors"]), dim=-1)
+        candidates = functional.normalize(model.features(batch["candidates"]), dim=-1)
         scores = anchors @ candidates.T / self.keys.temperature
         scores = scores.masked_fill(batch["blocked"], -math.inf)
         own = torch.arange(len(anchors))

@@ -9,7 +9,7 @@ from attune.core.contracts import Batch, Example, Objective, Row
 from attune.core.conversation import keep_end, messages_of, stop_ids, taught
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
-from attune.core.specialist import Specialist, pad_id, padded
+from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
     import torch
@@ -60,19 +60,16 @@ class Sft(Objective):
         return found
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
-        """input_ids, attention_mask and targets, int64 [batch, longest]; targets are -100 where nothing is learned."""
-        tokens, mask = padded([e["ids"] for e in examples], pad_id(specialist.tokenizer))
-        targets, _ = padded([e["targets"] for e in examples], IGNORED)
-        return {"input_ids": tokens, "attention_mask": mask, "targets": targets}
+        """tokens, and targets, int64 [total], as the tokens lie: -100 where nothing is learned."""
+        from attune.core.flat import Tokens
+
+        tokens = Tokens.of([e["ids"] for e in examples])
+        return {"tokens": tokens, "targets": tokens.lay([e["targets"] for e in examples])}
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the cross-entropies over learned tokens; the count is those tokens."""
-        from torch.nn import functional
-
-        logits = model.body(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits[:, :-1]
-        targets = batch["targets"][:, 1:]
-        learned = targets != IGNORED
-        return functional.cross_entropy(logits[learned].float(), targets[learned], reduction="sum"), float(learned.sum())
+        learned = (batch["targets"] != IGNORED).nonzero().squeeze(1)  # never a row's first token, so the token before is of the same row
+        return model.output_loss(model.hidden(batch["tokens"])[learned - 1], batch["targets"][learned]), float(len(learned))
 
 
 def _place(row: Row) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from attune.core.contracts import Batch, Example, Objective, Row
 from attune.core.keys import Keys, key
-from attune.core.specialist import Specialist, pad_id, padded, text_features
+from attune.core.specialist import Specialist, text_features
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,8 @@ class Supervised(Objective):
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Token ids cut at `max_length` (`cut` tells), and the target: a class index or a 0/1 vector."""
+        from attune.core.flat import row_key
+
         labels = {label: i for i, label in enumerate(specialist.signature["labels"])}
         texts = [specialist.task.text(row) for row in rows]
         whole = specialist.tokenizer(texts, add_special_tokens=True, truncation=False, verbose=False)["input_ids"] if texts else []
@@ -40,7 +42,7 @@ class Supervised(Objective):
         for row, text, ids, full in zip(rows, texts, specialist.token_ids(texts), whole, strict=True):
             truth = row["label"]
             target = [1.0 if label in truth else 0.0 for label in labels] if specialist.signature["multi_label"] else labels[truth]
-            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "text": text, "target": target, "cut": len(full) > max_length})
+            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "key": row_key(ids), "text": text, "target": target, "cut": len(full) > max_length})
         return found
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
@@ -87,21 +89,24 @@ class Supervised(Objective):
         return torch.tensor([e["target"] for e in examples], dtype=torch.float32 if multi_label else torch.long)
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
-        """input_ids and attention_mask [batch, longest] or, for a frozen body, features [batch, hidden]; target."""
+        """tokens or, for a frozen body, features [batch, hidden]; keys, int32 [batch], that dropout is drawn from; target."""
         import torch
+
+        from attune.core.flat import Tokens
 
         target = self._targets(specialist.signature["multi_label"], examples)
         if specialist.known_features is not None:
-            return {"features": torch.stack([specialist.known_features[e["text"]] for e in examples]), "target": target}
-        tokens, mask = padded([e["ids"] for e in examples], pad_id(specialist.tokenizer))
-        return {"input_ids": tokens, "attention_mask": mask, "target": target}
+            keys = torch.tensor([e["key"] for e in examples], dtype=torch.int32)
+            return {"features": torch.stack([specialist.known_features[e["text"]] for e in examples]), "keys": keys, "target": target}
+        tokens = Tokens.of([e["ids"] for e in examples])
+        return {"tokens": tokens, "keys": tokens.keys, "target": target}
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum over rows; the count is the rows."""
-        import torch
+        from attune.core.flat import drop
 
-        features = batch["features"] if "features" in batch else model.features(batch["input_ids"], batch["attention_mask"])
-        features = torch.nn.functional.dropout(features, self.keys.head_dropout, training=model.training)
+        features = batch["features"] if "features" in batch else model.features(batch["tokens"])
+        features = drop(features, batch["keys"], self.keys.head_dropout if model.training else 0.0)
         assert model.head is not None
         return self._losses(model.head(features), batch["target"], self.keys.label_smoothing if model.training else 0.0), float(len(batch["target"]))
 

@@ -147,10 +147,7 @@ class TextGeneration(Task):
 
     def embed(self, specialist: Specialist, texts: Sequence[str]) -> np.ndarray:
         """Mean of the last hidden states."""
-        from attune.core.tunable import TunableModel
-
-        decoder = TunableModel(specialist.model.body.get_decoder(), None, "mean").eval()
-        found: np.ndarray = text_features(dataclasses.replace(specialist, model=decoder), texts).numpy()
+        found: np.ndarray = text_features(specialist, texts).numpy()
         return found
 
     def settle(self, specialist: Specialist, validation: Sequence[Row]) -> Signature:

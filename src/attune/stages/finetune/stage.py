@@ -41,7 +41,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: E
     validation = dataset_rows(workspace, dataset, recipe.task, "validation")
     if not train or not validation:
         raise DataError(f"{len(train)} training and {len(validation)} validation rows", place=f"dataset {dataset.id}", fix="give more rows, or a larger data.splits.validation")
-    session = _Session(recipe, dataset, base, train, validation, folder, events)
+    session = _Session(recipe, dataset, base, train, validation, folder, workspace.root / "cache", events)
     session.loop()
     return session.checkpoint(workspace, run)
 
@@ -49,7 +49,8 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: E
 class _Session:
     """One run of the loop."""
 
-    def __init__(self, recipe: Recipe, dataset: DatasetVersion, base: Base, train: Sequence[Row], validation: Sequence[Row], folder: Path, events: Events) -> None:
+    def __init__(self, recipe: Recipe, dataset: DatasetVersion, base: Base, train: Sequence[Row], validation: Sequence[Row], folder: Path, cache: Path, events: Events) -> None:
+        self.cache = cache
         self.recipe, self.dataset, self.base, self.events = recipe, dataset, base, events
         self.keys = recipe.keys.train
         self.validation = validation
@@ -79,16 +80,16 @@ class _Session:
         from attune.stages.finetune.torch_learner import TorchLearner
 
         recipe = self.recipe
-        model = recipe.method.prepare(recipe.task.build(self.base, self.dataset.signature), recipe.keys.seed)
-        self.specialist = Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.keys.max_length, recipe.name, method=recipe.method)
-        examples = recipe.objective.examples(self.specialist, train, self.keys.max_length)
+        self.specialist = self._untuned()
+        self.examples = examples = recipe.objective.examples(self.specialist, train, self.keys.max_length)
         self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.keys.max_length)
         self._tell_cut(examples)
         done = recipe.objective.precompute(self.specialist, examples)
         recipe.objective.precompute(self.specialist, self.validation_examples)
         own = recipe.method.learner(self)
-        self.learner: Learner = own or TorchLearner(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["precision"])
-        self.chosen = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}", "threads": str(self.plan["threads"]), **({"features": done} if done else {})}
+        self.refit = own is None and (recipe.method.refit if self.keys.refit is None else self.keys.refit)
+        self.learner: Learner = own or TorchLearner(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["precision"], self.cache)
+        self.chosen = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}", "threads": str(self.plan["threads"]), **({"features": done} if done else {}), **self.learner.chosen}
         found = self.checkpoints.newest()
         if found is not None:
             tensors, facts = found
@@ -99,6 +100,12 @@ class _Session:
         else:
             recipe.objective.begin(self.specialist, examples)
             self.learner.begin()
+
+    def _untuned(self) -> Specialist:
+        """The base put together for the task, with the method's weights marked."""
+        recipe = self.recipe
+        model = recipe.method.prepare(recipe.task.build(self.base, self.dataset.signature), recipe.keys.seed)
+        return Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.keys.max_length, recipe.name, method=recipe.method)
 
     def _tell_cut(self, examples: Sequence[Example]) -> None:
         cut = [e["row_id"] for e in examples if e.get("cut")]
@@ -158,11 +165,34 @@ class _Session:
         tensors, facts = self.learner.state()
         self.checkpoints.save(step, tensors, {"step": step, "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts})
 
+    def _train_again(self, best: int) -> None:
+        """From the base once more, on training and validation rows, for as many passes as the best step had seen; a kill starts this over."""
+        from attune.stages.finetune.torch_learner import TorchLearner
+
+        settled, objective = self.specialist, self.recipe.objective
+        examples = [*self.examples, *self.validation_examples]
+        self.specialist = self._untuned()
+        self.specialist.signature, self.specialist.known_features = settled.signature, settled.known_features
+        learner = TorchLearner(self.specialist, objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache)
+        objective.begin(self.specialist, examples)
+        learner.begin()
+        steps = round(best / self.learner.steps_per_epoch * learner.steps_per_epoch)
+        for index in range(steps):
+            report = learner.step(index)
+            self.events.progress("refit", index + 1, steps, loss=report["loss"], learning_rate=report["learning_rate"])
+        with learner.settled():
+            weights = learner.weights()
+        learner.load_weights(weights)
+        self.chosen["refit"] = f"trained once more on all {len(examples):,} training and validation rows, as far as step {best} of the first pass"
+        self.events.note(self.chosen["refit"])
+
     def checkpoint(self, workspace: Workspace, run: str) -> Checkpoint:
         """The best weights as a bundle in the store, and its record."""
         best = int(self.best["step"])
         self.learner.load_weights(self.checkpoints.best(best))
         self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
+        if self.refit:
+            self._train_again(best)
         store_key = workspace.store.put("bundle", lambda folder: write_bundle(self.specialist, folder))
         self.events.note(f"best at step {best}: {self.recipe.main_metric} {self.best['value']:.4f} on {len(self.validation)} validation rows")
         return Checkpoint(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attune.core.contracts import Batch, Example, Objective, Row
-from attune.core.specialist import Specialist, pad_id, padded
+from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
     import torch
@@ -27,14 +27,15 @@ class SquaredError(Objective):
         return [{"row_id": row["row_id"], "size": len(ids), "ids": ids, "target": target} for row, ids, target in zip(rows, specialist.token_ids(texts), targets, strict=True)]
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
-        """input_ids and attention_mask [batch, longest], target [batch]."""
+        """tokens, target [batch]."""
         import torch
 
-        tokens, mask = padded([e["ids"] for e in examples], pad_id(specialist.tokenizer))
-        return {"input_ids": tokens, "attention_mask": mask, "target": torch.tensor([e["target"] for e in examples])}
+        from attune.core.flat import Tokens
+
+        return {"tokens": Tokens.of([e["ids"] for e in examples]), "target": torch.tensor([e["target"] for e in examples])}
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum over rows; the count is the rows."""
         assert model.head is not None
-        found = model.head(model.features(batch["input_ids"], batch["attention_mask"]))[:, 0]
+        found = model.head(model.features(batch["tokens"]))[:, 0]
         return ((found - batch["target"]) ** 2).sum(), float(len(batch["target"]))

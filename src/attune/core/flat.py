@@ -1,0 +1,370 @@
+"""Rows of tokens laid end to end, so that nothing is padded, and the attention that keeps them apart.
+
+A transformers network is asked once whether it answers such a line of tokens as it answers the padded rows; one that does not is padded.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+
+IMPLEMENTATION = "attune_flat"
+NEAR, SHARE = 3, 0.8
+"""Rows share a group of the attention when the shorter one lacks at most so many tokens, or has this share of the longer one's."""
+LONG = 512
+"""From here on the fused attention kernel of the processor is faster than explicit products in bf16 (measured); in fp32 from 64."""
+AGREES = 1e-4
+_now = threading.local()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring rows of about equal length, whose attention is computed together."""
+
+    begin: int
+    end: int
+    rows: int
+    length: int
+    take: torch.Tensor | None = None
+    """Where lengths differ: the token at every place of [rows, length], a row's last one behind its end."""
+    give: torch.Tensor | None = None
+    """Places of [rows, length] that hold a token."""
+    inside: torch.Tensor | None = None
+    """bool [rows, 1, 1, length]: True where a token is."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Several rows of token ids in one line, shortest row first."""
+
+    ids: torch.Tensor
+    """int64 [1, total]."""
+    positions: torch.Tensor
+    """int64 [1, total]: place within the own row."""
+    row: torch.Tensor
+    """int64 [total]: the row (as given) of each token."""
+    starts: torch.Tensor
+    """int64 [rows]: where each row (as given) begins."""
+    lengths: torch.Tensor
+    """int64 [rows]."""
+    names: tuple[bytes, ...]
+    """Each row's tokens as bytes: what a row is known by."""
+    keys: torch.Tensor
+    """int32 [rows]: a hash of each row's tokens, from which its dropout is drawn."""
+    groups: tuple[Group, ...]
+    order: tuple[int, ...]
+    """The rows (as given) in the order in which they lie."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Tokens:
+        """Lay rows of token ids (none empty) end to end."""
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
+        lengths = [len(rows[i]) for i in order]
+        sizes = torch.tensor(lengths)
+        ends = sizes.cumsum(0)
+        begins = ends - sizes
+        total = int(ends[-1])
+        given = torch.tensor(order)
+        starts, own = torch.empty_like(sizes), torch.empty_like(sizes)
+        starts[given], own[given] = begins, sizes
+        return cls(
+            ids=torch.tensor([token for i in order for token in rows[i]]).unsqueeze(0),
+            positions=(torch.arange(total) - begins.repeat_interleave(sizes)).unsqueeze(0),
+            row=given.repeat_interleave(sizes),
+            starts=starts,
+            lengths=own,
+            names=tuple(row_name(row) for row in rows),
+            keys=torch.tensor([row_key(row) for row in rows], dtype=torch.int32),
+            groups=tuple(_groups(lengths)),
+            order=tuple(order),
+        )
+
+    def lay(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """int64 [total]: other values of the same tokens (targets, weights) in the same places."""
+        return torch.tensor([value for i in self.order for value in rows[i]])
+
+    @cached_property
+    def token_keys(self) -> torch.Tensor:
+        """int32 [total]: a hash of each token's row and place."""
+        return mixed(self.keys[self.row] ^ mixed(self.positions[0].to(torch.int32) + 1))
+
+    def padded(self, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids and mask, int64 [rows, longest], in the order given, padded on the right."""
+        shape = (len(self.lengths), int(self.lengths.max()))
+        ids, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
+        ids[self.row, self.positions[0]] = self.ids[0]
+        mask[self.row, self.positions[0]] = 1
+        return ids, mask
+
+
+def row_name(ids: Sequence[int]) -> bytes:
+    """A row's tokens as bytes."""
+    return array("i", ids).tobytes()
+
+
+def row_key(ids: Sequence[int]) -> int:
+    """A hash of a row's tokens, in the range of int32."""
+    return zlib.crc32(row_name(ids)) - 2**31
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[Group]:
+    """Ascending lengths, cut into groups; each group's rows are filled up to its longest inside the attention only."""
+    bounds, high = [len(lengths)], lengths[-1]
+    for i in range(len(lengths) - 1, -1, -1):
+        if high - lengths[i] > NEAR and lengths[i] < SHARE * high:
+            bounds.append(i + 1)
+            high = lengths[i]
+    bounds.append(0)
+    begin = 0
+    for first, last in zip(bounds[:0:-1], bounds[-2::-1], strict=True):
+        own = lengths[first:last]
+        longest, end = own[-1], begin + sum(own)
+        if own[0] == longest:
+            yield Group(begin, end, len(own), longest)
+        else:
+            sizes = torch.tensor(own).unsqueeze(1)
+            places = torch.arange(longest).unsqueeze(0)
+            inside = places < sizes
+            take = (sizes.cumsum(0) - sizes) + torch.minimum(places, sizes - 1)
+            yield Group(begin, end, len(own), longest, take.flatten(), inside.flatten().nonzero().squeeze(1), inside[:, None, None, :])
+        begin = end
+
+
+# ---------------------------------------------------------------- attention
+
+
+@lru_cache(maxsize=64)
+def _causal(length: int, window: int | None) -> torch.Tensor:
+    """bool [length, length]: True where a query (row) may look."""
+    allowed = torch.ones(length, length, dtype=torch.bool).tril()
+    return allowed if window is None else allowed.triu(1 - window)
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: Any = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of every row to itself: query, key, value [1, heads, total, width] to [1, total, heads, width]."""
+    tokens: Tokens = _now.tokens
+    causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    now: Noise | None = getattr(_now, "noise", None)
+    keys = tokens.token_keys if dropout and module.training and now is not None else None
+    with torch.autocast("cpu", enabled=False):
+        lines = [part[0].transpose(0, 1).to(kind) for part in (query * scaling, key, value)]  # [total, heads, width]
+        found = [_attend_group(group, lines, now if keys is not None else None, keys, dropout, _causal(group.length, sliding_window) if causal else None, softcap) for group in tokens.groups]
+        return (torch.cat(found) if len(found) > 1 else found[0]).unsqueeze(0), None
+
+
+def _attend_group(group: Group, lines: list[torch.Tensor], now: Noise | None, keys: torch.Tensor | None, dropout: float, allowed: torch.Tensor | None, softcap: float | None) -> torch.Tensor:
+    """[tokens of the group, heads, width]."""
+    q, k, v = (_rows(group, line) for line in lines)  # [rows, heads, length, width]
+    if k.shape[1] != q.shape[1]:
+        k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
+    if group.inside is not None:
+        allowed = group.inside if allowed is None else group.inside & allowed
+    if keys is None and softcap is None and group.length >= (LONG if q.dtype == torch.bfloat16 else 64):
+        found = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=1.0)
+    else:
+        scores = q @ k.transpose(2, 3)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, -torch.inf)
+        weights = scores.softmax(-1)
+        if now is not None and keys is not None:
+            own = keys[group.begin : group.end]
+            own = own if group.take is None else own[group.take]
+            width = q.shape[1] * group.length  # one draw per token, head and place looked at
+            kept = now.keep(own, width, dropout).view(group.rows, group.length, q.shape[1], group.length).transpose(1, 2)
+            weights = weights * kept * (1 / (1 - dropout))
+        found = weights.to(v.dtype) @ v
+    flat = found.transpose(1, 2).reshape(-1, found.shape[1], found.shape[3])
+    return flat if group.give is None else flat.index_select(0, group.give)
+
+
+def _rows(group: Group, line: torch.Tensor) -> torch.Tensor:
+    """[rows, heads, length, width] of a line [total, heads, width]."""
+    own = line[group.begin : group.end]
+    if group.take is not None:
+        own = own.index_select(0, group.take)
+    return own.view(group.rows, group.length, *line.shape[1:]).transpose(1, 2)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+def mixed(x: torch.Tensor) -> torch.Tensor:
+    """int32 to int32: a hash of each number (two rounds of multiply and shift)."""
+    x = x * 0x7FEB352D
+    x = x ^ (x >> 15)
+    x = x * -0x7B935975
+    return x ^ (x >> 16)
+
+
+@lru_cache(maxsize=256)
+def _columns(width: int) -> torch.Tensor:
+    return mixed(torch.arange(1, width + 1, dtype=torch.int32))
+
+
+class Noise:
+    """The dropout of one optimizer step: every number is drawn from (seed, step, the row's tokens, place, layer), so that neither the other
+    rows of a batch nor the way it is cut into micro-batches change it.
+
+    Args:
+        seed: 63-bit number for the step.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.site = 0
+        self.line = 0
+
+    def keep(self, keys: torch.Tensor, width: int, p: float) -> torch.Tensor:
+        """bool [len(keys), width], True with probability 1 - p; each call is a site of its own."""
+        self.site += 1
+        own = mixed(keys ^ (zlib.crc32(b"%d %d %d" % (self.seed, self.line, self.site)) - 2**31))
+        bits = own.unsqueeze(1) ^ _columns(width)
+        bits = bits.mul_(0x2C1B3C6D)
+        bits = bits.bitwise_xor_(bits >> 16).mul_(0x297A2D39)
+        return bits >= int(p * 2**32) - 2**31
+
+
+class KeyedDropout(torch.nn.Dropout):
+    """Dropout of a network's own kind, drawn from `Noise` where one is set."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., width]; as it is when not training."""
+        noise: Noise | None = getattr(_now, "noise", None)
+        if not self.training or not self.p:
+            return x
+        keys = getattr(_now, "keys", None)
+        if noise is None or keys is None or x.numel() != len(keys) * x.shape[-1]:
+            return super().forward(x)
+        return x * noise.keep(keys, x.shape[-1], self.p).view(x.shape) * (1 / (1 - self.p))
+
+
+def key_dropout(network: torch.nn.Module) -> None:
+    """Replace every dropout of a network, in place, by one that draws from the step's noise."""
+    for name, child in list(network.named_children()):
+        if type(child) is torch.nn.Dropout:
+            network.register_module(name, KeyedDropout(child.p))
+        else:
+            key_dropout(child)
+
+
+@contextmanager
+def noise(seed: int) -> Iterator[Noise]:
+    """Draw dropout from `seed` inside the block."""
+    before = getattr(_now, "noise", None)
+    _now.noise = Noise(seed)
+    try:
+        yield _now.noise
+    finally:
+        _now.noise = before
+
+
+def drop(features: torch.Tensor, keys: torch.Tensor, p: float) -> torch.Tensor:
+    """Dropout of features [rows, width] by the rows' keys (int32 [rows]); as it is outside `noise`."""
+    now: Noise | None = getattr(_now, "noise", None)
+    return features if now is None or not p else features * now.keep(keys, features.shape[1], p) * (1 / (1 - p))
+
+
+# ---------------------------------------------------------------- asking a network
+
+
+def network_of(body: Any) -> Any:
+    """The transformers network itself, without an adapter's wrapping."""
+    return body.get_base_model() if hasattr(body, "peft_config") else body
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a network answers flat rows as it answers padded ones, and from where its positions count."""
+
+    flat: bool
+    offset: int
+    why: str
+
+
+def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, **options: Any) -> Any:
+    """The output of a network for flat rows; `given` is kept for layers that answer with what was computed before."""
+    config = network_of(body).config
+    before = config._attn_implementation
+    old, own = getattr(_now, "tokens", None), getattr(_now, "keys", None)
+    _now.tokens, _now.given = tokens, given
+    now: Noise | None = getattr(_now, "noise", None)
+    if now is not None:
+        _now.keys, now.site, now.line = tokens.token_keys, 0, now.line + 1
+    config._attn_implementation = IMPLEMENTATION
+    try:
+        return body(input_ids=tokens.ids, position_ids=tokens.positions + offset, **options)
+    finally:
+        config._attn_implementation, _now.tokens, _now.keys, _now.given = before, old, own, None
+
+
+def given() -> torch.Tensor | None:
+    """What `run_flat` was given, inside of it."""
+    return getattr(_now, "given", None)
+
+
+def run_padded(body: Any, tokens: Tokens, pad: int, **options: Any) -> Any:
+    """The output of a network for the same rows, padded; its first two dimensions are [rows, longest]."""
+    ids, mask = tokens.padded(pad)
+    return body(input_ids=ids, attention_mask=mask, **options)
+
+
+def fit_of(body: Any) -> Fit:
+    """Try both ways on three short rows, without dropout, and compare the last hidden states."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(IMPLEMENTATION, attend)
+    AttentionMaskInterface.register(IMPLEMENTATION, lambda *_, **__: None)
+    config = network_of(body).config
+    vocabulary = int(getattr(config, "vocab_size", 0) or 0)
+    if vocabulary < 8:
+        return Fit(False, 0, "padded: the network has no vocabulary")
+    draw = torch.Generator().manual_seed(11)
+    tokens = Tokens.of([torch.randint(4, vocabulary, (length,), generator=draw).tolist() for length in (5, 9, 6, 5)])
+    pad = int(getattr(config, "pad_token_id", None) or 0)
+    training = body.training
+    body.eval()
+    try:
+        with torch.no_grad():
+            told = run_padded(body, tokens, pad, **_options(body))[0][tokens.row, tokens.positions[0]].float()
+            why = "padded: the network reads no positions"
+            for offset in dict.fromkeys((0, pad + 1)):
+                try:
+                    found = run_flat(body, tokens, offset, **_options(body))[0][0].float()
+                except (TypeError, ValueError, RuntimeError, IndexError) as error:
+                    why = f"padded: flat rows fail with {type(error).__name__}"
+                    continue
+                apart = float((found - told).abs().max() / told.abs().max().clamp(min=1e-6))
+                if apart < AGREES:
+                    return Fit(True, offset, f"flat rows without padding; they agree with padded ones to {apart:.0e}")
+                why = f"padded: flat rows differ by {apart:.0e}"
+            return Fit(False, 0, why)
+    finally:
+        body.train(training)
+
+
+def _options(body: Any) -> dict[str, Any]:
+    return {"use_cache": False} if getattr(network_of(body).config, "is_decoder", False) or getattr(network_of(body).config, "use_cache", None) else {}

@@ -1,0 +1,141 @@
+"""Frozen lower layers are computed once: their answers to the training rows lie on disk, mapped into memory, and training starts above them.
+
+This is exact up to the number format, except that dropout below the first trained layer is off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attune.core.commit import committed_folder, is_valid
+from attune.core.contracts import Example
+from attune.core.flat import Tokens, given, network_of, row_name
+from attune.core.records import digest
+from attune.core.specialist import by_length
+from attune.core.tunable import TunableModel
+
+VERSION = 1
+
+
+def layers_of(body: Any) -> nn.ModuleList | None:
+    """The network's stack of layers, found by its length; None for a family without one."""
+    network = network_of(body)
+    number = getattr(network.config, "num_hidden_layers", None)
+    return next((module for module in network.modules() if isinstance(module, nn.ModuleList) and len(module) == number), None)
+
+
+def frozen_layers(body: Any) -> int:
+    """How many layers, from the first, no trained weight stands in or below."""
+    layers = layers_of(body)
+    if layers is None:
+        return 0
+    inside = {id(p) for p in layers.parameters()}
+    embedding = network_of(body).get_input_embeddings()
+    below = [p for name, p in network_of(body).named_parameters() if id(p) not in inside and (p is embedding.weight or "embed" in name or name.startswith(("wte", "wpe")))]
+    if any(p.requires_grad for p in below):
+        return 0
+    return next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), len(layers))
+
+
+class _Reached(Exception):
+    """The last frozen layer has answered; what is above need not run."""
+
+
+class Prefix:
+    """The answers of the frozen lower layers to every training row.
+
+    Args:
+        model: prepared by its method; its body reads flat rows.
+        examples: with `ids` (a list, or several by name).
+        depth: the number of frozen layers, at least 1.
+        folder: where answers are kept for later runs.
+        identity: what the answers depend on besides the rows: the base and its version.
+        precision: fp32 or bf16, for computing and keeping.
+    """
+
+    def __init__(self, model: TunableModel, examples: Sequence[Example], depth: int, folder: Path, identity: Any, precision: str) -> None:
+        layers = layers_of(model.body)
+        assert layers is not None
+        self.kind = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.width = network_of(model.body).config.hidden_size
+        self.depth = depth
+        self._single = True
+        self._last: torch.Tensor | None = None
+        self._watching = False
+        rows = list(dict.fromkeys(row_name(row) for one in examples for row in (one["ids"].values() if isinstance(one["ids"], dict) else [one["ids"]])))
+        for number in range(depth):
+            self._install(layers[number], last=number == depth - 1)
+        key = digest({"base": identity, "depth": depth, "rows": digest([row.hex() for row in rows]), "precision": precision, "version": VERSION})
+        target = folder / f"layers-{key[:32]}"
+        self.reused = is_valid(target)
+        if not self.reused:
+            with committed_folder(target) as new:
+                self._compute(model, rows, new)
+        self.places: dict[bytes, tuple[int, int]] = {}
+        begin = 0
+        for row in rows:
+            self.places[row] = (begin, begin + len(row) // 4)
+            begin += len(row) // 4
+        facts = json.loads((target / "facts.json").read_text())
+        self._single = bool(facts["single"])
+        self.table = torch.from_file(str(target / "hidden.bin"), shared=False, size=begin * self.width, dtype=self.kind).view(begin, self.width)
+        self.size = begin * self.width * self.table.element_size()
+        model.computed = self
+
+    def _install(self, layer: Any, last: bool) -> None:
+        """Let a frozen layer pass on what is given; without that it works as before."""
+        own = layer.forward
+
+        def forward(hidden: torch.Tensor, *args: Any, **options: Any) -> Any:
+            known = given()
+            if known is not None:
+                answer = known if last else hidden
+                return answer if self._single else (answer,)
+            found = own(hidden, *args, **options)
+            if last and self._watching:
+                self._single = isinstance(found, torch.Tensor)
+                self._last = found if self._single else found[0]
+                raise _Reached
+            return found
+
+        layer.forward = forward
+
+    def _compute(self, model: TunableModel, rows: Sequence[bytes], folder: Path) -> None:
+        ids = [torch.frombuffer(bytearray(row), dtype=torch.int32).tolist() for row in rows]
+        begins = [0]
+        for one in ids:
+            begins.append(begins[-1] + len(one))
+        path = folder / "hidden.bin"
+        table = torch.from_file(str(path), shared=True, size=begins[-1] * self.width, dtype=self.kind).view(begins[-1], self.width)
+        training = model.training
+        model.eval()
+        self._watching = True
+        try:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.kind == torch.bfloat16):
+                for index in by_length([len(one) for one in ids]):
+                    tokens = Tokens.of([ids[i] for i in index])
+                    with suppress(_Reached):
+                        model.hidden(tokens)
+                    assert self._last is not None
+                    found = self._last[0].to(self.kind)
+                    for place, i in enumerate(index):
+                        first = int(tokens.starts[place])
+                        table[begins[i] : begins[i + 1]] = found[first : first + len(ids[i])]
+        finally:
+            self._watching, self._last = False, None
+            model.train(training)
+        (folder / "facts.json").write_text(json.dumps({"single": self._single}))
+
+    def __call__(self, tokens: Tokens) -> torch.Tensor | None:
+        """[1, total, width] as the tokens lie; None when a row is unknown."""
+        places = [self.places.get(tokens.names[i]) for i in tokens.order]
+        if any(place is None for place in places):
+            return None
+        return torch.cat([self.table[place[0] : place[1]] for place in places if place is not None]).unsqueeze(0)
