@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,44 @@ def test_damaged_unknown_and_dishonest_releases_are_not_promoted(workspace):
     with pytest.raises(IntegrityError, match=r"head\.safetensors"):
         register.promote(workspace, released, actor="ann", force=True, reason="please")
     assert workspace.ledger.approved(releases.NAME) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("release", "model/head.safetensors"),
+        ("release", "scorecard.json"),
+        ("scorecard", "report.html"),
+        ("scorecard", "reference.parquet"),
+        ("checkpoint", "bundle.json"),
+        ("checkpoint", "model/head.safetensors"),
+    ],
+)
+def test_one_flipped_byte_of_what_a_verdict_rests_on_stops_the_promotion(workspace, kind, file):
+    released = releases.release(workspace)
+    records = {record.kind: record for record in workspace.ledger.lineage(released.id)}
+    path = workspace.store.root / records[kind].store_key / file
+    whole = path.read_bytes()
+    body = bytearray(whole)
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+    for force in ({}, {"force": True, "reason": "please"}):
+        with pytest.raises(IntegrityError, match=f"file '{file}' is not what was committed") as caught:
+            register.promote(workspace, released, actor="ann", **force)
+        assert records[kind].store_key in str(caught.value)
+    assert workspace.ledger.approved(releases.NAME) is None
+    path.write_bytes(whole)
+    register.promote(workspace, released, actor="ann")
+    assert workspace.ledger.approved(releases.NAME) == released
+
+
+def test_a_release_whose_checkpoint_is_gone_is_not_promoted(workspace):
+    released = releases.release(workspace)
+    [tuned] = [record for record in workspace.ledger.lineage(released.id) if record.kind == "checkpoint"]
+    shutil.rmtree(workspace.store.root / tuned.store_key)
+    with pytest.raises(IntegrityError, match="its checkpoint is damaged") as caught:
+        register.promote(workspace, released, actor="ann", force=True, reason="please")
+    assert "run the recipe again" in str(caught.value)
 
 
 def test_a_metric_that_is_not_a_number_is_never_promoted_by_itself(workspace):
