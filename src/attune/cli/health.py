@@ -216,6 +216,9 @@ def _plugs() -> Iterator[Finding]:
 
 def _workspace(screen: Screen) -> Iterator[Finding]:
     root: Any = screen.root
+    if root.exists() and not root.is_dir():
+        yield Finding("workspace", "fault", f"{root} is a file", "name a folder: --workspace FOLDER")
+        return
     if not root.is_dir():
         yield Finding("workspace", "note", f"none yet at {root}", "`attune run` makes it; another one: --workspace FOLDER")
         return

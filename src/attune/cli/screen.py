@@ -122,7 +122,11 @@ class Screen:
             if not create and not root.is_dir():
                 from attune.core.errors import RecipeError
 
-                raise RecipeError(f"there is no workspace '{root}'", place="--workspace", fix="go to the folder where you ran `attune run`, or name its workspace: --workspace FOLDER")
+                raise RecipeError(
+                    f"there is no workspace '{root}'" + (", it is a file" if root.is_file() else ""),
+                    place="--workspace",
+                    fix="go to the folder where you ran `attune run`, or name its workspace: --workspace FOLDER",
+                )
             self._workspace = Workspace(root, listeners=(self.hear,))
         return self._workspace
 

@@ -144,7 +144,12 @@ class Ledger:
             yield
         except sa.exc.DBAPIError as error:
             place = sa.make_url(self.url).render_as_string(hide_password=True)
-            raise MachineError(f"the ledger did not take part: {error.orig}", place=place, fix="check that the database runs, has disk space and is not locked, then run again") from error
+            fix = (
+                "give back the permission to write that file, or name another folder: --workspace FOLDER"
+                if "readonly" in str(error.orig)
+                else "check that the database runs, has disk space and is not locked, then run again"
+            )
+            raise MachineError(f"the ledger did not take part: {error.orig}", place=place, fix=fix) from error
 
     def _all(self, query: sa.Select[Any]) -> list[sa.Row[Any]]:
         with self._reached(), self.engine.connect() as connection:
