@@ -152,6 +152,8 @@ def test_promote_predict_and_roll_back(attune, folder):
         (("predict", "clams", "x"), "did you mean 'claims'?"),
         (("predict", "claims", "x", "--release", "claims@9"), "no version '9'"),
         (("predict", "claims", "x", "--release", "release-ffffffffffffffff"), "no record 'release-ffffffffffffffff'"),
+        (("show", "claims@9"), "no version '9'"),
+        (("show", "claims@9"), "versions: 1"),
         (("promote", "clams"), "did you mean 'claims'?"),
         (("promote", "claims", "--force"), "needs a written reason"),
         (("export", "claims", "--to", "out", "--format", "zip"), "there is no export 'zip'"),
@@ -215,6 +217,29 @@ def test_show_and_list_what_there_is(attune):
         assert out.strip()
     run = document(attune("list", "runs", "--json"))[0]["run"]
     assert document(attune("show", run, "--json"))["events"]
+
+
+def test_a_release_is_shown_by_its_version_with_its_run_folder_and_source_files(attune, folder):
+    for release in document(attune("list", "releases", "--json")):
+        shown = document(attune("show", f"claims@{release['version']}", "--json"))
+        assert shown["id"] == release["id"]
+        lineage = {one["id"].split("-")[0]: one for one in shown["lineage"]}
+        assert Path(lineage["checkpoint"]["run_folder"]).name == lineage["checkpoint"]["run"]
+        assert (Path(lineage["checkpoint"]["run_folder"]) / "run.json").is_file()
+        assert lineage["dataset"]["source_files"] == {"data/tickets.csv": 120}
+    assert document(attune("show", "claims@v2", "--json"))["version"] == 2
+    said = attune("show", "claims@1")[1]
+    assert f"run folder .attune/runs/{lineage['checkpoint']['run']}" in said
+    assert "tickets.csv (120 rows)" in said
+    assert f".attune/runs/{lineage['checkpoint']['run']}" in attune("show", lineage["checkpoint"]["id"])[1]
+    aside = folder / ".attune" / "store" / lineage["dataset"]["store_key"]
+    aside.rename(aside.with_name("aside"))
+    try:
+        said = attune("show", "claims@1")[1]
+        assert "its files cannot be read" in said
+        assert "tickets.csv" not in said
+    finally:
+        aside.with_name("aside").rename(aside)
 
 
 def test_export_answers_like_the_release(attune, folder):
