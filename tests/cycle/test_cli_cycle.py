@@ -78,7 +78,9 @@ def test_again_nothing_is_done(attune):
 
 
 def test_only_what_changed_is_done(attune):
-    _, _, err = attune("run", "claims", *QUICK, *OVER_MAJORITY, "--set", "grade.confidence=0.9", "--until", "grade")
+    _, out, err = attune("run", "claims", *QUICK, *OVER_MAJORITY, "--set", "grade.confidence=0.9", "--until", "grade")
+    assert "some of these 36 test rows have been opened 2 times" in out
+    assert "some of the 36 test rows have now been opened 2 times" in err
     assert "finetune  unchanged" in err
     assert "grade     unchanged" not in err
     checked = document(attune("check", "claims", *QUICK, "--set", "train.epochs=3", "--json"))

@@ -77,7 +77,7 @@ def verdict(name: str, scorecard: Scorecard, version: int | None) -> Text:
     for reason in scorecard.reasons:
         text.append(f"\n  • {reason}")
     if scorecard.test_uses > 1:
-        text.append(f"\n  • these {scorecard.test_rows} test rows have been opened {scorecard.test_uses} times; each look makes a lucky result likelier", "yellow")
+        text.append(f"\n  • some of these {scorecard.test_rows} test rows have been opened {scorecard.test_uses} times; each look makes a lucky result likelier", "yellow")
     return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -57,6 +57,13 @@ TEST_USES = sa.Table(
     sa.Column("dataset_id", _ID, nullable=False, index=True),
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("at", sa.String(40), nullable=False),
+)
+TEST_ROW_USES = sa.Table(
+    "test_row_uses",
+    METADATA,
+    sa.Column("specialist", _NAME, primary_key=True),
+    sa.Column("row_id", _ID, primary_key=True),
+    sa.Column("uses", sa.Integer, nullable=False),
 )
 AUDIT = sa.Table(
     "audit",
@@ -243,13 +250,32 @@ class Ledger:
 
     # -------------------------------------------------------- sealed test rows
 
-    def use_test_rows(self, dataset_id: str, purpose: str) -> int:
-        """Count one opening of a dataset's sealed test rows; returns how many there have been, this one included."""
+    def use_test_rows(self, specialist: str, dataset_id: str, row_ids: Iterable[str], purpose: str) -> int:
+        """Count one opening of sealed test rows, row by row: a row is the same in every dataset version that holds it.
+
+        Returns:
+            The largest number of times that any of these rows has been opened for this specialist, this time included.
+        """
+        ids = sorted(set(row_ids))
+        known = {"specialist": specialist, "ids": json.dumps(ids)}
+        # One statement for any number of rows: the ids travel as one JSON text, which both databases can read as a table.
+        given = "json_each(:ids)" if self.engine.dialect.name == "sqlite" else "json_array_elements_text(CAST(:ids AS json)) AS given(value)"
         with self._begin() as connection:
             connection.execute(TEST_USES.insert().values(dataset_id=dataset_id, purpose=purpose, at=now()))
-            self._audit(connection, "attune", "test_rows.open", dataset_id, {"purpose": purpose})
-            count = connection.execute(sa.select(sa.func.count()).select_from(TEST_USES).where(TEST_USES.c.dataset_id == dataset_id)).scalar_one()
-        return int(count)
+            self._audit(connection, "attune", "test_rows.open", dataset_id, {"purpose": purpose, "specialist": specialist, "rows": len(ids)})
+            connection.execute(
+                sa.text(
+                    f"INSERT INTO test_row_uses (specialist, row_id, uses) SELECT :specialist, value, 1 FROM {given} WHERE true "
+                    "ON CONFLICT (specialist, row_id) DO UPDATE SET uses = test_row_uses.uses + 1"
+                ),
+                known,
+            )
+            most = connection.execute(sa.text(f"SELECT max(uses) FROM test_row_uses WHERE specialist = :specialist AND row_id IN (SELECT value FROM {given})"), known).scalar()
+        return int(most or 0)
+
+    def opened_rows(self, specialist: str) -> dict[str, int]:
+        """row_id -> how often it was opened, for every test row that a verdict on this specialist has looked at."""
+        return {row.row_id: row.uses for row in self._all(sa.select(TEST_ROW_USES.c.row_id, TEST_ROW_USES.c.uses).where(TEST_ROW_USES.c.specialist == specialist))}
 
     # -------------------------------------------------------- requests and feedback
 

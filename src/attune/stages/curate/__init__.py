@@ -16,7 +16,7 @@ from attune.core.errors import DataError, IntegrityError, did_you_mean
 from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import DatasetVersion
-from attune.core.rows import SPLITS, rows_digest, write_rows
+from attune.core.rows import SPLITS, ids_of, rows_digest, write_rows
 from attune.core.text import excerpt, map_texts
 from attune.core.workspace import Workspace
 from attune.stages.curate import card, columns, reading, splits
@@ -254,10 +254,8 @@ def _timed(rows: list[Row], gate: Gate) -> list[Row]:
 
 def _splits_of(workspace: Workspace, dataset: DatasetVersion) -> dict[str, str]:
     """row_id -> split of an earlier version. Only the ids are read: what the sealed rows say stays sealed."""
-    import pyarrow.parquet as pq
-
     folder = workspace.store.path(dataset.store_key)
-    return {name: split for split in SPLITS for name in pq.read_table(folder / f"{split}.parquet", columns=["row_id"])["row_id"].to_pylist()}
+    return {name: split for split in SPLITS for name in ids_of(folder / f"{split}.parquet")}
 
 
 def _held_out(by_split: dict[str, list[Row]]) -> None:

@@ -134,7 +134,7 @@ def _tiles(grading: Grading, main: Metric) -> list[dict[str, str]]:
                 }
             )
     uses = grading.facts["test_uses"]
-    tiles.append({"what": "sealed test rows", "value": f"{grading.facts['test_rows']:,}", "note": "opened for the first time" if uses == 1 else f"opened {uses} times so far"})
+    tiles.append({"what": "sealed test rows", "value": f"{grading.facts['test_rows']:,}", "note": "opened for the first time" if uses == 1 else f"some opened {uses} times so far"})
     return tiles
 
 
@@ -385,7 +385,8 @@ def _made(grading: Grading) -> list[tuple[str, str]]:
         ("approved release", grading.current.id if grading.current else "none yet"),
         (
             "test rows",
-            f"{facts['test_rows']:,}, opened {facts['test_uses']} time{'s' if facts['test_uses'] != 1 else ''}"
+            f"{facts['test_rows']:,}, "
+            + ("opened for the first time" if facts["test_uses"] == 1 else f"some opened {facts['test_uses']} times")
             + (f", {grading.evidence_rows:,} independent groups" if grading.evidence_rows != facts["test_rows"] else ""),
         ),
         (
@@ -406,7 +407,7 @@ def _limits(grading: Grading) -> list[str]:
     if grading.evidence_rows < 300:
         found.append(f"{grading.evidence_rows} independent test rows give wide intervals; a few hundred more would make small differences visible.")
     if facts["test_uses"] > 1:
-        found.append(f"The test rows were opened {facts['test_uses']} times. Figures picked among several looks are a little too good; fresh test rows cure that.")
+        found.append(f"Some of the test rows were opened {facts['test_uses']} times. Figures picked among several looks are a little too good; fresh test rows cure that.")
     if grading.evidence_rows != facts["test_rows"]:
         found.append("Rows of one group (a customer, a patient) were resampled together, because they are not independent.")
     if grading.dataset.signature.get("labels"):

@@ -120,7 +120,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
     if not rows:
         raise DataError("there are no test rows", place=f"dataset {dataset.id}", fix="give more rows or a larger data.splits.test")
     if uses > 1:
-        events.note(f"the {len(rows)} test rows have now been opened {uses} times; a model chosen after many looks is judged too kindly")
+        events.note(f"some of the {len(rows)} test rows have now been opened {uses} times; a model chosen after many looks is judged too kindly")
     truth = [task.truth(row) for row in rows]
     answers = {TUNED: tuned.examine(rows)}
     probes = {}

@@ -126,7 +126,7 @@ def _evaluation(scorecard: Scorecard, main_metric: str) -> str:
     contestants = sorted(scorecard.results, key=lambda name: (name != "tuned", -_value(scorecard.results[name].get(main_metric)), name))
     rows = [[name, *(_estimate(scorecard.results[name].get(metric)) for metric in metrics)] for name in contestants]
     parts = [
-        f"{scorecard.test_rows} sealed test rows, opened {scorecard.test_uses} time{'s' if scorecard.test_uses != 1 else ''} so far. "
+        f"{scorecard.test_rows} sealed test rows, {'opened for the first time' if scorecard.test_uses == 1 else f'some of them opened {scorecard.test_uses} times so far'}. "
         f"Values with {scorecard.confidence:.0%} bootstrap intervals ({scorecard.resamples} resamples).",
         _table(["", *metrics], rows),
     ]
@@ -144,7 +144,7 @@ def _limits(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, sco
     if dataset.signature.get("labels"):
         points.append("An input that belongs to none of the labels still gets one of them.")
     if scorecard.test_uses > 1:
-        points.append(f"The test rows were opened {scorecard.test_uses} times: figures chosen among several looks are a little too good.")
+        points.append(f"Some of the test rows were opened {scorecard.test_uses} times: figures chosen among several looks are a little too good.")
     main = scorecard.results.get("tuned", {}).get(recipe.main_metric)
     if main is not None and math.isfinite(main.value):
         points.append(f"On {scorecard.test_rows} test rows the {recipe.main_metric} is known only to within {main.low:.4f} to {main.high:.4f}.")
