@@ -62,7 +62,7 @@ def _names(workspace: Workspace | None) -> list[str]:
     if workspace is None:
         return []
     records = [record for kind in RECORD_TYPES.values() for record in workspace.ledger.find(kind)]
-    runs = [path.name for path in (workspace.root / "runs").glob("*")]
+    runs = [path.name for path in (workspace.root / "runs").glob("[!.]*")]
     return list(dict.fromkeys([*(record.specialist for record in records), *runs, *(record.id for record in records)]))
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +21,49 @@ from attune.core.yaml_reader import dump_yaml
 FACTS = "run.json"
 
 
+@contextmanager
+def locked_run(workspace: Workspace, name: str, events: Events) -> Iterator[None]:
+    """Hold a run for this process alone; says so when another one has it, and waits until that one is done or dead.
+
+    Whoever waited must look again at what is done by now. The lock lies beside the run's folder, so that it survives the folder's renaming.
+    """
+    path = workspace.run_folder(name).with_name(f".{name}.lock")
+    with path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            events.warn(f"waits for {stream.read().strip() or 'another process'}, which makes the same run '{name}'", run=name)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} (since {now()[:19].replace('T', ' ')} UTC)")
+            stream.flush()
+            yield
+        finally:
+            stream.truncate(0)
+
+
+@contextmanager
+def run_alone(workspace: Workspace, name: str, recipe: Recipe, dataset: DatasetVersion, events: Events, *, fresh: bool = False) -> Iterator[Path]:
+    """`open_run` inside `locked_run`."""
+    with locked_run(workspace, name, events):
+        yield open_run(workspace, name, recipe, dataset, events, fresh=fresh)
+
+
 def open_run(workspace: Workspace, name: str, recipe: Recipe, dataset: DatasetVersion, events: Events, *, fresh: bool = False) -> Path:
-    """Make or find a run's folder and send its events there; with `fresh` one that is there is set aside, so that nothing is resumed."""
+    """Make or find a run's folder and send its events there; with `fresh` one that is there is set aside, so that nothing is resumed.
+
+    Call it inside `locked_run`. Recipes that tune alike share a run, also where they grade otherwise: `recipes/` keeps each of them under
+    the first digits of its digest, and the two files beside it are those of the newest.
+    """
     folder = workspace.run_folder(name)
     if fresh and any(folder.iterdir()):
         folder.rename(folder.with_name(f"{name}.until-{now().replace(':', '')}"))
         folder = workspace.run_folder(name)
-    write_text(folder / "recipe.given.yaml", dump_yaml(recipe.given))
-    write_text(folder / "recipe.resolved.yaml", recipe.yaml())
+    for text, name_of in ((dump_yaml(recipe.given), "given"), (recipe.yaml(), "resolved")):
+        write_text(folder / "recipes" / f"{recipe.digest[:12]}.{name_of}.yaml", text)
+        write_text(folder / f"recipe.{name_of}.yaml", text)
     facts = {"run": name, "specialist": recipe.name, "dataset": dataset.id, "recipe_folder": str(recipe.folder), "recipe_digest": recipe.digest}
     write_json(folder / FACTS, facts)
     events.write_to(folder / "events.jsonl")
