@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +267,31 @@ def test_doctor_finds_the_workspace_fit_and_notices_a_changed_audit_log(attune, 
     with sqlite3.connect(folder / ".attune" / "ledger.db") as ledger:
         ledger.execute("UPDATE audit SET facts = ? WHERE sequence = 2", before)
     assert attune("doctor")[0] == 0
+
+
+def test_the_doctor_finds_the_workspace_as_it_was_written_and_a_planted_fault(attune, folder):
+    found = {one["name"]: one for one in document(attune("doctor", "--json"))["findings"]}
+    for name in ("database", "audit log", "approvals", "records", "approved releases"):
+        assert found[name]["state"] == "ok", found[name]
+    head = found["audit log"]["found"].rpartition(" ")[2]
+    code, out, _ = attune("doctor", "--audit-head", head)
+    assert code == 0
+    assert "the noted head is in it" in out
+    assert "fit" in out.splitlines()[-1]
+    code, out, _ = attune("doctor", "--audit-head", "0123" * 16)
+    assert code == 7
+    assert "the noted head is not in the audit chain any more" in out
+    with closing(sqlite3.connect(folder / ".attune" / "ledger.db")) as ledger, ledger:
+        ledger.execute("UPDATE promotions SET actor = 'mallory' WHERE sequence = 1")
+    try:
+        answer = attune("doctor", "--json")
+        [fault] = [one for one in json.loads(answer[1])["findings"] if one["state"] == "fault"]
+        assert (answer[0], fault["name"]) == (7, "approvals")
+        assert "by mallory) has no audit event that says the same" in fault["found"]
+        assert "restore the ledger from a backup" in fault["fix"]
+    finally:
+        with closing(sqlite3.connect(folder / ".attune" / "ledger.db")) as ledger, ledger:
+            ledger.execute("UPDATE promotions SET actor = (SELECT actor FROM audit WHERE action = 'release.promote' ORDER BY sequence LIMIT 1) WHERE sequence = 1")
 
 
 def test_a_damaged_result_is_made_again(attune, folder):

@@ -158,7 +158,11 @@ class Ledger:
             )
             raise MachineError(f"the ledger did not take part: {error.orig}", place=place, fix=fix) from error
 
-    def _all(self, query: sa.Select[Any]) -> list[sa.Row[Any]]:
+    def rows(self, query: sa.Select[Any] | sa.TextClause) -> list[sa.Row[Any]]:
+        """The rows of a query that only reads, for whoever examines the ledger itself."""
+        return self._all(query)
+
+    def _all(self, query: sa.Select[Any] | sa.TextClause) -> list[sa.Row[Any]]:
         with self._reached(), self.engine.connect() as connection:
             rows = list(connection.execute(query))
             if self.engine.dialect.name != "sqlite":
@@ -201,7 +205,7 @@ class Ledger:
             raise IntegrityError(f"no record '{record_id}'", place="ledger", fix=f"did you mean '{near}'?" if near else "`attune show` lists what there is")
         if len(rows) > 1:
             raise IntegrityError(f"'{record_id}' is the beginning of several ids", place="ledger", fix="give more of the id")
-        return _whole(RECORD_TYPES[rows[0].kind], rows[0].id, rows[0].body)
+        return _whole(RECORD_TYPES.get(rows[0].kind, Record), rows[0].id, rows[0].body)
 
     def find(self, record_type: type[R], specialist: str | None = None) -> list[R]:
         """Records of a type, oldest first."""
@@ -232,8 +236,10 @@ class Ledger:
     def promote(self, release: Release, *, action: str, actor: str, reason: str, forced: bool) -> None:
         """Append a promotion (or rollback) event: from now on this release is the specialist's approved one."""
         with self._begin() as connection:
-            connection.execute(PROMOTIONS.insert().values(specialist=release.specialist, release_id=release.id, action=action, actor=actor, reason=reason, forced=forced, at=now()))
-            self._audit(connection, actor, f"release.{action}", release.id, {"reason": reason, "forced": forced, "verdict": release.verdict})
+            at = now()
+            connection.execute(PROMOTIONS.insert().values(specialist=release.specialist, release_id=release.id, action=action, actor=actor, reason=reason, forced=forced, at=at))
+            facts = {"reason": reason, "forced": forced, "verdict": release.verdict, "specialist": release.specialist, "at": at}
+            self._audit(connection, actor, f"release.{action}", release.id, facts)
 
     def promotions(self, specialist: str) -> list[dict[str, Any]]:
         """Promotion events of a specialist, oldest first."""
@@ -247,6 +253,36 @@ class Ledger:
         release = self.get(events[-1]["release_id"])
         assert isinstance(release, Release)
         return release
+
+    def verify_promotions(self) -> int:
+        """Compare promotions with the audit log, which tells of each, and return how many there are. Check the log itself with `verify_audit`.
+
+        Raises:
+            IntegrityError: a promotion was written or changed behind the log's back, taken away, or moved.
+        """
+        known = ("specialist", "release_id", "action", "actor", "reason", "forced", "at")
+        there = [dict(row._mapping) for row in self._all(sa.select(PROMOTIONS).order_by(PROMOTIONS.c.sequence))]
+        told = []
+        for row in self._all(sa.select(AUDIT).where(AUDIT.c.action.in_(("release.promote", "release.rollback"))).order_by(AUDIT.c.sequence)):
+            facts = json.loads(row.facts)
+            told.append(
+                {"release_id": row.subject, "action": row.action.removeprefix("release."), "actor": row.actor, **{name: facts[name] for name in known if name in facts}, "sequence": row.sequence}
+            )
+        wrong = []
+        left = list(told)
+        for promotion in there:  # in order, so that a row that was moved fits no event either
+            fits = next((place for place, event in enumerate(left) if all(promotion[name] == event[name] for name in known if name in event)), None)
+            if fits is None:
+                wrong.append(f"promotion {promotion['sequence']} ({promotion['action']} of '{promotion['release_id']}' by {promotion['actor']}) has no audit event that says the same")
+                continue
+            wrong += [f"audit event {event['sequence']} ({event['action']} of '{event['release_id']}' by {event['actor']}) has no promotion" for event in left[:fits]]
+            left = left[fits + 1 :]
+        wrong += [f"audit event {event['sequence']} ({event['action']} of '{event['release_id']}' by {event['actor']}) has no promotion" for event in left]
+        if wrong:
+            raise IntegrityError(
+                "; ".join(wrong), place="ledger promotions", fix="promotions were changed after they were written: what is served may not be what a person approved; restore the ledger from a backup"
+            )
+        return len(there)
 
     # -------------------------------------------------------- sealed test rows
 
@@ -366,8 +402,11 @@ class Ledger:
 
 def _whole(record_type: type[R], record_id: str, body: str) -> R:
     """A record from its stored text; its id is the hash of its content, so a changed one is noticed."""
-    record = record_type.model_validate_json(body)
-    if record.id != record_id:
+    try:
+        record = record_type.model_validate_json(body)
+    except ValueError:
+        record = None
+    if record is None or record.id != record_id:
         raise IntegrityError(f"record '{record_id}' is not what was written", place="ledger", fix="the ledger was changed after it was written; restore it from a backup")
     return record
 
