@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from attune.core.events import Events
 from attune.core.recipe import Recipe, WatchKeys
 from attune.core.records import Checkpoint, DatasetVersion, Record, Release, RetuneRequest, Scorecard, Window, digest
-from attune.core.runs import added_rows, recipe_folder, run_alone, to_beat
+from attune.core.runs import added_rows, recipe_folder, run_alone, to_beat, with_sealed
 from attune.core.workspace import Workspace, actor
 
 R = TypeVar("R", bound=Record)
@@ -95,7 +95,7 @@ def _stages(recipe: Recipe, workspace: Workspace, cycle: Cycle, held: ExitStack 
         return workspace.stage(name, inputs, kind, honest, events=events, fresh=fresh)
 
     more = added_rows(recipe, workspace, request) if request is not None else {}
-    cycle.dataset = dataset = stage("curate", curate.inputs(recipe, **more), DatasetVersion, lambda: curate.run(recipe, workspace, events, **more), "data")
+    cycle.dataset = dataset = stage("curate", with_sealed(workspace, recipe.name, curate.inputs(recipe, **more)), DatasetVersion, lambda: curate.run(recipe, workspace, events, **more), "data")
     tuning = finetune.inputs(recipe, dataset)
     cycle.run = name = f"{recipe.name}-{digest(tuning)[:12]}"
     if held is not None:

@@ -11,6 +11,7 @@ from attune import lifecycle
 from attune.core.errors import Problems, RecipeError
 from attune.core.recipe import make_recipe, read_recipe
 from attune.core.records import RetuneRequest
+from attune.core.rows import ids_of
 from attune.core.workspace import Workspace
 from tests.cli.conftest import topic_rows, write_csv
 
@@ -64,6 +65,26 @@ def test_the_same_rows_recipe_and_base_make_the_same_run_name(recipe, workspace)
     assert len(names) == 1
     assert lifecycle.run(recipe(seed=8), workspace, until="curate").run not in names
     assert lifecycle.run(recipe(train={"epochs": 2}), workspace, until="curate").run not in names
+
+
+def test_a_dataset_that_would_teach_rows_opened_since_is_not_used_again(recipe, workspace):
+    heard = []
+    workspace.listeners = (lambda event: heard.append(event["state"]) if event["kind"] == "stage" else None,)
+    first, other = (lifecycle.run(recipe(seed=seed), workspace, until="curate").dataset for seed in (7, 8))
+
+    def ids(dataset, *splits):
+        return {name for split in splits for name in ids_of(workspace.store.path(dataset.store_key) / f"{split}.parquet")}
+
+    assert lifecycle.run(recipe(seed=7), workspace, until="curate").dataset == first, "the clean twin: nothing was opened yet"
+    workspace.ledger.use_test_rows("claims", other.id, ids(other, "test"), "grade")
+    assert ids(first, "train", "validation") & ids(other, "test")
+    again = lifecycle.run(recipe(seed=7), workspace, until="curate").dataset
+    assert again != first
+    assert not ids(again, "train", "validation") & ids(other, "test")
+    assert lifecycle.run(recipe(seed=7), workspace, until="curate").dataset == again
+    assert lifecycle.unchanged(recipe(seed=7), workspace).dataset == again
+    assert lifecycle.run(recipe(seed=8), workspace, until="curate").dataset == other
+    assert heard == [*["started", "finished"] * 2, "unchanged", "started", "finished", "unchanged", "unchanged"]
 
 
 def test_fresh_does_a_stage_again(recipe, workspace):

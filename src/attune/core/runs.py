@@ -14,7 +14,8 @@ from attune.core.commit import write_json, write_text
 from attune.core.errors import RecipeError
 from attune.core.events import Events
 from attune.core.recipe import Recipe
-from attune.core.records import Checkpoint, DatasetVersion, Release, RetuneRequest, now
+from attune.core.records import Checkpoint, DatasetVersion, Release, RetuneRequest, digest, now
+from attune.core.rows import ids_of
 from attune.core.workspace import Workspace
 from attune.core.yaml_reader import dump_yaml
 
@@ -94,6 +95,21 @@ def to_beat(workspace: Workspace, checkpoint: Checkpoint) -> Release | None:
         found = release
     tuned = workspace.ledger.get(found.checkpoint_id) if found is not None else None
     return found if isinstance(tuned, Checkpoint) and tuned.task == checkpoint.task else None
+
+
+def with_sealed(workspace: Workspace, specialist: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Curation's inputs; where a dataset made of them before would teach rows that a verdict has looked at since, with the digest of those
+    rows, so that it is not used again: rows once opened do not train."""
+    opened = workspace.ledger.opened_rows(specialist).keys()
+    told: set[str] = set()
+    while (known := workspace.known("curate", inputs, DatasetVersion)) is not None:
+        folder = workspace.store.path(known.store_key)
+        learned = {name for split in ("train", "validation") for name in ids_of(folder / f"{split}.parquet")}
+        if not (learned & opened) - told:  # nothing, or what the recipe itself gives to learn from
+            break
+        told |= learned & opened
+        inputs = {**inputs, "sealed": digest(sorted(told))}
+    return inputs
 
 
 def added_rows(recipe: Recipe, workspace: Workspace, request: RetuneRequest) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
 
     Args:
         recipe: whose `task`, `data` and `seed` are used.
-        workspace: whose store takes the result; its ledger is not touched.
+        workspace: whose store takes the result; its ledger says which rows a verdict has looked at, and is not written.
         events: hears notes, warnings, progress and one `receipt` with three parsed rows.
         extra_rows: JSON Lines of role values, appended after the recipe's own rows (a retune).
         previous: dataset version whose rows keep their split.
@@ -89,7 +89,8 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     keys = recipe.keys.data.splits
     share = keys.test if recipe.keys.data.test_path is None and keys.by != "given" else 0.2
     earlier = _splits_of(workspace, previous) if previous is not None else {}
-    placed, told = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier))
+    opened = frozenset(workspace.ledger.opened_rows(recipe.name))
+    placed, told, known = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier, opened))
     signature = task.signature(rows)
     for check in in_order(checks, "split"):
         gate.run(check, task, recipe.keys.seed, events, signature=signature, splits=placed)
@@ -97,11 +98,13 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     _held_out(by_split)
     for sentence in told:
         events.warn(sentence)
+    for sentence in known:
+        events.note(sentence)
     counts = gate.counts() | {split: len(inside) for split, inside in by_split.items()}
     if sum(counts[split] for split in SPLITS) != counts["kept"] + counts["repaired"]:
         raise IntegrityError(f"rows were lost between the gate and the splits: {counts}", place="curate")
     signature = task.signature([row for split in SPLITS for row in by_split[split]])
-    facts = card.facts(recipe, gate, by_split, chosen, [*told, *hints], counts, checks)
+    facts = card.facts(recipe, gate, by_split, chosen, [*told, *known, *hints], counts, checks)
     key = workspace.store.put("datasets", lambda folder: _write(folder, gate, by_split, task, facts))
     events.emit(
         "result", f"{counts['read']} rows read: {counts['kept']} kept, {counts['repaired']} repaired, {counts['quarantined']} quarantined", counts=counts, findings=dict(sorted(gate.findings.items()))
