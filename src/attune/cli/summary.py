@@ -23,7 +23,7 @@ COLOURS = {"SHIP": "bold white on green", "NO-SHIP": "bold white on red", "INCON
 MEANING = {
     "SHIP": "every gate passed",
     "NO-SHIP": "a gate failed: this model should not replace what there is",
-    "INCONCLUSIVE": "the test rows cannot tell; more of them would",
+    "INCONCLUSIVE": "the test rows are too few or too close to tell; more of them would",
 }
 
 
@@ -74,8 +74,8 @@ def verdict(name: str, scorecard: Scorecard, version: int | None) -> Text:
 
     title = f"{name} v{version}" if version else name
     text = Text.assemble((f" {scorecard.verdict} ", COLOURS[scorecard.verdict]), ("  " + title, "bold"), f": {MEANING[scorecard.verdict]}")
-    for reason in scorecard.reasons:
-        text.append(f"\n  • {reason}")
+    for number, reason in enumerate(scorecard.reasons):
+        text.append(f"\n  • {reason}", "" if number < len(scorecard.gates) else "yellow")
     if scorecard.test_uses > 1:
         text.append(f"\n  • these {scorecard.test_rows} test rows have been opened {scorecard.test_uses} times; each look makes a lucky result likelier", "yellow")
     return text
@@ -109,9 +109,7 @@ def contestants(main_metric: str, scorecard: Scorecard) -> Table:
         one = against.get(name)
         ahead: Any = ""
         if one is not None:
-            better = one.low > 0 if main.higher_is_better else one.high < 0
-            worse = one.high < 0 if main.higher_is_better else one.low > 0
-            ahead = Text(f"{signed(one.difference, main)} ({signed(one.low, main)} to {signed(one.high, main)}), {p_value(one.p_value)}", "green" if better else "red" if worse else "")
+            ahead = Text(f"{signed(one.difference, main)} ({signed(one.low, main)} to {signed(one.high, main)}), {p_value(one.p_value)}", "green" if one.low > 0 else "red" if one.high < 0 else "")
         add(made, Text(plain(name), "bold cyan" if name == "tuned" else ""), *cells, ahead, style="bold" if name == "tuned" else "")
     return made
 

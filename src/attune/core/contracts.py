@@ -7,6 +7,7 @@ states which traits it `requires`. A combination that does not fit is refused by
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -366,6 +367,13 @@ class Metric(Plug):
     higher_is_better: ClassVar[bool] = True
     percent: ClassVar[bool] = True
     """Show as per cent."""
+    bounds: ClassVar[tuple[float, float] | None] = None
+    """Smallest and largest value there can be; None: 0 to 1 where it is shown as per cent, else anything."""
+
+    @classmethod
+    def limits(cls) -> tuple[float, float]:
+        """`bounds` with the default filled in."""
+        return cls.bounds or ((0.0, 1.0) if cls.percent else (-math.inf, math.inf))
 
     @abstractmethod
     def contributions(self, truth: Sequence[Any], predictions: Sequence[Prediction], signature: Signature) -> np.ndarray:

@@ -60,6 +60,7 @@ def context(grading: Grading, dataset_folder: Path) -> dict[str, Any]:
         "headline": headline,
         "sentence": sentence,
         "gates": [{"gate": gate.gate, "outcome": gate.outcome, "said": OUTCOMES[gate.outcome], "reason": _sentence(gate.reason)} for gate in _worst_first(facts["gates"])],
+        "remarks": [_sentence(reason) for reason in facts["reasons"][len(facts["gates"]) :]],
         "tiles": _tiles(grading, main),
         "confidence": f"{facts['confidence']:.0%}",
         "resamples": f"{facts['resamples']:,}",
