@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.cli.names import approved_or_newest, release_of
-from attune.cli.screen import Screen
+from attune.cli.screen import Screen, json_text
 from attune.cli.tables import add, table
 from attune.core.errors import AttuneError, DataError, Problems, RecipeError
 
@@ -120,7 +120,7 @@ def _write(out: Path, answers: list[dict[str, Any]]) -> None:
     from attune.core.commit import write_text
 
     if out.suffix == ".jsonl":
-        write_text(out, "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
+        write_text(out, "".join(json_text(answer, None) + "\n" for answer in answers))
         return
     names = list(answers[0]["input"])
     stream = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,9 @@ def _show_recipe(screen: Screen, recipe: Recipe, base: Any) -> None:
 
 def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
     """Print and return what was seen in the rows."""
+    from attune.cli.summary import MANY_SET_ASIDE, set_aside
     from attune.core.text import excerpt
+    from attune.stages.curate.card import general
 
     roles = ", ".join(f"{role} = '{column}'" for role, column in seen.columns.items())
     count = f"{'more than ' if seen.more else ''}{seen.read:,} rows"
@@ -129,9 +132,13 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         if few:
             screen.note(f"few rows: {', '.join(few[:MOST_LABELS])}{' ...' if len(few) > MOST_LABELS else ''}; a label needs rows in training, validation and test", "yellow")
     if seen.unreadable:
+        many = len(seen.unreadable) > MANY_SET_ASIDE * seen.read
         screen.note(f"{len(seen.unreadable)} rows cannot be read and would be set aside, for example", "yellow")
         for place, problem, fix in seen.unreadable[:3]:
             screen.note(f"  {place}: {problem}" + (f" -> {fix}" if fix else ""), "yellow")
+        if many:
+            said = set_aside(len(seen.unreadable), seen.read, Counter(general(problem) for _, problem, _ in seen.unreadable)).replace("were set aside", "would be set aside")
+            screen.warn(f"{said}; a run writes each with its reason into receipts.parquet of its dataset")
     for hint in seen.hints:
         screen.note(f"hint: {hint}")
     return {
