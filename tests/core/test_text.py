@@ -101,10 +101,13 @@ def test_the_counter_catches_a_tokenizer_that_gets_the_whole_text():
     assert specialist.tokenizer.characters > (2 + 2 * WIDER) * TOKEN_CHARACTERS * LENGTH
 
 
-@pytest.mark.parametrize(("objective", "task", "signature", "row"), [
-    ("supervised", "text_classification", {"labels": ["a", "b"], "multi_label": False}, {"text": REAL * 5000, "label": "a"}),
-    ("contrastive", "embedding", {}, {"anchor": REAL * 5000, "positive": REAL * 5000}),
-])
+@pytest.mark.parametrize(
+    ("objective", "task", "signature", "row"),
+    [
+        ("supervised", "text_classification", {"labels": ["a", "b"], "multi_label": False}, {"text": REAL * 5000, "label": "a"}),
+        ("contrastive", "embedding", {}, {"anchor": REAL * 5000, "positive": REAL * 5000}),
+    ],
+)
 def test_examples_of_a_huge_row_are_cut_and_say_so(objective, task, signature, row):
     specialist = reader()
     specialist.task, specialist.signature = catalog.build("tasks", task), signature

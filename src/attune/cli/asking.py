@@ -86,7 +86,11 @@ def _rows(task: Any, payloads: list[tuple[str, dict[str, Any]]]) -> list[dict[st
     rows, problems = [], []
     for place, payload in payloads:
         try:
-            rows.append(task.request(payload))
+            row = task.request(payload)
+            asked = [row[role.name] for role in task.roles if not role.target and role.name in row]
+            if asked and all(isinstance(one, str) and not one.strip() for one in asked):
+                raise DataError("the text is empty", fix="write some text, or leave the row out")
+            rows.append(row)
         except DataError as error:
             problems.append(DataError(error.what, place=f"{place} {error.place or ''}".strip(), fix=error.fix))
     if problems:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from attune.cli.screen import Screen
+from attune.cli.screen import Screen, at_settings
 from attune.cli.tables import add, facts, table
 from attune.core.errors import AttuneError, DataError, Problems, RecipeError
 
@@ -24,7 +24,7 @@ CELL = 70
 
 def look(screen: Screen, path: str) -> dict[str, Any]:
     """Check a recipe; every problem is reported at once, and the exit code is 2 when there is one."""
-    from attune.core.models import resolve_base
+    from attune.core.models import require_base, resolve_base
     from attune.stages import grade
     from attune.stages.curate.preview import preview
 
@@ -34,12 +34,16 @@ def look(screen: Screen, path: str) -> dict[str, Any]:
     if recipe is not None:
         keys = recipe.keys
         base = _try(problems, lambda: resolve_base(keys.base_model, keys.revision, recipe.folder))
+        if base is not None:
+            _try(problems, lambda: require_base(recipe.task, base))
         seen = _try(problems, lambda: preview(recipe))
         _try(problems, lambda: _defaults(recipe))
         if not problems:  # a plug that cannot be built is told once
             _try(problems, lambda: grade.check(recipe))
         if seen is not None:
             _try(problems, lambda: _learnable(recipe, seen))
+    for problem in problems:
+        at_settings(problem, screen.settings)
     result: dict[str, Any] = {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
     if recipe is not None:
         result |= {"specialist": recipe.name, "resolved": recipe.resolved(), "notices": recipe.notices}

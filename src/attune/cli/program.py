@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from attune.cli import verbs
-from attune.cli.screen import Screen, json_text
+from attune.cli.screen import Screen, at_settings, json_text
 from attune.core.errors import AttuneError, MachineError, RecipeError, nearest
 
 SYNONYMS = {
@@ -167,6 +167,8 @@ def _guarded(arguments: list[str]) -> int:
         sys.stdout.flush()
         return _interrupted(as_json) if code == INTERRUPTED else code if isinstance(code, int) else 0
     except AttuneError as error:
+        if Screen.current is not None:
+            at_settings(error, Screen.current.settings)
         return _tell(error.as_json(), str(error), error.exit_code, as_json)
     except typer.Exit as error:
         return int(error.exit_code)

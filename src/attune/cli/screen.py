@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from attune.cli.live import Live
+    from attune.core.errors import AttuneError
     from attune.core.recipe import Recipe
     from attune.core.workspace import Workspace
 
@@ -170,6 +171,17 @@ class Screen:
         if self._workspace is not None:
             self._workspace.close()
             self._workspace = None
+
+
+def at_settings(error: AttuneError, settings: tuple[str, ...]) -> AttuneError:
+    """The error with the place `--set KEY` where it is about a key that was set on the command line, every one of several."""
+    for one in getattr(error, "problems", [error]):
+        place = re.sub(r"\[(\d+)\]", r".\1", one.place or "")
+        for key in (text.partition("=")[0].strip() for text in settings):
+            if place and (place == key or place.startswith(f"{key}.") or key.startswith(f"{place}.")):
+                one.place = f"--set {key}" if len(key) > len(place) else f"--set {one.place}"
+                break
+    return error
 
 
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")

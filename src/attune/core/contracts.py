@@ -7,7 +7,6 @@ states which traits it `requires`. A combination that does not fit is refused by
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -182,6 +181,8 @@ class Task(Plug):
     """What model hubs call the task; default: its name with hyphens."""
     roles: ClassVar[tuple[Role, ...]] = ()
     defaults: ClassVar[Defaults]
+    bases: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
+    """Kinds of bases (`core.models.base_kind`) that it can be built on."""
 
     def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
         """Role values of one raw record. `columns` maps role -> column. Raises DataError naming column, reason and fix.
@@ -368,12 +369,7 @@ class Metric(Plug):
     percent: ClassVar[bool] = True
     """Show as per cent."""
     bounds: ClassVar[tuple[float, float] | None] = None
-    """Smallest and largest value there can be; None: 0 to 1 where it is shown as per cent, else anything."""
-
-    @classmethod
-    def limits(cls) -> tuple[float, float]:
-        """`bounds` with the default filled in."""
-        return cls.bounds or ((0.0, 1.0) if cls.percent else (-math.inf, math.inf))
+    """Smallest and largest value; None: 0 to 1 where it is shown as per cent, else anything."""
 
     @abstractmethod
     def contributions(self, truth: Sequence[Any], predictions: Sequence[Prediction], signature: Signature) -> np.ndarray:

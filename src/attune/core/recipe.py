@@ -395,7 +395,7 @@ def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
 def _impossible_limits(gate: Mapping[str, Any], place: str) -> Iterator[AttuneError]:
     """Limits that no value of the metric can reach: mostly per cent, written as 95 where 0.95 is meant."""
     metric: Any = catalog.load("metrics", gate["metric"])
-    least, most = metric.limits()
+    least, most = metric.bounds or ((0.0, 1.0) if metric.percent else (-math.inf, math.inf))
     ranges = {"at_least": (least, most), "at_most": (least, most)} | ({"by": (least - most, most - least)} if gate["better_than"] is not None else {})
     for name, (low, high) in ranges.items():
         value = gate[name]
@@ -406,7 +406,9 @@ def _impossible_limits(gate: Mapping[str, Any], place: str) -> Iterator[AttuneEr
         span = f"{low:g} to {high:g}" if math.isfinite(high - low) else f"{low:g} or more" if math.isfinite(low) else "numbers"
         what = f"a difference of {value:g} in" if name == "by" else f"{value:g} for"
         fix = f"did you mean {name}: {share:g}? per cent are written as shares of 1" if percent else f"write a number in that range: {span}"
-        yield RecipeError(f"there can be no {what} {gate['metric']}: it goes from {span}" if " to " in span else f"there can be no {what} {gate['metric']}: it takes {span}", place=f"{place}.{name}", fix=fix)
+        yield RecipeError(
+            f"there can be no {what} {gate['metric']}: it goes from {span}" if " to " in span else f"there can be no {what} {gate['metric']}: it takes {span}", place=f"{place}.{name}", fix=fix
+        )
 
 
 def _with_line(problem: AttuneError, name: str, lines: Lines) -> AttuneError:

@@ -33,6 +33,7 @@ class TextGeneration(Task):
 
     keys_type = TextGenerationKeys
     traits = frozenset({"text-in", "text-out", "embeds", "torch"})
+    bases = frozenset({"decoder"})
     roles = (
         Role(
             "prompt",

@@ -333,7 +333,9 @@ def _probe(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 
 def _training(grading: Grading) -> list[tuple[str, str]]:
     checkpoint = grading.checkpoint
-    facts = [("kept", f"step {checkpoint.best_step} of {checkpoint.steps}, the best by {plain(checkpoint.main_metric)} on the validation rows")]
+    kept = f"step {checkpoint.best_step} of {checkpoint.steps}, the best by {plain(checkpoint.main_metric)} on the validation rows"
+    helped = f"the start: tuning did not help, none of {checkpoint.steps} steps was better by {plain(checkpoint.main_metric)} on the validation rows"
+    facts = [("kept", kept if checkpoint.best_step else helped)]
     return facts + [(plain(name), value) for name, value in sorted(checkpoint.chosen.items())]
 
 

@@ -103,7 +103,7 @@ def _stated_licences(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
     if reference.startswith("package:"):
         package = reference.removeprefix("package:").split(".")[0]
         for name in importlib.metadata.packages_distributions().get(package, [])[:1]:
-            metadata = importlib.metadata.metadata(name)
+            metadata: Any = importlib.metadata.metadata(name)
             licence = metadata.get("License-Expression") or metadata.get("License")
             if licence and len(licence) <= 80:
                 found.append(f"{licence} (the Python package {name})")
@@ -135,12 +135,18 @@ def _training(recipe: Recipe, checkpoint: Checkpoint) -> str:
         ["digest of the base", f"`{base['digest']}`"],
         ["objective", checkpoint.objective],
         ["method", checkpoint.method],
-        ["steps", f"{checkpoint.best_step} of {checkpoint.steps} (best by {checkpoint.main_metric} on the validation rows)"],
+        ["steps", _steps(checkpoint)],
         ["seed", str(recipe.keys.seed)],
         *[[name, value] for name, value in sorted(checkpoint.chosen.items())],
         *[[f"validation {name}", f"{value:.4f}"] for name, value in sorted(checkpoint.validation.items())],
     ]
     return _table(["", ""], lines) + "\n\nThe resolved recipe is in `recipe.yaml` beside this card."
+
+
+def _steps(checkpoint: Checkpoint) -> str:
+    if not checkpoint.best_step:
+        return f"0 of {checkpoint.steps}: tuning did not help; by {checkpoint.main_metric} on the validation rows no step was better than the start, which is kept"
+    return f"{checkpoint.best_step} of {checkpoint.steps} (best by {checkpoint.main_metric} on the validation rows)"
 
 
 def _evaluation(scorecard: Scorecard, main_metric: str) -> str:
