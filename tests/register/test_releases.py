@@ -197,3 +197,14 @@ def test_rollback_to_a_damaged_release_is_refused(workspace):
     with pytest.raises(IntegrityError, match=r"README\.md"):
         register.rollback(workspace, releases.NAME, actor="ann", reason="bad")
     assert workspace.ledger.approved(releases.NAME) == two
+
+
+def test_the_card_says_when_tuning_did_not_help(workspace):
+    from attune.core.records import Checkpoint
+    from attune.stages.register.card import _steps
+
+    released = releases.release(workspace)
+    checkpoint = workspace.ledger.get(released.checkpoint_id)
+    assert isinstance(checkpoint, Checkpoint)
+    assert _steps(checkpoint).startswith("4 of 6 (best by accuracy")
+    assert "tuning did not help" in _steps(checkpoint.model_copy(update={"best_step": 0}))

@@ -140,7 +140,7 @@ def _understood(name: str, location: str, task: str | None, columns: dict[str, s
     if ranked and (len(ranked) == 1 or _fit(ranked[0][1]) > _fit(ranked[1][1])):
         best = _fit(ranked[0][1])
         unsure = ranked[0][1].read <= FEW and not seen_as_labels(ranked[0][1])
-        return *ranked[0], [recipe.task.name for recipe, seen in ranked[1:] if unsure and _fit(seen) + 1 >= best]
+        return *ranked[0], [recipe.task.name for recipe, seen in ranked[1:] if unsure and _fit(seen) >= max(0, best - 1)]
     if ranked:
         options = [(recipe.task.name, seen) for recipe, seen in ranked if _fit(seen) == _fit(ranked[0][1])]
         said = " or ".join(f"{task} ({', '.join(f'{role} = {column!r}' for role, column in seen.columns.items()) or 'read by itself'})" for task, seen in options)
@@ -179,6 +179,8 @@ def _tried(name: str, location: str, task: str, columns: dict[str, str]) -> tupl
 
 def _fit(seen: Preview) -> int:
     """How well rows fit a task: values that come again and again speak for labels, a column called like a role for its task."""
+    if seen.labels and seen.labels.most_common(1)[0][1] == 1:
+        return -1  # no value stands twice: these are no classes
     labels = 4 if seen_as_labels(seen) else 0
     return labels + sum(1 for role, column in seen.columns.items() if role.casefold() == column.strip().casefold())
 

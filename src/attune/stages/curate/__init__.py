@@ -83,6 +83,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
             gate.run(check, task, recipe.keys.seed, events)
         if phase == "row":
             _complete(gate, task)
+            _several_classes(task, before, list(gate.rows.values()), gate)
             _usable(gate, recipe)
     gate.name_again(task)
     rows = splits.with_same_text(list(gate.rows.values()), task)
