@@ -52,7 +52,7 @@ class Profile:
     def reads_like_label(self) -> bool:
         """Short values that come again and again."""
         short = self.filled > 0 and self.characters <= 60 and self.words <= 8 and self.dates < 0.5
-        return short and 2 <= self.distinct and (self.distinct <= max(2, 0.34 * self.filled) or self.repeats_in_few_rows) and not self.names_splits
+        return short and self.distinct >= 2 and (self.distinct <= max(2, 0.34 * self.filled) or self.repeats_in_few_rows) and not self.names_splits
 
     @property
     def repeats_in_few_rows(self) -> bool:
