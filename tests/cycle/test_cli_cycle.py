@@ -150,6 +150,8 @@ def test_promote_predict_and_roll_back(attune, folder):
     [
         (("predict", "claims"), "nothing to answer"),
         (("predict", "claims", "x", "--file", "new.csv"), "texts and --file at once"),
+        (("predict", "claims", "where is it", " "), "text 2: the text is empty"),
+        (("predict", "claims", "--file", "empty.csv"), "empty.csv:3: the text is empty"),
         (("predict", "claims", "--file", "old.csv"), "there is no file 'old.csv'"),
         (("predict", "claims", "--file", "wrong.csv"), "2 of 2 rows do not fit the task"),
         (("predict", "claims", "--file", "new.csv", "--out", "answers.xlsx"), "neither .csv nor .jsonl"),
@@ -169,6 +171,8 @@ def test_promote_predict_and_roll_back(attune, folder):
 def test_mistakes_with_a_release(attune, folder, words, said):
     if words[-1] == "wrong.csv":
         write_csv(folder / "wrong.csv", {"colour": ["red", "blue"], "size": [1, 2]})
+    if words[-1] == "empty.csv":
+        write_csv(folder / "empty.csv", {"text": ["where is it", "  "], "size": [1, 2]})
     code, _, err = attune(*words)
     assert code not in (0, 1, 70)
     assert said in err

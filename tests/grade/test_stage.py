@@ -218,8 +218,20 @@ def test_few_test_rows_never_ship(tmp_path, tickets):
     few = make_dataset(tickets.workspace, tickets.recipe, {**splits, "test": splits["test"][:29]})
     made = recipe(grade={"resamples": 200, "rivals": ["majority"], "probes": []})
     card = grade.run(made, tickets.workspace, few, tickets.checkpoint.model_copy(update={"dataset_id": few.id}), Events())
-    assert card.verdict == "NO-SHIP"
+    assert card.verdict == "INCONCLUSIVE"
     assert "29 independent test rows are too few" in card.reasons[0]
+
+
+def test_a_gate_that_is_easy_to_pass_does_not_hide_an_equal_rival(tickets):
+    """The linear model of these rows is not clearly behind; a gate against the majority alone passes, and the report says what it leaves out."""
+    made = recipe(grade={"resamples": 200, "rivals": ["majority", "linear"], "probes": []}, gates=[{"metric": "accuracy", "better_than": "majority"}])
+    card = grade.run(made, tickets.workspace, tickets.dataset, tickets.checkpoint, Events())
+    page = (tickets.workspace.store.path(card.store_key) / "report.html").read_text(encoding="utf-8")
+    assert card.verdict == "SHIP"
+    assert ("No gate asks about linear" in page) == (len(card.reasons) == 2) == any(one.rival == "linear" and one.metric == "accuracy" and one.low <= 0 for one in card.comparisons)
+    strict = made.keys.model_copy(update={"gates": [GateKeys(metric="accuracy", better_than="best_rival")]})
+    made.keys = strict
+    assert len(grade.run(made, tickets.workspace, tickets.dataset, tickets.checkpoint, Events()).reasons) == 1
 
 
 def test_rows_of_one_customer_count_once(tickets):

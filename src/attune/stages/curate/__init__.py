@@ -6,12 +6,13 @@ import hashlib
 import inspect
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attune.core import pii
 from attune.core.commit import sha256_file
-from attune.core.contracts import Check, Finding, RawRecord, Row
+from attune.core.contracts import Check, Finding, RawRecord, Row, Task
 from attune.core.errors import DataError, IntegrityError, did_you_mean
 from attune.core.events import Events
 from attune.core.recipe import Recipe
@@ -75,12 +76,14 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     for hint in hints:
         events.note(hint)
 
+    before = {row["place"]: splits.labels_of(task, row) for row in gate.rows.values()}
     checks = _checks(recipe)
     for phase in ("row", "table"):
         for check in in_order(checks, phase):
             gate.run(check, task, recipe.keys.seed, events)
         if phase == "row":
             _complete(gate, task)
+            _several_classes(task, before, list(gate.rows.values()), gate)
             _usable(gate, recipe)
     gate.name_again(task)
     rows = splits.with_same_text(list(gate.rows.values()), task)
@@ -91,6 +94,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     earlier = _splits_of(workspace, previous) if previous is not None else {}
     opened = frozenset(workspace.ledger.opened_rows(recipe.name))
     placed, told, known = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier, opened))
+    _several_classes(task, before, rows, gate)
     signature = task.signature(rows)
     for check in in_order(checks, "split"):
         gate.run(check, task, recipe.keys.seed, events, signature=signature, splits=placed)
@@ -103,6 +107,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     counts = gate.counts() | {split: len(inside) for split, inside in by_split.items()}
     if sum(counts[split] for split in SPLITS) != counts["kept"] + counts["repaired"]:
         raise IntegrityError(f"rows were lost between the gate and the splits: {counts}", place="curate")
+    _several_classes(task, before, [row for inside in by_split.values() for row in inside], gate)
     signature = task.signature([row for split in SPLITS for row in by_split[split]])
     facts = card.facts(recipe, gate, by_split, chosen, [*told, *known, *hints], counts, checks)
     key = workspace.store.put("datasets", lambda folder: _write(folder, gate, by_split, task, facts))
@@ -119,6 +124,34 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
         counts=counts,
         findings=dict(sorted(gate.findings.items())),
         rows_digest=rows_digest((row["row_id"], split) for split, inside in by_split.items() for row in inside),
+    )
+
+
+def _several_classes(task: Task, before: Mapping[str, list[str]], rows: Sequence[Row], gate: Gate) -> None:
+    """Raise when curation left one class of several: which one, and what happened to the rows of the others.
+
+    Args:
+        before: place of every row that could be read -> its labels then.
+        rows: what is left.
+    """
+    left = {label for row in rows for label in splits.labels_of(task, row)} - {""}
+    came = Counter(label for labels in before.values() for label in labels)
+    if len(left) != 1 or len(came) < 2 or getattr(task.keys, "multi_label", False):
+        return
+    gone: dict[str, Counter[str]] = {}
+    for one in gate.quarantine:
+        for label in before.get(f"{one['file']}:{one['row']}", []):
+            gone.setdefault(label, Counter())[card.general(one["reason"])] += 1
+    [only] = left
+    others = "; ".join(
+        f"'{label}': {came[label]} rows, " + (", ".join(f"{number} {reason}" for reason, number in gone[label].most_common(3)) if label in gone else "joined with it")
+        for label in sorted(came)
+        if label != only
+    )
+    raise DataError(
+        f"only the class '{only}' is left after curation ({len(rows)} rows), so there is nothing to tell apart; what became of the others: {others}",
+        place="data.columns.label",
+        fix="mend or add rows of the other classes, or change the checks that set them aside (`data.checks`)",
     )
 
 

@@ -60,6 +60,7 @@ def context(grading: Grading, dataset_folder: Path) -> dict[str, Any]:
         "headline": headline,
         "sentence": sentence,
         "gates": [{"gate": gate.gate, "outcome": gate.outcome, "said": OUTCOMES[gate.outcome], "reason": _sentence(gate.reason)} for gate in _worst_first(facts["gates"])],
+        "remarks": [_sentence(reason) for reason in facts["reasons"][len(facts["gates"]) :]],
         "tiles": _tiles(grading, main),
         "confidence": f"{facts['confidence']:.0%}",
         "resamples": f"{facts['resamples']:,}",
@@ -332,7 +333,9 @@ def _probe(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 
 def _training(grading: Grading) -> list[tuple[str, str]]:
     checkpoint = grading.checkpoint
-    facts = [("kept", f"step {checkpoint.best_step} of {checkpoint.steps}, the best by {plain(checkpoint.main_metric)} on the validation rows")]
+    kept = f"step {checkpoint.best_step} of {checkpoint.steps}, the best by {plain(checkpoint.main_metric)} on the validation rows"
+    helped = f"the start: tuning did not help, none of {checkpoint.steps} steps was better by {plain(checkpoint.main_metric)} on the validation rows"
+    facts = [("kept", kept if checkpoint.best_step else helped)]
     return facts + [(plain(name), value) for name, value in sorted(checkpoint.chosen.items())]
 
 

@@ -24,7 +24,7 @@ from attune.stages.grade.gates import BEST, CURRENT, TUNED, Evidence, decide
 from attune.stages.grade.outputs import Grading, write
 from attune.stages.grade.statistics import Measured, measure
 
-VERSION = 2
+VERSION = 3
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
