@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attune.core.errors import PlugError
 from attune.core.keys import Keys
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from attune.core.learner import Learner
     from attune.core.models import Base
     from attune.core.specialist import Specialist
     from attune.core.tunable import TunableModel
@@ -182,6 +182,8 @@ class Task(Plug):
     """What model hubs call the task; default: its name with hyphens."""
     roles: ClassVar[tuple[Role, ...]] = ()
     defaults: ClassVar[Defaults]
+    bases: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
+    """Kinds of bases (`core.models.base_kind`) that it can be built on."""
 
     def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
         """Role values of one raw record. `columns` maps role -> column. Raises DataError naming column, reason and fix.
@@ -266,39 +268,6 @@ class Objective(Plug):
         """Called once before the first step of a fresh run (never on resume), for example to start a head from a linear probe."""
 
 
-class Learner(Protocol):
-    """Anything the finetune loop can drive: a torch model by default, gradient-boosted trees or counts by a method of their own."""
-
-    total_steps: int
-    steps_per_epoch: int
-    chosen: dict[str, str]
-    """What it chose and why, in plain words, for the record."""
-
-    def begin(self) -> None:
-        """Called before the first step of a fresh run, after the objective's `begin`; never on a resume."""
-
-    def step(self, index: int) -> dict[str, float]:
-        """Do optimizer step (or tree, or pass) `index`; a pure function of (state, seed, index). Returns loss, items, learning_rate."""
-
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Everything needed to continue bit-identically: tensors and JSON."""
-
-    def load_state(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
-        """Back to the moment of `state`."""
-
-    def settled(self) -> AbstractContextManager[Specialist]:
-        """The specialist as it would be shipped now (averaged weights, all trees so far), for the time of the block."""
-
-    def validation_loss(self, examples: Sequence[Example]) -> float:
-        """Mean loss of the settled model over examples."""
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """What the best checkpoint must keep of the settled model."""
-
-    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Set what `weights` gave, for good: the model is then saved."""
-
-
 class Method(Plug):
     """Which weights move and what must be saved."""
 
@@ -371,6 +340,8 @@ class Metric(Plug):
     higher_is_better: ClassVar[bool] = True
     percent: ClassVar[bool] = True
     """Show as per cent."""
+    bounds: ClassVar[tuple[float, float] | None] = None
+    """Smallest and largest value; None: 0 to 1 where it is shown as per cent, else anything."""
 
     @abstractmethod
     def contributions(self, truth: Sequence[Any], predictions: Sequence[Prediction], signature: Signature) -> np.ndarray:

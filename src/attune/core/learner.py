@@ -1,0 +1,47 @@
+"""What the one loop drives: anything that learns in steps and can say, at any step, everything it needs to go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attune.core.contracts import Example
+
+if TYPE_CHECKING:
+    import torch
+
+    from attune.core.specialist import Specialist
+
+
+class Learner(Protocol):
+    """Anything the finetune loop can drive: a torch model by default, gradient-boosted trees or counts by a method of their own."""
+
+    total_steps: int
+    steps_per_epoch: int
+    chosen: dict[str, str]
+    """What it chose and why, in plain words, for the record."""
+
+    def begin(self) -> None:
+        """Called before the first step of a fresh run, after the objective's `begin`; never on a resume."""
+
+    def step(self, index: int) -> dict[str, float]:
+        """Do optimizer step (or tree, or pass) `index`; a pure function of (state, seed, index). Returns loss, items, learning_rate."""
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Everything needed to continue bit-identically: tensors and JSON."""
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+        """Back to the moment of `state`."""
+
+    def settled(self) -> AbstractContextManager[Specialist]:
+        """The specialist as it would be shipped now (averaged weights, all trees so far), for the time of the block."""
+
+    def validation_loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss of the settled model over examples."""
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What the best checkpoint must keep of the settled model."""
+
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set what `weights` gave, for good: the model is then saved."""
