@@ -25,7 +25,7 @@ def tuned(recipe, workspace, all_rows, run="run", events=None):
 
 @pytest.mark.parametrize("method", ["full", "lora", "head"])
 def test_learns_and_the_bundle_answers_like_the_run(recipe_of, workspace, method):
-    dataset, checkpoint = tuned(recipe_of(method, epochs=6), workspace, make_rows(160))
+    dataset, checkpoint = tuned(recipe_of(method, epochs=6, refit=False), workspace, make_rows(160))
     assert checkpoint.validation["accuracy"] > 0.7
     specialist = open_bundle(workspace.store.path(checkpoint.store_key))
     rows = dataset_rows(workspace, dataset, specialist.task, "validation")

@@ -75,6 +75,7 @@ class TorchLearner:
             for name, module in self.model.body.named_modules():
                 if isinstance(module, torch.nn.Dropout) and "lora_dropout" not in name:
                     module.p = keys.dropout
+        self.model.eval()  # all of it: `step` only looks at the top
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.embedding_rate = keys.learning_rate or specialist.method.learning_rate
         self.optimizer = torch.optim.AdamW(self._groups(self.embedding_rate), fused=True, eps=1e-6)
