@@ -170,11 +170,12 @@ def attend(
     keys = tokens.token_keys if dropout and module.training and now is not None else None
     with torch.autocast("cpu", enabled=False):
         lines = [part[0].transpose(0, 1).to(kind) for part in (query * scaling, key, value)]  # [total, heads, width]
-        found = [_attend_group(group, lines, now if keys is not None else None, keys, dropout, _causal(group.length, sliding_window) if causal else None, softcap) for group in tokens.groups]
+        site = now.next_site() if now is not None and keys is not None else None
+        found = [_attend_group(group, lines, site, keys, dropout, _causal(group.length, sliding_window) if causal else None, softcap) for group in tokens.groups]
         return (torch.cat(found) if len(found) > 1 else found[0]).unsqueeze(0), None
 
 
-def _attend_group(group: Group, lines: list[torch.Tensor], now: Noise | None, keys: torch.Tensor | None, dropout: float, allowed: torch.Tensor | None, softcap: float | None) -> torch.Tensor:
+def _attend_group(group: Group, lines: list[torch.Tensor], site: int | None, keys: torch.Tensor | None, dropout: float, allowed: torch.Tensor | None, softcap: float | None) -> torch.Tensor:
     """[tokens of the group, heads, width]."""
     q, k, v = (_rows(group, line) for line in lines)  # [rows, heads, length, width]
     if k.shape[1] != q.shape[1]:
@@ -190,11 +191,10 @@ def _attend_group(group: Group, lines: list[torch.Tensor], now: Noise | None, ke
         if allowed is not None:
             scores = scores.masked_fill(~allowed, -torch.inf)
         weights = scores.softmax(-1)
-        if now is not None and keys is not None:
+        if site is not None and keys is not None:
             own = keys[group.begin : group.end]
             own = own if group.take is None else own[group.take]
-            width = q.shape[1] * group.length  # one draw per token, head and place looked at
-            kept = now.keep(own, width, dropout).view(group.rows, group.length, q.shape[1], group.length).transpose(1, 2)
+            kept = keep(own, _columns(q.shape[1], group.length), dropout, site).view(group.rows, group.length, q.shape[1], group.length).transpose(1, 2)
             weights = weights * kept * (1 / (1 - dropout))
         found = weights.to(v.dtype) @ v
     flat = found.transpose(1, 2).reshape(-1, found.shape[1], found.shape[3])
@@ -221,8 +221,20 @@ def mixed(x: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=256)
-def _columns(width: int) -> torch.Tensor:
-    return mixed(torch.arange(1, width + 1, dtype=torch.int32))
+def _columns(*shape: int) -> torch.Tensor:
+    """int32 [product of shape]: a hash of each place; in the last dimension it does not depend on how long that is."""
+    place = torch.arange(1, shape[-1] + 1, dtype=torch.int32)
+    for size in shape[:-1]:
+        place = place + (torch.arange(size, dtype=torch.int32) << 20).unsqueeze(1)
+    return mixed(place.flatten())
+
+
+def keep(keys: torch.Tensor, columns: torch.Tensor, p: float, site: int) -> torch.Tensor:
+    """bool [len(keys), len(columns)], True with probability 1 - p: a hash of key, column and site."""
+    bits = mixed(keys ^ site).unsqueeze(1) ^ columns
+    bits = bits.mul_(0x2C1B3C6D)
+    bits = bits.bitwise_xor_(bits >> 16).mul_(0x297A2D39)
+    return bits >= int(p * 2**32) - 2**31
 
 
 class Noise:
@@ -235,17 +247,17 @@ class Noise:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.site = 0
         self.line = 0
+        self.count = 0
+
+    def next_site(self) -> int:
+        """The number of the next dropout of this forward pass, hashed into the range of int32."""
+        self.count += 1
+        return zlib.crc32(b"%d %d %d" % (self.seed, self.line, self.count)) - 2**31
 
     def keep(self, keys: torch.Tensor, width: int, p: float) -> torch.Tensor:
         """bool [len(keys), width], True with probability 1 - p; each call is a site of its own."""
-        self.site += 1
-        own = mixed(keys ^ (zlib.crc32(b"%d %d %d" % (self.seed, self.line, self.site)) - 2**31))
-        bits = own.unsqueeze(1) ^ _columns(width)
-        bits = bits.mul_(0x2C1B3C6D)
-        bits = bits.bitwise_xor_(bits >> 16).mul_(0x297A2D39)
-        return bits >= int(p * 2**32) - 2**31
+        return keep(keys, _columns(width), p, self.next_site())
 
 
 class KeyedDropout(torch.nn.Dropout):
@@ -313,7 +325,7 @@ def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None 
     _now.tokens, _now.given = tokens, given
     now: Noise | None = getattr(_now, "noise", None)
     if now is not None:
-        _now.keys, now.site, now.line = tokens.token_keys, 0, now.line + 1
+        _now.keys, now.count, now.line = tokens.token_keys, 0, now.line + 1
     config._attn_implementation = IMPLEMENTATION
     try:
         return body(input_ids=tokens.ids, position_ids=tokens.positions + offset, **options)

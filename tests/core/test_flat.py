@@ -1,0 +1,164 @@
+"""Rows without padding answer, and learn, as padded ones do; dropout depends on the row alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import transformers
+
+from attune.core import flat
+from attune.core.flat import KeyedDropout, Noise, Tokens, drop, fit_of, key_dropout, noise, run_flat, run_padded
+from attune.core.tunable import TunableModel
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 200, "pad_token_id": 0}
+GROUPED = SMALL | {"num_key_value_heads": 2}
+FAMILIES = {
+    "bert": lambda: transformers.BertConfig(**SMALL),
+    "roberta": lambda: transformers.RobertaConfig(**SMALL | {"pad_token_id": 1}),
+    "distilbert": lambda: transformers.DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=200),
+    "modernbert": lambda: transformers.ModernBertConfig(**SMALL, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2),
+    "electra": lambda: transformers.ElectraConfig(**SMALL, embedding_size=32),
+    "llama": lambda: transformers.LlamaConfig(**GROUPED),
+    "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
+    "qwen3": lambda: transformers.Qwen3Config(**GROUPED, head_dim=8),
+    "gpt2": lambda: transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=200),
+    "gemma2": lambda: transformers.Gemma2Config(**GROUPED, head_dim=8, query_pre_attn_scalar=8, sliding_window=4),
+    "mistral": lambda: transformers.MistralConfig(**GROUPED, sliding_window=4),
+}
+ROWS = [[7, 8, 9, 10, 11, 12, 13], [20, 21], [30, 31, 32, 33, 34, 35], [40, 41, 42], [50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63], [70]]
+
+
+def body_of(family: str) -> transformers.PreTrainedModel:
+    config = FAMILIES[family]()
+    config._attn_implementation = "eager"
+    torch.manual_seed(3)
+    body = transformers.AutoModel.from_config(config)
+    with torch.no_grad():  # a fresh network is so flat that attention hardly shows
+        for parameter in body.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    return body.eval()
+
+
+def test_rows_lie_end_to_end_and_come_back():
+    tokens = Tokens.of(ROWS)
+    assert tokens.ids.shape == (1, sum(map(len, ROWS)))
+    for i, row in enumerate(ROWS):
+        begin = int(tokens.starts[i])
+        assert tokens.ids[0, begin : begin + len(row)].tolist() == row
+        assert tokens.positions[0, begin : begin + len(row)].tolist() == list(range(len(row)))
+        assert set(tokens.row[begin : begin + len(row)].tolist()) == {i}
+    ids, mask = tokens.padded(0)
+    assert [ids[i, : int(mask[i].sum())].tolist() for i in range(len(ROWS))] == ROWS
+    assert tokens.lay([[i] * len(row) for i, row in enumerate(ROWS)]).tolist() == tokens.row.tolist()
+    assert sum(group.end - group.begin for group in tokens.groups) == tokens.ids.shape[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_and_gradients_agree_with_padding(family):
+    body = body_of(family)
+    fit = fit_of(body)
+    assert fit.flat, fit.why
+    tokens = Tokens.of(ROWS)
+    options = {"use_cache": False} if family not in ("bert", "roberta", "distilbert", "modernbert", "electra") else {}
+    found = {}
+    for way in ("flat", "padded"):
+        body.zero_grad()
+        if way == "flat":
+            hidden = run_flat(body, tokens, fit.offset, **options)[0][0]
+        else:
+            hidden = run_padded(body, tokens, int(body.config.pad_token_id or 0), **options)[0][tokens.row, tokens.positions[0]]
+        (hidden**2 * torch.linspace(0.5, 1.5, hidden.shape[1])).sum().backward()
+        found[way] = [hidden.detach(), *(p.grad.clone() for p in body.parameters() if p.grad is not None)]
+    assert len(found["flat"]) == len(found["padded"]) > 10
+    for ours, theirs in zip(found["flat"], found["padded"], strict=True):
+        assert float((ours - theirs).abs().max()) <= 2e-4 * max(float(theirs.abs().max()), 1e-2)
+
+
+def test_a_family_that_disagrees_is_padded():
+    config = transformers.MPNetConfig(**SMALL | {"pad_token_id": 1})  # relative positions are added to its scores
+    fit = fit_of(transformers.AutoModel.from_config(config))
+    assert not fit.flat
+    assert fit.why.startswith("padded")
+
+
+@pytest.mark.parametrize("fault", ["rows see each other", "no causal mask", "positions count on"])
+def test_a_planted_fault_in_flat_rows_is_noticed(fault, monkeypatch):
+    body = body_of("llama" if fault == "no causal mask" else "bert")
+    assert fit_of(body).flat
+    attend = flat.attend
+    if fault == "rows see each other":
+
+        def faulty(module, query, *rest, **options):
+            total = query.shape[2]
+            object.__setattr__(flat._now.tokens, "groups", (flat.Group(0, total, 1, total),))
+            return attend(module, query, *rest, **options)
+
+        monkeypatch.setattr(flat, "attend", faulty)
+    elif fault == "no causal mask":
+        monkeypatch.setattr(flat, "_causal", lambda length, window: None)
+    else:
+        run = flat.run_flat
+        monkeypatch.setattr(flat, "run_flat", lambda body, tokens, *rest, **options: run(body, dataclasses.replace(tokens, positions=torch.arange(tokens.ids.shape[1]).unsqueeze(0)), *rest, **options))
+    assert not fit_of(body).flat
+
+
+def test_dropout_is_drawn_from_the_row_alone():
+    body = body_of("bert").train()
+    key_dropout(body)
+    model = TunableModel(body, None, "mean")
+    assert any(isinstance(module, KeyedDropout) for module in body.modules())
+    assert model.fit.flat
+
+    def features(rows, seed=5):
+        model.train()
+        with noise(seed):
+            return model.features(Tokens.of(rows))
+
+    together = features(ROWS)
+    alone = torch.cat([features([row]) for row in ROWS])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(together, features(ROWS[::-1]).flip(0), atol=1e-5)
+    assert not torch.allclose(together, features(ROWS, seed=6), atol=1e-2)
+    model.eval()
+    assert not torch.allclose(together, model.features(Tokens.of(ROWS)), atol=1e-2)
+
+
+def test_torchs_own_dropout_would_depend_on_the_batch():
+    """The must-fail twin of the test above."""
+    model = TunableModel(body_of("bert"), None, "mean")
+    assert model.fit.flat
+    model.train()
+
+    def features(rows):
+        torch.manual_seed(5)
+        return model.features(Tokens.of(rows))
+
+    assert not torch.allclose(features(ROWS), torch.cat([features([row]) for row in ROWS]), atol=1e-3)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
+def test_the_draws_look_random(p):
+    """Shares by row, by column and between sites, within five standard errors of independent draws."""
+    keys = torch.tensor([flat.row_key([1, 2, i]) for i in range(500)], dtype=torch.int32)
+    draw = Noise(99)
+    first, second = (draw.keep(keys, 400, p).double() for _ in range(2))
+    n = first.numel()
+    assert abs(float(first.mean()) - (1 - p)) < 5 * (p * (1 - p) / n) ** 0.5
+    for axis, count in ((0, 500), (1, 400)):
+        assert float(first.mean(axis).std()) == pytest.approx((p * (1 - p) / count) ** 0.5, rel=0.2)
+    centred, other = first - first.mean(), second - second.mean()
+    for a, b in ((centred, other), (centred[1:], centred[:-1]), (centred[:, 1:], centred[:, :-1])):
+        assert abs(float((a * b).mean()) / (p * (1 - p))) < 5 / n**0.5
+
+
+def test_features_are_dropped_and_scaled_by_their_keys():
+    features, keys = torch.ones(3, 1000), torch.tensor([4, 9, 4], dtype=torch.int32)
+    assert drop(features, keys, 0.2) is features
+    with noise(1):
+        found = drop(features, keys, 0.2)
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+    assert float(found.mean()) == pytest.approx(1, abs=0.05)

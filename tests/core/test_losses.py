@@ -1,0 +1,50 @@
+"""The fused output loss is the cross-entropy, in value and in every gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from attune.core import losses
+from attune.core.losses import linear_cross_entropy
+
+
+def both(n=50, width=16, words=37, bias=True, softcap=None, train_output=True):
+    torch.manual_seed(0)
+    hidden, targets, found = torch.randn(n, width), torch.randint(0, words, (n,)), []
+    start = torch.nn.Linear(width, words, bias=bias)
+    for fused in (True, False):
+        output = torch.nn.Linear(width, words, bias=bias)
+        output.load_state_dict(start.state_dict())
+        output.requires_grad_(train_output)
+        source = hidden.clone().requires_grad_()
+        if fused:
+            loss = linear_cross_entropy(source, output, targets, softcap)
+        else:
+            logits = output(source)
+            loss = functional.cross_entropy(softcap * torch.tanh(logits / softcap) if softcap else logits, targets, reduction="sum")
+        (loss * 0.5).backward()
+        found.append([loss.detach(), source.grad, *(p.grad for p in output.parameters())])
+    return found
+
+
+@pytest.mark.parametrize("case", [{}, {"bias": False}, {"softcap": 2.0}, {"train_output": False}, {"n": 1}], ids=str)
+def test_value_and_gradients(case, monkeypatch):
+    monkeypatch.setattr(losses, "ROWS", 16)
+    ours, theirs = both(**case)
+    for mine, right in zip(ours, theirs, strict=True):
+        assert (mine is None) == (right is None)
+        if mine is not None:
+            assert torch.allclose(mine, right, atol=1e-4), (mine - right).abs().max()
+
+
+def test_in_bf16_it_is_close(monkeypatch):
+    monkeypatch.setattr(losses, "ROWS", 16)
+    torch.manual_seed(0)
+    hidden, output, targets = torch.randn(40, 32, requires_grad=True), torch.nn.Linear(32, 50), torch.randint(0, 50, (40,))
+    exact = functional.cross_entropy(output(hidden), targets, reduction="sum")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_cross_entropy(hidden, output, targets)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(exact.item(), rel=1e-2)

@@ -1,0 +1,161 @@
+"""What makes training fast changes nothing in it: micro-batches, the cut embedding table and cached layers give the same weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attune.core import catalog
+from attune.core.events import Events
+from attune.core.models import last_layers, resolve_base
+from attune.core.recipe import TrainKeys
+from attune.core.specialist import Specialist, open_bundle
+from attune.stages import finetune
+from attune.stages.finetune import torch_learner
+from attune.stages.finetune.torch_learner import TorchLearner
+
+from .conftest import make_dataset, make_rows
+
+LABELS = {"labels": ["delivery", "invoice", "login", "refund"], "multi_label": False}
+
+
+def learner_of(tiny_base, method="full", cache=None, **train) -> TorchLearner:
+    base = resolve_base(str(tiny_base))
+    task, objective, way = catalog.build("tasks", "text_classification"), catalog.build("objectives", "supervised"), catalog.build("methods", method)
+    specialist = Specialist(task, LABELS, way.prepare(task.build(base, LABELS), 7), base.tokenizer(), base, 32, "x", method=way)
+    examples = objective.examples(specialist, make_rows(48), 32)
+    objective.precompute(specialist, examples)
+    keys = TrainKeys.model_validate({"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "weight_decay": 0.1, **train})
+    learner = TorchLearner(specialist, objective, examples, keys, 7, "fp32", cache)
+    objective.begin(specialist, examples)
+    learner.begin()
+    return learner
+
+
+def trained(learner: TorchLearner, steps: int = 4) -> dict[str, torch.Tensor]:
+    for index in range(steps):
+        learner.step(index)
+    with learner.settled():
+        learner.load_weights(learner.weights())
+    return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+
+
+def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """The largest difference of a weight. The keys' bias has no effect, so its gradient is rounding, which Adam blows up: left out."""
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a if not name.endswith("key.bias"))
+
+
+@pytest.mark.parametrize("method", ["full", {"name": "lora", "dropout": 0.1}, "head"], ids=["full", "lora", "head"])
+def test_micro_batches_change_nothing_though_dropout_is_on(tiny_base, method):
+    whole = trained(learner_of(tiny_base, method))
+    for size in (1, 5):
+        assert apart(whole, trained(learner_of(tiny_base, method, micro_batch_size=size))) < 2e-5
+    assert apart(whole, trained(learner_of(tiny_base, method, dropout=0.0))) > (1e-4 if method != "head" else -1)
+
+
+def test_with_dropout_from_a_stream_micro_batches_would_change_it(tiny_base, monkeypatch):
+    """The must-fail twin."""
+    monkeypatch.setattr(torch_learner, "key_dropout", lambda body: None)
+    torch.manual_seed(1)
+    whole = trained(learner_of(tiny_base))
+    torch.manual_seed(1)
+    assert apart(whole, trained(learner_of(tiny_base, micro_batch_size=5))) > 1e-4
+
+
+def test_the_cut_embedding_table_trains_as_the_whole_one(tiny_base, monkeypatch):
+    cut = learner_of(tiny_base)
+    assert cut.compact is not None
+    assert cut.chosen["embedding"].endswith("the others only decay")
+    used, base = cut.compact.used, cut.compact.whole[0].weight.detach().clone()
+    found = trained(cut)
+    monkeypatch.setattr(torch_learner, "compacted", lambda body, examples: None)
+    whole = trained(learner_of(tiny_base))
+    assert apart(found, whole) < 1e-6
+    name = "body.embeddings.word_embeddings.weight"
+    unused = torch.ones(len(base), dtype=torch.bool).index_fill(0, used, False)
+    moved = (whole[name][unused] - base[unused]).abs().max()
+    assert float(moved) > 1e-7  # decay did something, so the comparison above means something
+    assert float((whole[name][used] - base[used]).abs().max()) > 10 * float(moved)
+
+
+def test_without_its_decay_the_cut_table_would_differ(tiny_base, monkeypatch):
+    """The must-fail twin."""
+    found = learner_of(tiny_base)
+    for index in range(4):
+        found.step(index)
+        found.compact.left = 1.0
+    found.average_left = 1.0
+    with found.settled():
+        found.load_weights(found.weights())
+    monkeypatch.setattr(torch_learner, "compacted", lambda body, examples: None)
+    assert apart({n: p.detach() for n, p in found.model.named_parameters()}, trained(learner_of(tiny_base))) > 1e-6
+
+
+def test_tokens_that_no_training_row_holds_are_read_from_the_whole_table(tiny_base):
+    learner = learner_of(tiny_base)
+    rows = [{"text": "zebra quantum jazz"}, {"text": "refund please"}]
+    with learner.settled() as specialist:
+        before = specialist.predict(rows)
+        learner.load_weights(learner.weights())
+    after = learner._specialist.predict(rows)
+    for a, b in zip(before, after, strict=True):
+        assert a.scores == pytest.approx(b.scores, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [{"name": "full", "layers": 1}, {"name": "lora", "layers": 1}], ids=["full", "lora"])
+def test_cached_layers_train_as_computed_ones(tiny_base, method, tmp_path):
+    computed = learner_of(tiny_base, method, dropout=0.0)
+    assert "frozen layers" not in computed.chosen
+    cached = learner_of(tiny_base, method, cache=tmp_path, dropout=0.0)
+    assert "first 1 layers were computed once" in cached.chosen["frozen layers"]
+    ran = []
+    cached.model.body.get_submodule("encoder.layer.0.attention" if method["name"] == "full" else "base_model.model.encoder.layer.0.attention").register_forward_hook(lambda *_: ran.append(1))
+    found = trained(cached)
+    assert not ran  # the frozen layer did not run again
+    assert apart(found, trained(computed)) < 1e-5
+    again = learner_of(tiny_base, method, cache=tmp_path, dropout=0.0)
+    assert "from an earlier run" in again.chosen["frozen layers"]
+    assert apart(found, trained(again)) == 0
+
+
+def test_a_changed_cache_is_computed_again(tiny_base, tmp_path):
+    """The must-fail twin: a flipped byte must not be taken for the layers' answers."""
+    method = {"name": "full", "layers": 1}
+    learner_of(tiny_base, method, cache=tmp_path)
+    (file,) = tmp_path.glob("layers-*/hidden.bin")
+    content = bytearray(file.read_bytes())
+    content[100] ^= 64
+    file.write_bytes(content)
+    assert "computed once" in learner_of(tiny_base, method, cache=tmp_path).chosen["frozen layers"]
+
+
+def test_only_the_last_layers_and_the_head_train(tiny_base):
+    learner = learner_of(tiny_base, {"name": "full", "layers": 1})
+    assert {name.split(".")[2] + "." + name.split(".")[3] for name in learner.trained if name.startswith("body.encoder")} == {"layer.1"}
+    assert all(name.startswith(("body.encoder.layer.1.", "head.")) for name in learner.trained)
+
+
+def test_more_layers_than_there_are_is_refused(tiny_base):
+    from attune.core.errors import PlugError
+
+    body = resolve_base(str(tiny_base)).body()
+    assert last_layers(body, 2) == ["encoder.layer.0", "encoder.layer.1"]
+    with pytest.raises(PlugError, match="the base has 2 layers"):
+        last_layers(body, 3)
+
+
+def test_refit_learns_from_the_validation_rows_too(recipe_of, workspace):
+    rows = make_rows(120)
+    recipe = recipe_of("head", epochs=3)
+    dataset = make_dataset(workspace, recipe, rows)
+    notes = []
+    checkpoint = finetune.run(recipe, workspace, dataset, Events(None, [lambda event: notes.append(event)]), run="r")
+    assert "all 108 training and validation rows" in checkpoint.chosen["refit"]
+    plain = finetune.run(recipe_of("head", epochs=3, refit=False), workspace, dataset, Events(), run="plain")
+    assert "refit" not in plain.chosen
+    assert plain.validation == checkpoint.validation  # the figure of the model before: it had not seen these rows
+    a, b = (open_bundle(workspace.store.path(one.store_key)).model.head.weight for one in (checkpoint, plain))
+    assert not torch.equal(a, b)
+    again = finetune.run(recipe, workspace, dataset, Events(), run="once more")
+    assert again.store_key == checkpoint.store_key
