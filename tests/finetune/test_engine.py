@@ -71,9 +71,12 @@ def test_the_cut_embedding_table_trains_as_the_whole_one(tiny_base, monkeypatch)
     found = trained(cut)
     monkeypatch.setattr(torch_learner, "compacted", lambda body, examples: None)
     whole = trained(learner_of(tiny_base))
-    assert apart(found, whole) < 1e-6
     name = "body.embeddings.word_embeddings.weight"
+    assert apart({n: w for n, w in found.items() if n != name}, {n: w for n, w in whole.items() if n != name}) < 1e-6
+    # a used row's gradient may cancel to almost nothing, and Adam blows its rounding up: compared by the share of the whole movement
+    assert float((found[name] - whole[name]).norm() / (whole[name] - base).norm()) < 1e-3
     unused = torch.ones(len(base), dtype=torch.bool).index_fill(0, used, False)
+    assert float((found[name][unused] - whole[name][unused]).abs().max()) < 1e-7
     moved = (whole[name][unused] - base[unused]).abs().max()
     assert float(moved) > 1e-7  # decay did something, so the comparison above means something
     assert float((whole[name][used] - base[used]).abs().max()) > 10 * float(moved)
@@ -82,6 +85,7 @@ def test_the_cut_embedding_table_trains_as_the_whole_one(tiny_base, monkeypatch)
 def test_without_its_decay_the_cut_table_would_differ(tiny_base, monkeypatch):
     """The must-fail twin."""
     found = learner_of(tiny_base)
+    used = found.compact.used
     for index in range(4):
         found.step(index)
         found.compact.left = 1.0
@@ -89,7 +93,9 @@ def test_without_its_decay_the_cut_table_would_differ(tiny_base, monkeypatch):
     with found.settled():
         found.load_weights(found.weights())
     monkeypatch.setattr(torch_learner, "compacted", lambda body, examples: None)
-    assert apart({n: p.detach() for n, p in found.model.named_parameters()}, trained(learner_of(tiny_base))) > 1e-6
+    name = "body.embeddings.word_embeddings.weight"
+    unused = torch.ones(len(found.model.get_parameter(name)), dtype=torch.bool).index_fill(0, used, False)
+    assert float((found.model.get_parameter(name)[unused] - trained(learner_of(tiny_base))[name][unused]).abs().max()) > 1e-7
 
 
 def test_tokens_that_no_training_row_holds_are_read_from_the_whole_table(tiny_base):
