@@ -36,7 +36,8 @@ def trained(learner: TorchLearner, steps: int = 4) -> dict[str, torch.Tensor]:
     for index in range(steps):
         learner.step(index)
     with learner.settled():
-        learner.load_weights(learner.weights())
+        weights = learner.weights()
+    learner.load_weights(weights)
     return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
 
 
@@ -73,8 +74,7 @@ def test_the_cut_embedding_table_trains_as_the_whole_one(tiny_base, monkeypatch)
     whole = trained(learner_of(tiny_base))
     name = "body.embeddings.word_embeddings.weight"
     assert apart({n: w for n, w in found.items() if n != name}, {n: w for n, w in whole.items() if n != name}) < 1e-6
-    # a used row's gradient may cancel to almost nothing, and Adam blows its rounding up: compared by the share of the whole movement
-    assert float((found[name] - whole[name]).norm() / (whole[name] - base).norm()) < 1e-3
+    assert float((found[name] - whole[name])[used].abs().max()) < 1e-6
     unused = torch.ones(len(base), dtype=torch.bool).index_fill(0, used, False)
     assert float((found[name][unused] - whole[name][unused]).abs().max()) < 1e-7
     moved = (whole[name][unused] - base[unused]).abs().max()
@@ -91,7 +91,8 @@ def test_without_its_decay_the_cut_table_would_differ(tiny_base, monkeypatch):
         found.compact.left = 1.0
     found.average_left = 1.0
     with found.settled():
-        found.load_weights(found.weights())
+        weights = found.weights()
+    found.load_weights(weights)
     monkeypatch.setattr(torch_learner, "compacted", lambda body, examples: None)
     name = "body.embeddings.word_embeddings.weight"
     unused = torch.ones(len(found.model.get_parameter(name)), dtype=torch.bool).index_fill(0, used, False)
@@ -103,7 +104,8 @@ def test_tokens_that_no_training_row_holds_are_read_from_the_whole_table(tiny_ba
     rows = [{"text": "zebra quantum jazz"}, {"text": "refund please"}]
     with learner.settled() as specialist:
         before = specialist.predict(rows)
-        learner.load_weights(learner.weights())
+        weights = learner.weights()
+    learner.load_weights(weights)
     after = learner._specialist.predict(rows)
     for a, b in zip(before, after, strict=True):
         assert a.scores == pytest.approx(b.scores, abs=1e-6)
