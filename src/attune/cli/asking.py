@@ -35,7 +35,7 @@ def ask(screen: Screen, name: str, texts: list[str], file: Path | None, out: Pat
     specialist = open_release(workspace, release, base_folder=recipe_folder(workspace, release))
     inputs = [role.name for role in specialist.task.roles if not role.target and role.required]
     payloads = _of_texts(texts, inputs) if texts else _of_file(file or Path(), dataset.columns)
-    rows = _rows(specialist.task, payloads)
+    rows = _rows(specialist, payloads)
     answers = []
     for (place, _), row, one in zip(payloads, rows, specialist.predict(rows), strict=True):
         best = dict(sorted(one.scores.items(), key=lambda pair: -pair[1]))
@@ -54,7 +54,7 @@ def _of_texts(texts: list[str], inputs: list[str]) -> list[tuple[str, dict[str, 
     return [(f"text {number}", {inputs[0]: text}) for number, text in enumerate(texts, start=1)]
 
 
-def _of_file(file: Path, columns: dict[str, str]) -> list[tuple[str, dict[str, Any]]]:
+def _of_file(file: Path, columns: dict[str, str | list[str]]) -> list[tuple[str, dict[str, Any]]]:
     """(place, payload) of a file's records; columns may be named as in training or as the task's inputs."""
     from attune.core import catalog
 
@@ -67,14 +67,16 @@ def _of_file(file: Path, columns: dict[str, str]) -> list[tuple[str, dict[str, A
             able.append(source)
     if len(able) != 1:
         raise DataError(f"'{file.name}' is not a table of rows", place="--file", fix="give a CSV, JSONL or Parquet file")
-    back = {column: role for role, column in columns.items()}
+    back = {column: role for role, column in columns.items() if isinstance(column, str)}
+    groups = {role: column for role, column in columns.items() if not isinstance(column, str)}
     found: list[tuple[str, dict[str, Any]]] = []
     problems: list[AttuneError] = []
     for record in able[0].read(file.name, folder):
         if record.values is None:
             problems.append(DataError(record.problem or "not readable", place=record.place, fix=record.fix))
         else:
-            found.append((record.place, {back.get(name, name): value for name, value in record.values.items()}))
+            cells = {role: {name: record.values[name] for name in column if name in record.values} for role, column in groups.items()}
+            found.append((record.place, {back.get(name, name): value for name, value in record.values.items()} | {role: group for role, group in cells.items() if group}))
     if problems:
         raise Problems(problems[:MOST_PROBLEMS], title=f"{len(problems)} rows of {file.name} cannot be read:")
     if not found:
@@ -82,11 +84,12 @@ def _of_file(file: Path, columns: dict[str, str]) -> list[tuple[str, dict[str, A
     return found
 
 
-def _rows(task: Any, payloads: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    rows, problems = [], []
+def _rows(specialist: Any, payloads: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    task, rows, problems = specialist.task, [], []
     for place, payload in payloads:
         try:
             row = task.request(payload)
+            task.require_known(row, specialist.signature)
             asked = [row[role.name] for role in task.roles if not role.target and role.name in row]
             if asked and all(isinstance(one, str) and not one.strip() for one in asked):
                 raise DataError("the text is empty", fix="write some text, or leave the row out")

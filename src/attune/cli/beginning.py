@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from attune.cli.screen import Screen
 from attune.cli.tables import add, table
+from attune.core import catalog
 from attune.core.errors import AttuneError, DataError, RecipeError, Refused, did_you_mean
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _columns(given: list[str]) -> dict[str, str]:
 
 def _understood(name: str, location: str, task: str | None, columns: dict[str, str]) -> tuple[Recipe, Preview, list[str]]:
     """The recipe and preview of the task that the rows are for, and other tasks that few rows could be for as well; the errors of the likeliest task when they are for none."""
-    from attune.core import catalog
+    from attune.stages.curate.columns import shown
 
     known = [entry.name for entry in catalog.entries("tasks")]
     if task is not None:
@@ -143,7 +144,7 @@ def _understood(name: str, location: str, task: str | None, columns: dict[str, s
         return *ranked[0], [recipe.task.name for recipe, seen in ranked[1:] if unsure and _fit(seen) >= max(0, best - 1)]
     if ranked:
         options = [(recipe.task.name, seen) for recipe, seen in ranked if _fit(seen) == _fit(ranked[0][1])]
-        said = " or ".join(f"{task} ({', '.join(f'{role} = {column!r}' for role, column in seen.columns.items()) or 'read by itself'})" for task, seen in options)
+        said = " or ".join(f"{task} ({shown(seen.columns) or 'read by itself'})" for task, seen in options)
         raise RecipeError(f"these rows could be for {said}", place="--data", fix=f"say which: --task {options[0][0]}")
     labelled = [error for one, error in errors if "label-out" in catalog.load("tasks", one).traits]  # type: ignore[attr-defined]
     wrong = (labelled or [error for _, error in errors])[0]
@@ -182,7 +183,8 @@ def _fit(seen: Preview) -> int:
     if seen.labels and seen.labels.most_common(1)[0][1] == 1:
         return -1  # no value stands twice: these are no classes
     labels = 4 if seen_as_labels(seen) else 0
-    return labels + sum(1 for role, column in seen.columns.items() if role.casefold() == column.strip().casefold())
+    tables = sum(2 for column in seen.columns.values() if not isinstance(column, str))  # any rows are a table: only where no task reads more out of them
+    return labels - tables + sum(1 for role, column in seen.columns.items() if isinstance(column, str) and role.casefold() == column.strip().casefold())
 
 
 def seen_as_labels(seen: Preview) -> bool:
@@ -198,12 +200,22 @@ def seen_as_labels(seen: Preview) -> bool:
 # -------------------------------------------------------- the recipe's text
 
 
+_METHODS = "# Which weights move (`attune list methods`): full moves all, lora adds small matrices, head is the quickest."
+
+
+def _train(recipe: Recipe) -> str:
+    if "torch" not in recipe.task.traits:
+        return f"# How fast it learns: the method's own default, unless you write it here.\n# train:\n#   learning_rate: {recipe.method.learning_rate:g}"
+    return f"# How long and how fast: the method's own defaults, unless you write epochs, learning_rate, batch_size ... here.\n# train:\n#   epochs: {recipe.method.epochs:g}"
+
+
 def recipe_text(recipe: Recipe, seen: Preview, where: str) -> str:
     """A recipe with a comment at every section, every value what was detected or what holds by default."""
     task = recipe.resolved()["task"]
     keys = {key: value for key, value in task.items() if key != "name" and key in recipe.task.keys.model_fields_set}
-    columns = "".join(f"    {role}: {_scalar(column)}\n" for role, column in seen.columns.items())
+    columns = "".join(f"    {role}: {_scalar(column) if isinstance(column, str) else '[' + ', '.join(map(_item, column)) + ']'}\n" for role, column in seen.columns.items())
     main = recipe.main_metric
+    limit = "at_least: 0.9" if catalog.load("metrics", main).higher_is_better else "at_most: 0.5"  # type: ignore[attr-defined]
     hints = "".join(f"    # {hint}\n" for hint in seen.hints)
     return f"""# {recipe.name}: a specialist tuned on {Path(where).name}. `attune check` explains, `attune run` does it.
 # Every key with its default: `attune show .` in this folder; what may stand where: `attune list`.
@@ -212,10 +224,10 @@ name: {recipe.name}
 # What the specialist does (`attune list tasks`).
 task: {_scalar(task["name"]) if not keys else json.dumps({"name": task["name"], **keys})}
 
-# The general model it starts from: package:MODULE, a folder, or a hub id with a revision.
+# The general model it starts from: package:MODULE, a folder, {"or a hub id with a revision" if "torch" in recipe.task.traits else "or none"}.
 base_model: {_scalar(recipe.keys.base_model)}
 
-# Which weights move (`attune list methods`): full moves all, lora adds small matrices, head is the quickest.
+{_METHODS if "torch" in recipe.task.traits else "# How it learns (`attune list methods`)."}
 method: {recipe.method.name}
 
 # Every random draw comes from this number.
@@ -230,15 +242,18 @@ data:
     test: 0.2
     validation: 0.1
 
-# How long and how fast: the method's own defaults, unless you write epochs, learning_rate, batch_size ... here.
-# train:
-#   epochs: {recipe.method.epochs:g}
+{_train(recipe)}
 
 # What a release must pass. Without gates: significantly better than the best rival on {main}, and not worse than the release in use.
 # gates:
 #   - {{metric: {main}, better_than: best_rival}}
-#   - {{metric: {main}, at_least: 0.9}}
+#   - {{metric: {main}, {limit}}}
 """
+
+
+def _item(text: str) -> str:
+    """A text as an item of a YAML list on one line."""
+    return text if re.fullmatch(r"[A-Za-z_]\w*", text) and _scalar(text) == text else json.dumps(text, ensure_ascii=False)
 
 
 def _scalar(text: str) -> str:

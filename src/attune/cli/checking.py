@@ -81,7 +81,7 @@ def _learnable(recipe: Recipe, seen: Preview) -> None:
     if data.test_path is None and data.splits.by != "given":
         _try(problems, lambda: require_enough(seen.read - len(seen.unreadable), data.splits.test))
     if len(seen.labels) == 1 and not getattr(recipe.task.keys, "multi_label", False):
-        column = seen.columns.get("label", "label")
+        column = str(seen.columns.get("label", "label"))
         problems.append(
             DataError(
                 f"every row has the label {next(iter(seen.labels))!r}: there is nothing to tell apart", place="data", fix=f"give rows of at least two classes, or name another column than '{column}'"
@@ -110,7 +110,15 @@ def _defaults(recipe: Recipe) -> None:
 
 def _show_recipe(screen: Screen, recipe: Recipe, base: Any) -> None:
     parts = " · ".join((recipe.task.name, recipe.objective.name, recipe.method.name))
-    screen.show(facts([("specialist", recipe.name), ("combines", parts), ("base model", f"{recipe.keys.base_model}  ({base.folder})" if base is not None else f"{recipe.keys.base_model}: not found")]))
+    screen.show(
+        facts(
+            [
+                ("specialist", recipe.name),
+                ("combines", parts),
+                ("base model", f"{recipe.keys.base_model}" + (f"  ({base.folder})" if base.files else "") if base is not None else f"{recipe.keys.base_model}: not found"),
+            ]
+        )
+    )
 
 
 def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
@@ -118,8 +126,9 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
     from attune.cli.summary import MANY_SET_ASIDE, set_aside
     from attune.core.text import excerpt
     from attune.stages.curate.card import general
+    from attune.stages.curate.columns import shown
 
-    roles = ", ".join(f"{role} = '{column}'" for role, column in seen.columns.items())
+    roles = shown(seen.columns)
     count = f"{'more than ' if seen.more else ''}{seen.read:,} rows"
     screen.show(facts([("data", ", ".join(f"{path} ({source})" for path, source in seen.sources)), ("", count), ("columns", roles or "the task reads the rows by itself")]))
     made = table("row", *(name for name in seen.rows[0] if name != "place"), title="\nThe first rows, as they are read") if seen.rows else None
@@ -164,6 +173,8 @@ def _name(label: str) -> str:
 
 def _cell(value: Any) -> str:
     """A role value for reading: texts as they are, turns of a conversation as `user: ...`, lists with commas."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {'(missing)' if inner is None else inner}" for name, inner in value.items())
     if isinstance(value, list):
         return " / ".join(f"{one.get('role', '')}: {one.get('content', '')}" if isinstance(one, dict) else str(one) for one in value)
     return str(value)
@@ -197,6 +208,8 @@ def _cost(recipe: Recipe, seen: Preview) -> dict[str, Any]:
     splits, train = recipe.keys.data.splits, recipe.keys.train
     share = (1 - splits.validation) * (1 - (0.0 if recipe.keys.data.test_path else splits.test)) if splits.by != "given" else 0.7
     rows = math.floor(seen.read * share)
+    if "torch" not in recipe.task.traits:
+        return {"train_rows": rows, "words": f"method {recipe.method.name} decides how many steps"}
     steps = max(1, math.ceil(rows / train.batch_size))
     epochs = train.epochs or recipe.method.epochs
     return {"train_rows": rows, "steps_per_epoch": steps, "steps": math.ceil(steps * epochs), "words": f"at most {math.ceil(steps * epochs):,} steps of {train.batch_size} rows ({epochs:g} epochs)"}

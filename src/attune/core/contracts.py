@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from attune.core.learner import Learner
+    from attune.core.learner import Learner, LearnerContext
     from attune.core.models import Base
     from attune.core.specialist import Specialist
-    from attune.core.tunable import TunableModel
 
 Row = dict[str, Any]
 """One accepted row: `row_id` (str), `place` (file:line), one entry per role of the task, optional `group`, `time`, `split`."""
@@ -93,7 +92,7 @@ class Role:
 
     name: str
     type: str
-    """text | label | labels | number | messages | any."""
+    """text | label | labels | number | messages | any | features (several columns as one group of named cells)."""
     meaning: str
     hints: tuple[str, ...] = ()
     """Column names that suggest this role, most telling first."""
@@ -184,13 +183,15 @@ class Task(Plug):
     defaults: ClassVar[Defaults]
     bases: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     """Kinds of bases (`core.models.base_kind`) that it can be built on."""
+    default_base: ClassVar[str | None] = None
+    """The base model of recipes that name none; None: the recipe's own default."""
 
-    def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-        """Role values of one raw record. `columns` maps role -> column. Raises DataError naming column, reason and fix.
+    def parse(self, values: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Role values of one raw record. `columns` maps role -> column (a list for `features`). Raises DataError naming column, reason and fix.
 
         Override to accept row shapes that are more than a column per role (chat messages, alpaca ...).
         """
-        return {role: values.get(column) for role, column in columns.items()}
+        return {role: {one: values.get(one) for one in column} if isinstance(column, list) else values.get(column) for role, column in columns.items()}
 
     @abstractmethod
     def signature(self, rows: Sequence[Row]) -> Signature:
@@ -205,8 +206,9 @@ class Task(Plug):
         """The right answer of a row, in the form of `Prediction.output`."""
 
     @abstractmethod
-    def build(self, base: Base, signature: Signature) -> TunableModel:
-        """The general model made ready for this task: pretrained body plus a fresh head where the task needs one."""
+    def build(self, base: Base, signature: Signature) -> Any:
+        """The general model made ready for this task: a TunableModel (pretrained body plus a fresh head where the task needs one), or
+        what the task's methods have a learner for."""
 
     @abstractmethod
     def predict(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
@@ -236,6 +238,9 @@ class Task(Plug):
                 row[role.name] = payload[role.name]
         return row
 
+    def require_known(self, row: Row, signature: Signature) -> None:
+        """Raise DataError when a row of `request` speaks of things that this specialist has never seen (columns it does not know)."""
+
 
 class Objective(Plug):
     """What the data teaches: it owns how examples are made, batched and scored. The loop only iterates, accumulates and steps."""
@@ -253,7 +258,7 @@ class Objective(Plug):
         """Tensors of one micro-batch."""
 
     @abstractmethod
-    def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
+    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the losses and the number of supervised items in the micro-batch; the loop divides by the items of the whole step."""
 
     def order(self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]] | None:
@@ -281,18 +286,18 @@ class Method(Plug):
     """False when what `save` writes answers without the base model."""
 
     @abstractmethod
-    def prepare(self, model: TunableModel, seed: int) -> TunableModel:
+    def prepare(self, model: Any, seed: int) -> Any:
         """Mark the parameters that train (requires_grad) and wrap the body where the method needs it."""
 
     @abstractmethod
-    def save(self, model: TunableModel, folder: Path) -> None:
-        """Write what the method must keep, in its ecosystem's on-disk format (safetensors + JSON)."""
+    def save(self, model: Any, folder: Path) -> None:
+        """Write what the method must keep, in its ecosystem's on-disk format (safetensors, JSON, text; nothing that can carry code)."""
 
     @abstractmethod
-    def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
+    def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> Any:
         """The model that `save` wrote, ready to answer."""
 
-    def learner(self, context: Any) -> Learner | None:
+    def learner(self, context: LearnerContext) -> Learner | None:
         """A learner of the method's own, or None for gradient descent by the loop's torch learner."""
         return None
 

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from attune.core.contracts import Example
+from attune.core.contracts import Example, Objective
 
 if TYPE_CHECKING:
     import torch
 
+    from attune.core.recipe import TrainKeys
     from attune.core.specialist import Specialist
+
+
+@dataclass(frozen=True)
+class LearnerContext:
+    """What a learner may use; the same at every start of a run, resumes included."""
+
+    specialist: Specialist
+    """The base put together for the task and prepared by the method."""
+    objective: Objective
+    examples: Sequence[Example]
+    """Encoded training rows."""
+    keys: TrainKeys
+    """The recipe's `train` section: a key that the learner does not read is refused where the user set it."""
+    seed: int
+    threads: int
 
 
 class Learner(Protocol):
@@ -19,6 +36,7 @@ class Learner(Protocol):
 
     total_steps: int
     steps_per_epoch: int
+    """Steps after which the loop looks at the validation rows (`train.evaluations_per_epoch` times)."""
     chosen: dict[str, str]
     """What it chose and why, in plain words, for the record."""
 

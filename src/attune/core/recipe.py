@@ -45,7 +45,7 @@ class DataKeys(Keys):
     path: str | list[str] = key(..., "file, glob, folder, dataset id or SQL URL, relative to the recipe; several as a list", aliases=("dataset", "dataset_name", "json_path"))
     test_path: str | None = key(None, "a file of test rows given by others (an official test set)")
     source: Plug = key("auto", "how to read the path; auto asks every source whether it knows it", aliases=("type", "format"), plugs="sources")
-    columns: dict[str, str] = key({}, "role: column, where the detection is wrong", aliases=("column_mapping",))
+    columns: dict[str, str | list[str]] = key({}, "role: column, where the detection is wrong; a list for features", aliases=("column_mapping",))
     splits: SplitKeys = key(SplitKeys(), "how rows are divided")
     checks: list[Plug] | None = key(None, "what is looked for in the rows; default: the task's checks", plugs="checks")
 
@@ -129,7 +129,11 @@ class RecipeKeys(Keys):
 
     name: str = key(..., "name of the specialist: letters, digits, - and _", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     task: Plug = key(..., "what the specialist does", plugs="tasks")
-    base_model: str = key(DEFAULT_BASE, "hub id, local folder, or package:MODULE for a Python package that ships a model", aliases=("base", "model", "model_name_or_path", "checkpoint_dir"))
+    base_model: str = key(
+        DEFAULT_BASE,
+        "hub id, local folder, or package:MODULE for a Python package that ships a model; none where the task can start from nothing",
+        aliases=("base", "model", "model_name_or_path", "checkpoint_dir"),
+    )
     revision: str | None = key(None, "commit of a hub id")
     objective: Plug | None = key(None, "what the data teaches; default: the task's", aliases=("stage",), plugs="objectives")
     method: Plug | None = key(None, "which weights move; default: the task's", aliases=("adapter", "finetuning_type"), plugs="methods")
@@ -248,7 +252,7 @@ def make_recipe(values: Mapping[str, Any], *, folder: Path, name: str = "recipe"
     lines.update(set_lines)
     problems = spelling.problems
     try:
-        keys = RecipeKeys.model_validate(given)
+        keys = RecipeKeys.model_validate(_with_base(given))
     except ValidationError as error:
         problems += key_problems(error, RecipeKeys, "")
         keys = None
@@ -263,6 +267,19 @@ def make_recipe(values: Mapping[str, Any], *, folder: Path, name: str = "recipe"
         count = len(problems)
         raise Problems([_with_line(p, name, lines) for p in problems], title=f"{name} has {count} problem{'s' if count != 1 else ''}:")
     return Recipe(keys, folder, given, list(dict.fromkeys(spelling.notices)), **built)
+
+
+def _with_base(given: dict[str, Any]) -> dict[str, Any]:
+    """The values with the base that the task takes where the recipe names none."""
+    task = given.get("task")
+    wanted = task.get("name") if isinstance(task, dict) else task
+    if "base_model" in given or not isinstance(wanted, str):
+        return given
+    try:
+        base = catalog.load("tasks", wanted).default_base  # type: ignore[attr-defined]
+    except AttuneError:
+        return given  # told when the task is built
+    return given if base is None else {**given, "base_model": base}
 
 
 def _drop_replaced(below: dict[str, Any], over: dict[str, Any]) -> None:

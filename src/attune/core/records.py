@@ -52,8 +52,8 @@ class DatasetVersion(Record):
     """Folder in the content store: train/validation/test/quarantine/receipts as Parquet, card.md, curation.json."""
     task: str
     signature: dict[str, Any]
-    columns: dict[str, str]
-    """Role -> column of the source."""
+    columns: dict[str, str | list[str]]
+    """Role -> column of the source, or several columns."""
     counts: dict[str, int]
     """read, kept, repaired, quarantined, train, validation, test."""
     findings: dict[str, int]

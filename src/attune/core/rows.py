@@ -13,7 +13,7 @@ from attune.core.records import DatasetVersion, canonical_json
 from attune.core.workspace import Workspace
 
 SPLITS = ("train", "validation", "test")
-NESTED = ("messages", "any")
+NESTED = ("messages", "any", "features")
 """Role types kept as JSON text, because their shape may differ from row to row."""
 
 

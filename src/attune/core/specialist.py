@@ -33,6 +33,7 @@ class Specialist:
     model: Any
     """A TunableModel, or whatever the method's learner makes."""
     tokenizer: Any
+    """None where no text is read."""
     base: Base
     max_length: int
     name: str = ""
@@ -138,12 +139,13 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def write_bundle(specialist: Specialist, folder: Path) -> None:
-    """Write an (uncommitted) bundle into a folder: facts, tokenizer and what the method saves. The caller commits the folder."""
+    """Write an (uncommitted) bundle into a folder: facts, tokenizer (where there is one) and what the method saves. The caller commits the folder."""
     assert specialist.method is not None
     model_folder = folder / "model"
     model_folder.mkdir(parents=True)
     specialist.method.save(specialist.model, model_folder)
-    specialist.tokenizer.save_pretrained(folder / "tokenizer")
+    if specialist.tokenizer is not None:
+        specialist.tokenizer.save_pretrained(folder / "tokenizer")
     facts = {
         "format": FORMAT,
         "name": specialist.name,
@@ -152,6 +154,7 @@ def write_bundle(specialist: Specialist, folder: Path) -> None:
         "signature": specialist.signature,
         "base": specialist.base.identity,
         "max_length": specialist.max_length,
+        "tokenizer": specialist.tokenizer is not None,
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False))
 
@@ -164,8 +167,6 @@ def open_bundle(folder: Path, *, base_folder: Path | None = None, id: str | None
         base_folder: where relative base references start.
         id: what answers are labelled with; default: the bundle's digest.
     """
-    from transformers import AutoTokenizer
-
     digest = verify(folder)
     facts = json.loads((folder / FACTS).read_text())
     if facts.get("format") != FORMAT:
@@ -183,5 +184,9 @@ def open_bundle(folder: Path, *, base_folder: Path | None = None, id: str | None
     model = method.load(task, base, facts["signature"], folder / "model")
     if hasattr(model, "eval"):
         model.eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    tokenizer = None
+    if facts.get("tokenizer", True):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     return Specialist(task, facts["signature"], model, tokenizer, base, facts["max_length"], facts["name"], id or digest[:16], method)

@@ -58,6 +58,8 @@ class ExactDuplicates(Check):
                     yield Finding(row["row_id"], column, f"duplicate: of {copies[0]['place']}", "flag" if given else "quarantine", "nothing to do: the first copy stays", related=copies[0]["row_id"])
 
     def _form(self, value: object) -> str:
+        if isinstance(value, dict):
+            return canonical_json(value)
         if isinstance(value, str):
             return normalise(value) if self.keys.normalised else value
         return "\x1e".join(normalise(text) if self.keys.normalised else text for text in texts_in(value)) or canonical_json(value)

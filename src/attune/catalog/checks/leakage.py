@@ -47,8 +47,10 @@ class Leakage(Check):
                 for i in inside:
                     if rank[i] > rank[best[name]] and i not in told:
                         told.add(i)
-                        what = "the same text" if kind == "text" else f"the same {kind} '{name}'"
+                        what = f"the same {column if kind == 'text' and column == 'features' else kind}" if kind == "text" else f"the same {kind} '{name}'"
                         yield self._finding(rows, i, best[name], column if kind == "text" else kind, what, splits)
+        if "text-in" not in context.task.traits:
+            return  # rows of a table that differ in one cell are two rows
         for keeper, loser, similarity in similar_across(texts, rank, self.keys.threshold, context.progress):
             if loser not in told:
                 yield self._finding(rows, loser, keeper, column, f"nearly the same text (similarity {similarity:.2f})", splits)

@@ -22,6 +22,7 @@ class NearDuplicates(Check):
     """MinHash candidates, verified exactly."""
 
     keys_type = NearDuplicatesKeys
+    requires = frozenset({"text-in"})
     after = ("exact_duplicates",)
 
     def examine(self, rows: Sequence[Row], context: CheckContext) -> Iterator[Finding]:

@@ -60,6 +60,11 @@ def _fault(role: Role, value: Any) -> tuple[str, str] | None:
             return f"the {role.name} is blank", "give the row its label, or delete it"
     if role.type == "number" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
         return f"the {role.name} is not a number: {value!r}", "write a finite number"
+    if role.type == "features":
+        if not isinstance(value, dict):
+            return f"the {role.name} are a {_kind(value)}, not a group of cells", "give the row its columns"
+        if all(one is None for one in value.values()):
+            return f"the {role.name} are all missing", "fill in a cell, or delete the row"
     if role.type == "messages":
         if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
             return f"the {role.name} are a {_kind(value)}, not a list of messages", 'write [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'

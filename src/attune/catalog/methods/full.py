@@ -45,6 +45,6 @@ class Full(Method):
 
     def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
         """The saved body takes the base's place."""
-        model = task.build(Base(base.reference, base.revision, folder / "body"), signature)
+        model: TunableModel = task.build(Base(base.reference, base.revision, folder / "body"), signature)
         load_head(model, folder)
         return model

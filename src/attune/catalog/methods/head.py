@@ -35,6 +35,6 @@ class Head(Method):
 
     def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
         """The base with the saved head."""
-        model = task.build(base, signature)
+        model: TunableModel = task.build(base, signature)
         load_head(model, folder)
         return model

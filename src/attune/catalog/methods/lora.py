@@ -89,7 +89,7 @@ class Lora(Method):
         from peft import PeftModel
         from safetensors import safe_open
 
-        model = task.build(base, signature)
+        model: TunableModel = task.build(base, signature)
         model.body = PeftModel.from_pretrained(model.body, folder / "adapter", is_trainable=False)
         with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as saved:
             stored = len(list(saved.keys()))

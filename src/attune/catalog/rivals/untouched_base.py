@@ -1,10 +1,9 @@
-"""The base model as it came: labels by nearness of their names to the text, texts by generating, vectors by embedding. What tuning has to add to."""
+"""The base model as it came: labels by nearness of their names to the text, texts by generating, vectors by embedding, tables by the general model's trees. What tuning has to add to."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -25,14 +24,13 @@ class UntouchedBase(Rival):
     """Zero-shot: no training row is used. The validation rows only set how sure it sounds, and the threshold for several labels a row."""
 
     keys_type = UntouchedBaseKeys
-    requires: ClassVar[frozenset[str]] = frozenset({"text-in"})
 
     def fit(self, context: RivalContext) -> None:
         """Embed the labels' names, or load the base to answer by itself."""
         self.context = context
-        self.zero_shot = "label-out" in context.task.traits
+        self.zero_shot = {"label-out", "text-in"} <= context.task.traits
         if not self.zero_shot:
-            if not {"text-out", "vector-out"} & context.task.traits:
+            if not {"text-out", "vector-out", "table-in"} & context.task.traits:
                 raise _scored.cannot(self, context)
             return
         if "embeds" not in context.task.traits:

@@ -39,7 +39,8 @@ def serve(
     workspace = screen.workspace(create=False)
     given = [f"serve.{key}={value}" for key, value in (("port", port), ("host", json.dumps(host) if host else None)) if value is not None]
     recipe = recipe_of(workspace, release, (*screen.settings, *given))
-    field = next((role.name for role in recipe.task.roles if not role.target and role.required), "text")
+    role = next((role for role in recipe.task.roles if not role.target and role.required), None)
+    example = '{"features": {"COLUMN": 1}}' if role is not None and role.type == "features" else f'"a {role.name if role else "text"}"'
 
     def announce(facts: dict[str, Any]) -> None:
         if screen.as_json:
@@ -51,7 +52,7 @@ def serve(
             f"{release.specialist} v{facts['version']} answers at {facts['url']}",
             f"  token   {facts['token_file']}",
             f"  pages   {facts['url']}/openapi.json · /readyz · /metrics",
-            f"  try     curl -s {facts['url']}/v1/predict -H \"Authorization: Bearer $(cat '{facts['token_file']}')\" -H 'Content-Type: application/json' -d '{{\"input\": \"a {field}\"}}'",
+            f"  try     curl -s {facts['url']}/v1/predict -H \"Authorization: Bearer $(cat '{facts['token_file']}')\" -H 'Content-Type: application/json' -d '{{\"input\": {example}}}'",
             "  Ctrl-C finishes what was accepted and ends",
         )
 

@@ -71,8 +71,8 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     gate.columns = chosen
     _parse(recipe, records, chosen, uses, gate)
     first = [excerpt_row(row, task) for row in list(gate.rows.values())[:3]]
-    events.emit("receipt", "columns: " + (", ".join(f"{role} = '{name}'" for role, name in chosen.items()) or "read by the task itself"), rows=first, columns=chosen)
-    hints = columns.suggestions(found, [*chosen.values(), *uses.values()])
+    events.emit("receipt", "columns: " + (columns.shown(chosen) or "read by the task itself"), rows=first, columns=chosen)
+    hints = columns.suggestions(task, found, [*columns.named(chosen), *uses.values()])
     for hint in hints:
         events.note(hint)
 
@@ -173,7 +173,7 @@ def _split_columns(recipe: Recipe) -> dict[str, str]:
 def _code(plugs: list[Any]) -> str:
     """Digest of the code that decides what becomes of rows: this stage, the helpers in core, the plugs in use."""
     core = Path(inspect.getfile(Gate)).parents[2] / "core"
-    files = {*Path(__file__).parent.glob("*.py"), *(core / f"{name}.py" for name in ("files", "pii", "rows", "similar", "text")), *(Path(inspect.getfile(type(plug))) for plug in plugs)}
+    files = {*Path(__file__).parent.glob("*.py"), *(core / f"{name}.py" for name in ("files", "pii", "rows", "similar", "tables", "text")), *(Path(inspect.getfile(type(plug))) for plug in plugs)}
     return hashlib.sha256("\n".join(sorted(f"{file.name} {sha256_file(file)}" for file in files)).encode()).hexdigest()
 
 
@@ -205,7 +205,7 @@ def _tell_columns(records: list[tuple[reading.Location, RawRecord]], events: Eve
             events.warn(f"{file} has no column " + ", ".join(f"'{name}'" for name in sorted(every - names)) + ", which other files have")
 
 
-def _parse(recipe: Recipe, records: list[tuple[reading.Location, RawRecord]], chosen: dict[str, str], uses: dict[str, str], gate: Gate) -> None:
+def _parse(recipe: Recipe, records: list[tuple[reading.Location, RawRecord]], chosen: columns.Columns, uses: dict[str, str], gate: Gate) -> None:
     """Records become rows of role values; what the task cannot read is refused with its reason."""
     task = recipe.task
     by_role = {role.name: role.name for role in task.roles}

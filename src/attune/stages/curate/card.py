@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from attune.core import catalog
-from attune.core.contracts import Check, Row
+from attune.core.contracts import Check, Row, Task
 from attune.core.recipe import Recipe
 from attune.core.rows import SPLITS
+from attune.stages.curate.columns import Columns, shown
 from attune.stages.curate.gate import READING, Gate
 from attune.stages.curate.splits import labels_of
 
@@ -18,7 +19,7 @@ EXAMPLES = 3
 MEANINGS = {"flag": "told only", "repair": "repaired", "quarantine": "set aside"}
 
 
-def facts(recipe: Recipe, gate: Gate, by_split: dict[str, list[Row]], columns: dict[str, str], notes: list[str], counts: dict[str, int], checks: list[Check]) -> dict[str, Any]:
+def facts(recipe: Recipe, gate: Gate, by_split: dict[str, list[Row]], columns: Columns, notes: list[str], counts: dict[str, int], checks: list[Check]) -> dict[str, Any]:
     """Everything the card says, as JSON; no dates and no places of this machine, so that equal data gives an equal card."""
     labels: dict[str, Counter[str]] = {}
     for split in SPLITS:
@@ -26,7 +27,7 @@ def facts(recipe: Recipe, gate: Gate, by_split: dict[str, list[Row]], columns: d
             for label in labels_of(recipe.task, row):
                 labels.setdefault(label, Counter())[split] += 1
     labels.pop("", None)
-    words = sorted(len(recipe.task.text(row).split()) for rows in by_split.values() for row in rows)
+    words = sorted(len(recipe.task.text(row).split()) for rows in by_split.values() for row in rows) if "text-in" in recipe.task.traits else []
     files: Counter[str] = Counter(row["place"].rpartition(":")[0] for rows in by_split.values() for row in rows)
     aside: Counter[str] = Counter(one["file"] for one in gate.quarantine)
     purposes = {entry.name: entry.purpose for entry in catalog.entries("checks")}
@@ -57,10 +58,26 @@ def facts(recipe: Recipe, gate: Gate, by_split: dict[str, list[Row]], columns: d
         "seed": recipe.keys.seed,
         "labels": {label: {split: labels[label][split] for split in SPLITS} for label in sorted(labels)},
         "words": {"shortest": words[0], "median": words[len(words) // 2], "longest": words[-1]} if words else {},
+        "features": _features(recipe.task, [row for rows in by_split.values() for row in rows]),
         "checks": {check.name: check.keys.model_dump(mode="json") for check in checks},
         "findings": sections,
         "notes": notes,
     }
+
+
+def _features(task: Task, rows: list[Row]) -> list[dict[str, Any]]:
+    """What each column of a table is, and how much of it is missing."""
+    roles = [role.name for role in task.roles if role.type == "features"]
+    kinds = {one["name"]: one["kind"] for one in task.signature(rows).get("features", [])} if roles else {}
+    found = []
+    for role in roles:
+        for name in sorted({name for row in rows for name in row[role]}):
+            cells = [row[role].get(name) for row in rows]
+            filled = [one for one in cells if one is not None]
+            numbers = [float(one) for one in filled] if kinds.get(name) == "number" else []
+            values = f"{min(numbers):g} to {max(numbers):g}" if numbers else ", ".join(f"{value} ({n})" for value, n in Counter(map(str, filled)).most_common(4))
+            found.append({"name": name, "kind": kinds.get(name, ""), "missing": len(cells) - len(filled), "different": len(set(map(str, filled))), "values": values})
+    return found
 
 
 def general(reason: str) -> str:
@@ -83,7 +100,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"{counts['read']} rows were read. {counts['kept']} went on unchanged, {counts['repaired']} were repaired and went on, {counts['quarantined']} were set aside (quarantined) with a reason each. "
         f"{counts['read']} = {counts['kept']} + {counts['repaired']} + {counts['quarantined']}.",
         "",
-        f"Task: {found['task']}. Columns: " + (", ".join(f"{role} from '{name}'" for role, name in found["columns"].items()) or "read by the task itself") + ".",
+        f"Task: {found['task']}. Columns: " + (shown(found["columns"]) or "read by the task itself") + ".",
         "",
         "| split | rows | used for |",
         "|---|---|---|",
@@ -96,6 +113,9 @@ def markdown(found: dict[str, Any]) -> str:
     ]
     if found["words"]:
         lines += [f"Length in words: {found['words']['shortest']} to {found['words']['longest']}, half of the rows have {found['words']['median']} or fewer.", ""]
+    if found["features"]:
+        lines += ["## Features", "", "A missing cell stays missing.", "", "| column | kind | missing | different values | values |", "|---|---|---|---|---|"]
+        lines += [f"| {_cell(one['name'])} | {one['kind']} | {one['missing']} | {one['different']} | {_cell(one['values'])} |" for one in found["features"]] + [""]
     lines += ["## Files", "", "| file | rows used | set aside |", "|---|---|---|"]
     lines += [f"| {_cell(file)} | {n['used']} | {n['quarantined']} |" for file, n in found["files"].items()] + [""]
     if found["labels"]:

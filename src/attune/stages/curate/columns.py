@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from attune.core import pii
@@ -148,8 +149,22 @@ def _fits(role: Role, profile: Profile) -> bool:
     return False
 
 
-def detect(task: Task, found: dict[str, Profile], given: dict[str, str], taken: Sequence[str], sample: Sequence[RawRecord]) -> dict[str, str]:
-    """Role -> column.
+Columns = dict[str, str | list[str]]
+"""Role -> column; for a role of type `features` a list of columns."""
+
+
+def named(columns: Columns) -> list[str]:
+    """Every column that plays a role."""
+    return [name for column in columns.values() for name in ([column] if isinstance(column, str) else column)]
+
+
+def shown(columns: Columns) -> str:
+    """Roles and columns for reading."""
+    return ", ".join(f"{role} = " + (f"'{column}'" if isinstance(column, str) else f"{len(column)} columns (" + ", ".join(f"'{one}'" for one in column) + ")") for role, column in columns.items())
+
+
+def detect(task: Task, found: dict[str, Profile], given: Columns, taken: Sequence[str], sample: Sequence[RawRecord]) -> Columns:
+    """Role -> column; a role of type `features` takes every column that is left and does not look like an id, a time, a split or a free text.
 
     Args:
         task: whose roles are looked for.
@@ -166,19 +181,27 @@ def detect(task: Task, found: dict[str, Profile], given: dict[str, str], taken: 
     for name, column in given.items():
         if name not in roles:
             raise RecipeError(f"task '{task.name}' has no role '{name}'", place="data.columns", fix=did_you_mean(name, roles))
-        if column not in found:
-            raise DataError(f"there is no column '{column}'\n{_listing(found)}", place=f"data.columns.{name}", fix=did_you_mean(column, found))
-        twin = next(role for role, other in given.items() if other == column)
-        if twin != name:
-            raise DataError(f"column '{column}' is given as {twin} and as {name}", place=f"data.columns.{name}", fix=f"name another column for the {name}; the columns are:\n{_listing(found)}")
-    chosen = dict(given)
-    free = [name for name in found if name not in taken and name not in chosen.values()]
-    open_roles = [role for role in task.roles if role.name not in chosen]
+        if isinstance(column, list) and (roles[name].type != "features" or not column):
+            raise RecipeError(
+                f"{len(column)} columns are given as {name}", place=f"data.columns.{name}", fix="name one column" if roles[name].type != "features" else "name the columns, or leave it out"
+            )
+        for one in named({name: column}):
+            if one not in found:
+                raise DataError(f"there is no column '{one}'\n{_listing(found)}", place=f"data.columns.{name}", fix=did_you_mean(one, found))
+            uses = [role for role, other in given.items() for same in named({role: other}) if same == one]
+            if uses != [name] and uses[0] == name and uses[-1] == name:
+                raise DataError(f"column '{one}' is named twice", place=f"data.columns.{name}", fix="name it once")
+            if uses[0] != name:
+                raise DataError(f"column '{one}' is given as {uses[0]} and as {name}", place=f"data.columns.{name}", fix=f"name another column for the {name}; the columns are:\n{_listing(found)}")
+    chosen: Columns = {role: [column] if roles[role].type == "features" and isinstance(column, str) else column for role, column in given.items()}
+    free = [name for name in found if name not in taken and name not in named(chosen)]
+    rest = [role for role in task.roles if role.type == "features" and role.name not in chosen]
+    open_roles = [role for role in task.roles if role.name not in chosen and role not in rest]
     for role in open_roles:
-        named = _named(role, [name for name in free if _possible(role, found[name])])
-        if named is not None:
-            chosen[role.name] = named
-            free.remove(named)
+        speaking = _named(role, [name for name in free if _possible(role, found[name])])
+        if speaking is not None:
+            chosen[role.name] = speaking
+            free.remove(speaking)
     missing = [role for role in open_roles if role.name not in chosen and role.required]
     targets = [role for role in task.roles if role.target]
     if targets and not any(role.required or role.name in chosen for role in targets):
@@ -203,10 +226,44 @@ def detect(task: Task, found: dict[str, Profile], given: dict[str, str], taken: 
             raise _nothing(task, role, free, found, chosen)
         chosen[role.name] = name
         free.remove(name)
+    for role in rest:
+        chosen[role.name] = [name for name in free if found[name].filled and not _not_a_feature(found[name])]
+        if not chosen[role.name]:
+            raise _nothing(task, role, free, found, chosen)
+        free = []
     return {role.name: chosen[role.name] for role in task.roles if role.name in chosen}
 
 
-def _task_reads(task: Task, sample: Sequence[RawRecord], columns: dict[str, str]) -> bool:
+ID_WORDS = frozenset(("id", "ids", "uid", "uuid", "guid", "index", "no", "nr", "number", "row", "key", "ref", "reference"))
+
+
+def _not_a_feature(profile: Profile) -> str | None:
+    """Why a column is left out of the features unless the recipe names it, or None."""
+    if profile.names_splits:
+        return "says which split a row belongs to"
+    if profile.dates > 0.9:
+        return "looks like a time"
+    if (
+        profile.filled > 5
+        and profile.distinct == profile.filled
+        and ((profile.words < 1.5 and profile.numeric < 0.5) or _counts_up(profile) or ID_WORDS & set(re.split(r"[^a-z0-9]+", profile.name.casefold())))
+    ):
+        return "looks like an id"
+    if profile.reads_like_text and profile.words >= 4 and profile.distinct > 0.5 * profile.filled:
+        return "holds free text"
+    return None
+
+
+def _counts_up(profile: Profile) -> bool:
+    """Whole numbers with one and the same step."""
+    try:
+        numbers = sorted(int(value) for value in profile.values)
+    except ValueError:
+        return False
+    return len({b - a for a, b in pairwise(numbers)}) == 1
+
+
+def _task_reads(task: Task, sample: Sequence[RawRecord], columns: Columns) -> bool:
     """True when the task makes every required role and a target out of most of the sample's records by itself."""
     required = [role.name for role in task.roles if role.required]
     targets = [role.name for role in task.roles if role.target]
@@ -224,27 +281,28 @@ def _listing(found: dict[str, Profile]) -> str:
     return "\n".join(f"    {name}: " + (" | ".join(profile.samples) or "(always empty)") for name, profile in found.items())
 
 
-def _to_write(task: Task, found: dict[str, Profile], chosen: dict[str, str], role: Role, options: Sequence[str]) -> str:
+def _to_write(task: Task, found: dict[str, Profile], chosen: Columns, role: Role, options: Sequence[str]) -> str:
     """The line to put into the recipe, with what is known filled in and the longest text proposed where a text is open."""
-    free = [profile for profile in found.values() if profile.name not in chosen.values() and profile.name not in options]
+    free = [profile for profile in found.values() if profile.name not in named(chosen) and profile.name not in options]
     longest = max(free, key=lambda profile: profile.characters, default=None)
 
     def column(one: Role) -> str:
         if one.name in chosen:
-            return chosen[one.name]
+            known = chosen[one.name]
+            return known if isinstance(known, str) else "[" + ", ".join(known) + "]"
         if one.name == role.name:
             return " or ".join(options) or "COLUMN"
         return longest.name if one.type == "text" and longest is not None else "COLUMN"
 
-    return "write `columns: {" + ", ".join(f"{r.name}: {column(r)}" for r in task.roles if r.required or r.name in chosen or r.name == role.name) + "}` under `data`"
+    return "write `columns: {" + ", ".join(f"{r.name}: {column(r)}" for r in task.roles if (r.required and r.type != "features") or r.name in chosen or r.name == role.name) + "}` under `data`"
 
 
-def _unclear(task: Task, role: Role, able: Sequence[str], found: dict[str, Profile], chosen: dict[str, str]) -> DataError:
+def _unclear(task: Task, role: Role, able: Sequence[str], found: dict[str, Profile], chosen: Columns) -> DataError:
     names = ", ".join(f"'{name}'" for name in able)
     return DataError(f"the {role.name} ({role.meaning}) could be in {names}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, found, chosen, role, able))
 
 
-def _nothing(task: Task, role: Role, free: Sequence[str], found: dict[str, Profile], chosen: dict[str, str]) -> DataError:
+def _nothing(task: Task, role: Role, free: Sequence[str], found: dict[str, Profile], chosen: Columns) -> DataError:
     if len(found) == 1:
         only = next(iter(found))
         what = f"there is one column only ('{only}'), and the task needs {', '.join(r.name for r in task.roles if r.required)}"
@@ -254,9 +312,10 @@ def _nothing(task: Task, role: Role, free: Sequence[str], found: dict[str, Profi
     return DataError(f"no column looks like the {role.name} ({role.meaning}){reason}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, found, chosen, role, []))
 
 
-def suggestions(found: dict[str, Profile], used: Sequence[str]) -> list[str]:
-    """Sentences about columns that are not used and could be: customers, dates, splits, ids."""
+def suggestions(task: Task, found: dict[str, Profile], used: Sequence[str]) -> list[str]:
+    """Sentences about columns that are not used and could be: customers, dates, splits, ids; texts, where a task takes whole tables."""
     told = []
+    takes_tables = any(role.type == "features" for role in task.roles)
     for name, profile in found.items():
         if name in used or not profile.filled:
             continue
@@ -267,6 +326,6 @@ def suggestions(found: dict[str, Profile], used: Sequence[str]) -> list[str]:
             told.append(f"column '{name}' looks like a time; `splits: {{by: time, time: {name}}}` would test on the newest rows")
         elif any(h in folded for h in GROUP_HINTS) and profile.repeated > 0.1 and profile.words < 4:
             told.append(f"column '{name}' repeats over rows; `splits: {{by: group, group: {name}}}` would keep all rows of one {name} in one split")
-        elif profile.reads_like_id:
-            told.append(f"column '{name}' looks like an id and is not used")
+        elif profile.reads_like_id or takes_tables:
+            told.append(f"column '{name}' {_not_a_feature(profile) or 'looks like an id'} and is not used")
     return told

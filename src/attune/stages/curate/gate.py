@@ -28,7 +28,7 @@ QUARANTINE_FIELDS = ("file", "row", "check", "column", "reason", "fix", "raw")
 class Gate:
     """Rows on their way, and the receipts of what happened to them."""
 
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str | list[str]] = field(default_factory=dict)
     read: int = 0
     rows: dict[str, Row] = field(default_factory=dict)
     """row_id -> row, of all rows that go on; in order of reading."""
@@ -95,7 +95,8 @@ class Gate:
             raise PlugError(f"check '{check}' repairs '{finding.column}' without changing it", place=row["place"], fix="report a repair only with a different replacement for a role of the row")
         self.findings[check] += 1
         related = self.rows.get(finding.related) if finding.related else None
-        column = self.columns.get(finding.column, finding.column)
+        known = self.columns.get(finding.column)
+        column = known if isinstance(known, str) else finding.column
         self._receipt(row["place"], check, finding.action, column, finding.reason, finding.fix, value, related["place"] if related else "")
         if finding.action == "repair":
             self.rows[finding.row_id] = {**row, finding.column: finding.replacement}

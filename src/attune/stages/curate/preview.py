@@ -9,7 +9,7 @@ from typing import Any
 from attune.core.contracts import RawRecord
 from attune.core.errors import DataError
 from attune.core.recipe import Recipe
-from attune.stages.curate.columns import detect, profiles, suggestions
+from attune.stages.curate.columns import Columns, detect, named, profiles, suggestions
 from attune.stages.curate.reading import locations
 
 MOST = 200_000
@@ -27,8 +27,8 @@ class Preview:
     """(path, source's name), in reading order."""
     names: list[str] = field(default_factory=list)
     """Columns in the data."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """Role -> column."""
+    columns: Columns = field(default_factory=dict)
+    """Role -> column, or several."""
     read: int = 0
     more: bool = False
     """True when there are more than `MOST` records."""
@@ -71,7 +71,7 @@ def preview(recipe: Recipe) -> Preview:
             raise DataError(f"there is no column '{name}'", place=f"data.splits.{key}", fix="the columns are: " + ", ".join(seen))
     found.names = list(seen)
     found.columns = detect(recipe.task, seen, recipe.keys.data.columns, taken, records[:20])
-    found.hints = suggestions(seen, [*found.columns.values(), *taken])
+    found.hints = suggestions(recipe.task, seen, [*named(found.columns), *taken])
     targets = [role.name for role in recipe.task.roles if role.target and role.type in ("label", "labels")]
     for record in records:
         try:

@@ -63,9 +63,12 @@ def choose_precision(wanted: str) -> tuple[str, str]:
     return "fp32", f"bf16 matrix products would run {gain:.1f} times as fast: not enough"
 
 
-def start_plan(precision: str) -> dict[str, Any]:
-    """The choices of a fresh run; kept in its folder, so that a resume makes the same ones."""
+def start_plan(precision: str | None) -> dict[str, Any]:
+    """The choices of a fresh run; kept in its folder, so that a resume makes the same ones. None: no matrix products, so no number format."""
     import torch
 
+    threads = {"threads": torch.get_num_threads()}
+    if precision is None:
+        return threads
     chosen, why = choose_precision(precision)
-    return {"precision": chosen, "precision_why": why, "threads": torch.get_num_threads()}
+    return {"precision": chosen, "precision_why": why, **threads}

@@ -11,9 +11,9 @@ from typing import Any
 from attune.core import catalog
 from attune.core.commit import write_json
 from attune.core.contracts import Example, Metric, Row
-from attune.core.errors import DataError
+from attune.core.errors import DataError, PlugError
 from attune.core.events import Events
-from attune.core.learner import Learner
+from attune.core.learner import Learner, LearnerContext
 from attune.core.models import Base, require_base, resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, digest
@@ -55,6 +55,9 @@ class _Session:
         self.cache = cache
         self.recipe, self.dataset, self.base, self.events = recipe, dataset, base, events
         self.keys = recipe.keys.train
+        self.descends = "torch" in recipe.task.traits
+        """Whether a torch model learns by gradient descent: number format and refit are asked about there alone."""
+        self.max_length = self.keys.max_length if "text-in" in recipe.task.traits else 0
         self.validation = validation
         self.metric: Metric = catalog.build("metrics", recipe.main_metric, "grade.main_metric")
         self.plan = self._plan(folder / "plan.json")
@@ -71,7 +74,7 @@ class _Session:
         """The choices of the run's first start, read again on a resume."""
         import torch
 
-        wanted = self.keys.precision
+        wanted = self.keys.precision if self.descends else None
         if not path.is_file():
             write_json(path, start_plan(wanted))
         plan: dict[str, Any] = json.loads(path.read_text())
@@ -79,19 +82,18 @@ class _Session:
         return plan
 
     def _start(self, train: Sequence[Row]) -> None:
-        from attune.stages.finetune.torch_learner import TorchLearner
-
         recipe = self.recipe
         self.specialist = self._untuned()
-        self.examples = examples = recipe.objective.examples(self.specialist, train, self.keys.max_length)
-        self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.keys.max_length)
+        self.examples = examples = recipe.objective.examples(self.specialist, train, self.max_length)
+        self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.max_length)
         self._tell_cut(examples)
         done = recipe.objective.precompute(self.specialist, examples)
         recipe.objective.precompute(self.specialist, self.validation_examples)
-        own = recipe.method.learner(self)
+        own = recipe.method.learner(LearnerContext(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["threads"]))
         self.refit = own is None and (recipe.method.refit if self.keys.refit is None else self.keys.refit)
-        self.learner: Learner = own or TorchLearner(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["precision"], self.cache)
-        self.chosen = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}", "threads": str(self.plan["threads"]), **({"features": done} if done else {}), **self.learner.chosen}
+        self.learner: Learner = own or self._torch_learner(examples)
+        precision = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}"} if self.descends else {}
+        self.chosen = {**precision, "threads": str(self.plan["threads"]), **({"features": done} if done else {}), **self.learner.chosen}
         found = self.checkpoints.newest()
         if found is not None:
             tensors, facts = found
@@ -103,16 +105,27 @@ class _Session:
             recipe.objective.begin(self.specialist, examples)
             self.learner.begin()
 
+    def _torch_learner(self, examples: Sequence[Example]) -> Learner:
+        from attune.stages.finetune.torch_learner import TorchLearner
+
+        if not self.descends:
+            raise PlugError(
+                f"method '{self.recipe.method.name}' brings no learner, and task '{self.recipe.task.name}' has no torch model to descend with",
+                place="method",
+                fix="give the method a learner of its own",
+            )
+        return TorchLearner(self.specialist, self.recipe.objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache)
+
     def _untuned(self) -> Specialist:
         """The base put together for the task, with the method's weights marked."""
         recipe = self.recipe
         model = recipe.method.prepare(recipe.task.build(self.base, self.dataset.signature), recipe.keys.seed)
-        return Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.keys.max_length, recipe.name, method=recipe.method)
+        return Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.max_length, recipe.name, method=recipe.method)
 
     def _tell_cut(self, examples: Sequence[Example]) -> None:
         cut = [e["row_id"] for e in examples if e.get("cut")]
         if cut:
-            self.events.warn(f"{len(cut)} of {len(examples)} training rows are longer than train.max_length = {self.keys.max_length} tokens and are cut there", rows=cut[:50])
+            self.events.warn(f"{len(cut)} of {len(examples)} training rows are longer than train.max_length = {self.max_length} tokens and are cut there", rows=cut[:50])
 
     def loop(self) -> None:
         """Step until the plan or patience ends; evaluate and checkpoint on the way."""
@@ -169,13 +182,11 @@ class _Session:
 
     def _train_again(self, best: int) -> None:
         """From the base once more, on training and validation rows, for as many passes as the best step had seen; a kill starts this over."""
-        from attune.stages.finetune.torch_learner import TorchLearner
-
         settled, objective = self.specialist, self.recipe.objective
         examples = [*self.examples, *self.validation_examples]
         self.specialist = self._untuned()
         self.specialist.signature, self.specialist.known_features = settled.signature, settled.known_features
-        learner = TorchLearner(self.specialist, objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache)
+        learner = self._torch_learner(examples)
         objective.begin(self.specialist, examples)
         learner.begin()
         steps = round(best / self.learner.steps_per_epoch * learner.steps_per_epoch)

@@ -8,7 +8,7 @@ from typing import Any
 
 from attune.core.contracts import Task
 from attune.core.errors import AttuneError
-from attune.core.models import resolve_base
+from attune.core.models import NO_BASE, resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Estimate, Scorecard
 from attune.core.yaml_reader import dump_yaml, read_yaml
@@ -82,7 +82,13 @@ def _licence(recipe: Recipe, checkpoint: Checkpoint) -> str:
     """What the base's licence is, as far as it says; the specialist's own is its owner's choice, and nothing here can know it."""
     reference = str(checkpoint.base["reference"])
     stated = _stated_licences(recipe, checkpoint)
-    base = f"The base model `{reference}` is under: {'; '.join(stated)}." if stated else f"The base model `{reference}` states no licence that could be read here: look where it comes from."
+    base = (
+        ""
+        if reference == NO_BASE
+        else f"The base model `{reference}` is under: {'; '.join(stated)}."
+        if stated
+        else f"The base model `{reference}` states no licence that could be read here: look where it comes from."
+    )
     return (
         f"`license: other` stands above because nobody has chosen a licence for this specialist yet (`license_name: {LICENCE_NAME}`). Whoever publishes it chooses one that the base "
         f"model's licence and the rights in the training rows allow, and changes the lines above. {base} The language of the rows is not stated either; add `language` if you know it."
@@ -92,6 +98,8 @@ def _licence(recipe: Recipe, checkpoint: Checkpoint) -> str:
 def _stated_licences(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
     """Licences that the base's model card and, for a base in a Python package, the package's metadata state."""
     reference, found = str(checkpoint.base["reference"]), []
+    if reference == NO_BASE:
+        return []
     try:
         card = resolve_base(reference, checkpoint.base["revision"], recipe.folder).folder / "README.md"
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
@@ -124,7 +132,7 @@ def _data(dataset: DatasetVersion) -> str:
     order = ["read", "kept", "repaired", "quarantined", "train", "validation", "test"]
     counts = _table(["rows", "number"], [[name, str(dataset.counts[name])] for name in order if name in dataset.counts])
     findings = ", ".join(f"{name} {number}" for name, number in sorted(dataset.findings.items()) if number) or "nothing"
-    columns = ", ".join(f"{role} from column `{column}`" for role, column in dataset.columns.items())
+    columns = ", ".join(f"{role} from " + (f"column `{column}`" if isinstance(column, str) else "columns " + ", ".join(f"`{one}`" for one in column)) for role, column in dataset.columns.items())
     return f"Dataset version `{dataset.id}`{': ' + columns if columns else ''}.\n\n{counts}\n\nThe checks found: {findings}. Every row that was repaired or set aside has a receipt in the dataset."
 
 
@@ -172,7 +180,8 @@ def _evaluation(scorecard: Scorecard, main_metric: str) -> str:
 
 
 def _limits(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, scorecard: Scorecard) -> str:
-    points = [f"Inputs are cut at {recipe.keys.train.max_length} tokens.", "The figures hold for rows like the test rows; the world moves, so watch the endpoint."]
+    points = [f"Inputs are cut at {recipe.keys.train.max_length} tokens."] if "text-in" in recipe.task.traits else []
+    points += ["The figures hold for rows like the test rows; the world moves, so watch the endpoint."]
     if dataset.signature.get("labels"):
         points.append("An input that belongs to none of the labels still gets one of them.")
     if scorecard.test_uses > 1:

@@ -152,6 +152,7 @@ class Endpoint:
             known = [role.name for role in task.roles if not role.target]
             try:
                 row = task.request(payload)
+                task.require_known(row, served.specialist.signature)
             except AttuneError as error:
                 problem = problem_of(error)
                 problem.field = f"{place}.{error.place}" if error.place else place

@@ -40,7 +40,8 @@ def load(workspace: Workspace, release: Release, base_folder: Path | None) -> Se
     """Open a release, every hash checked, and make it answer once before it may receive traffic; raises an AttuneError when it cannot."""
     specialist = open_release(workspace, release, base_folder=base_folder)
     role = next(role for role in specialist.task.roles if not role.target)
-    [answer] = specialist.predict([specialist.task.request({role.name: "Is this an answer?"})])
+    trial: Row = {role.name: {}} if role.type == "features" else specialist.task.request({role.name: "Is this an answer?"})
+    [answer] = specialist.predict([trial])
     numbers = [*answer.scores.values(), *([answer.confidence] if answer.confidence is not None else [])]
     if isinstance(answer.output, list):
         numbers += [x for x in answer.output if isinstance(x, float)]
