@@ -14,7 +14,7 @@ import pytest
 from tests.house.rules import REPOSITORY, SOURCE
 
 LINTER = Path(sys.executable).with_name("lint-imports")
-HEAVY = ("torch", "transformers", "peft", "sklearn", "scipy", "pandas", "matplotlib", "fastapi", "pyarrow")
+HEAVY = ("torch", "transformers", "peft", "sklearn", "scipy", "pandas", "matplotlib", "fastapi", "pyarrow", "lightgbm")
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -101,7 +101,7 @@ def booster(text: str) -> Any:
     """LightGBM's booster from a model text; raises IntegrityError when it is none, MachineError when LightGBM is not installed."""
     lightgbm = library()
     try:
-        return lightgbm.Booster(params={"verbosity": -1}, model_str=text)
+        return lightgbm.Booster(model_str=text)
     except lightgbm.basic.LightGBMError as error:
         raise IntegrityError(f"LightGBM cannot read the trees: {error}", place=TEXT, fix="copy or make the model again") from error
 

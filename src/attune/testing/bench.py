@@ -15,17 +15,23 @@ from attune.core import catalog, rows
 from attune.core.commit import committed_folder
 from attune.core.contracts import Example, Method, Objective, Prediction, RivalContext, Role, Row, Signature, Task
 from attune.core.errors import PlugError
-from attune.core.models import Base, resolve_base
+from attune.core.learner import LearnerContext
+from attune.core.models import NO_BASE, Base, resolve_base
 from attune.core.randomness import key as random_key
+from attune.core.recipe import TrainKeys
 from attune.core.specialist import Specialist, write_bundle
 from attune.testing.models import tiny_bert, tiny_llama
 
 ROWS = 36
+TABLE_ROWS = 156
+"""Trees need more rows to split than a network needs to be moved."""
 TOPICS = {
     "delivery": ("parcel", "late", "courier", "track"),
     "refund": ("money", "back", "return", "paid"),
     "login": ("password", "locked", "account", "code"),
 }
+KINDS = (frozenset({"text-in", "torch"}), frozenset({"table-in", "label-out"}))
+"""Traits of the tasks for which there is a small model."""
 OPENINGS = ("please help with the", "there is trouble with a", "question about my", "again the same")
 MAX_LENGTH = 48
 
@@ -37,6 +43,9 @@ def record(role: Role, number: int) -> Any:
     text = f"{OPENINGS[number // 3 % 4]} {words[number % 4]} {words[number // 2 % 4]} number {number}"
     if role.type == "text":
         return f"{topic} {words[0]} case {number % 18}" if role.target else text  # row 18 has the right text of row 0 again
+    if role.type == "features":
+        amount = None if number % 11 == 5 else float((number * 37) % 90 + 100 * (number % 3))
+        return {"amount": amount, "kind": topic if number % 4 else words[number % 4], "age": number * 13 % 60, "code": f"c{number % 5}"}
     made: dict[str, Any] = {"label": topic, "labels": [topic], "number": float(number), "messages": [{"role": "user", "content": text}], "any": text}
     return made[role.type]
 
@@ -60,7 +69,9 @@ class Bench:
     _tuned: dict[str, Specialist] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.columns = {role.name: role.name for role in self.task.roles}
+        roles = {role.name for role in self.task.roles}
+        cells = [name for name in self.records[0] if name not in roles]
+        self.columns: dict[str, Any] = {role.name: cells if role.type == "features" else role.name for role in self.task.roles}
         self.rows: list[Row] = []
         for number, values in enumerate(self.records):
             parsed = self.task.parse(copy.deepcopy(values), self.columns)
@@ -94,12 +105,23 @@ class Bench:
         objective.precompute(specialist, found)
         return found
 
+    def context(self, objective: Objective, specialist: Specialist, examples: Sequence[Example]) -> LearnerContext:
+        """What a method's own learner is made from."""
+        return LearnerContext(specialist, objective, examples, TrainKeys(), 5, 1)
+
     def learn(self, objective: Objective, specialist: Specialist, steps: int = 12) -> None:
-        """Some steps of gradient descent on batches of eight; ends in evaluation mode."""
+        """Some steps of the method's own learner, else of gradient descent on batches of eight; ends in evaluation mode."""
         import torch
 
         assert specialist.method is not None
         examples = self.examples(objective, specialist)
+        learner = specialist.method.learner(self.context(objective, specialist, examples))
+        if learner is not None:
+            learner.begin()
+            for step in range(steps):
+                learner.step(step)
+            learner.load_weights(learner.weights())
+            return
         trained = [p for p in specialist.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=specialist.method.learning_rate)
         specialist.model.train()
@@ -181,10 +203,22 @@ _ROOMS: list[tempfile.TemporaryDirectory[str]] = []
 def bench(task_name: str) -> Bench:
     """The bench of a task with a small model that suits its traits; raises PlugError when there is none for it."""
     task: Task = catalog.build("tasks", task_name)
-    if not {"text-in", "torch"} <= task.traits:
+    if not any(kind <= task.traits for kind in KINDS):
         raise PlugError(f"there is no small model for task '{task_name}' ({', '.join(sorted(task.traits))})", place="attune.testing", fix="make a Bench with a base of your own and hand it over")
-    records = [{role.name: record(role, number) for role in task.roles if role.required or role.target} for number in range(ROWS)]
+    tables = "table-in" in task.traits
+    records: list[dict[str, Any]] = []
+    for number in range(TABLE_ROWS if tables else ROWS):
+        values = {role.name: record(role, number) for role in task.roles if role.required or role.target}
+        groups = [values.pop(role.name) for role in task.roles if role.type == "features"]
+        records.append({**values, **{name: cell for group in groups for name, cell in group.items()}})
     folder = scratch() / task_name
+    if tables:  # the general model: a few rounds on the same kind of rows
+        general = Bench(task, resolve_base(NO_BASE), records, folder).tuned()
+        assert general.method is not None
+        made = folder / "base"
+        made.mkdir(parents=True)
+        general.method.save(general.model, made)
+        return Bench(task, resolve_base(str(made)), records, folder)
     if "text-out" in task.traits:
         texts = [str(value) for values in records for value in values.values()]
         made = tiny_llama(folder / "base", texts)
@@ -195,8 +229,7 @@ def bench(task_name: str) -> Bench:
 
 def fitting(requires: frozenset[str]) -> list[str]:
     """Names of tasks that have the traits and for which there is a small model."""
-    needed = requires | {"text-in", "torch"}
-    return [entry.name for entry in catalog.entries("tasks") if needed <= set(entry.traits)]
+    return [entry.name for entry in catalog.entries("tasks") if any(requires | kind <= set(entry.traits) for kind in KINDS)]
 
 
 def mixed_targets(task: Task, test: Sequence[Row]) -> list[Row]:

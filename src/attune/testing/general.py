@@ -17,7 +17,7 @@ from attune.core.keys import Keys
 if TYPE_CHECKING:
     from attune.testing.suite import Subject
 
-HEAVY = ("torch", "transformers", "peft", "sklearn", "scipy", "pandas", "matplotlib", "datasets")
+HEAVY = ("torch", "transformers", "peft", "sklearn", "scipy", "pandas", "matplotlib", "datasets", "lightgbm")
 """Packages that take long to import; a plug imports them inside its functions."""
 ROOMS = ("attune.stages", "attune.cli", "attune.studio", "attune.lifecycle", "attune.catalog", "attune.testing")
 """What a plug may not import (but its own package's private modules)."""

@@ -17,7 +17,8 @@ def _loss(objective: Objective, specialist: Specialist, examples: list[Example])
     """Summed loss and its count, without dropout."""
     import torch
 
-    specialist.model.eval()
+    if hasattr(specialist.model, "eval"):
+        specialist.model.eval()
     with torch.no_grad():
         total, count = objective.loss(specialist.model, objective.collate(specialist, examples))
     return float(total), float(count)
