@@ -416,3 +416,14 @@ def test_check_tells_why_a_run_cannot_succeed(attune, tmp_path, texts, labels, m
 
 def test_check_finds_nothing_in_good_rows(attune, tmp_path):
     assert _checked(attune, tmp_path, TEXTS, LABELS)["problems"] == []
+
+
+def test_a_table_whose_label_is_unclear_is_told_as_a_table(attune, tmp_path):
+    rows = {"size": [1.5 * i for i in range(40)], "colour": ["red", "blue"] * 20, "shape": ["round", "square", "round", "flat"] * 10}
+    write_csv(tmp_path / "rows.csv", rows)
+    answer = attune("init", "shapes", "--data", "rows.csv")
+    assert answer.code == 3
+    for said in ("the label (the right class) could be in 'colour', 'shape'", "--column label=colour"):
+        assert said in answer.err, said
+    assert attune("init", "shapes", "--data", "rows.csv", "--column", "label=shape").code == 0
+    assert "task: tabular_classification" in (tmp_path / "shapes" / "recipe.yaml").read_text()

@@ -146,10 +146,16 @@ def _understood(name: str, location: str, task: str | None, columns: dict[str, s
         options = [(recipe.task.name, seen) for recipe, seen in ranked if _fit(seen) == _fit(ranked[0][1])]
         said = " or ".join(f"{task} ({shown(seen.columns) or 'read by itself'})" for task, seen in options)
         raise RecipeError(f"these rows could be for {said}", place="--data", fix=f"say which: --task {options[0][0]}")
-    labelled = [error for one, error in errors if "label-out" in catalog.load("tasks", one).traits]  # type: ignore[attr-defined]
-    wrong = (labelled or [error for _, error in errors])[0]
+    wrong = min(errors, key=lambda pair: _distance(*pair))[1]
     wrong.fix = _as_options(wrong.fix or "")
     raise wrong
+
+
+def _distance(name: str, error: DataError) -> tuple[bool, bool, bool]:
+    """How far rows are from a task that cannot take them: tasks with labels first, those whose input was found before others, texts before tables."""
+    task: Any = catalog.load("tasks", name)
+    lacks_input = any(f"looks like the {role.name} " in error.what for role in task.roles if not role.target)
+    return "label-out" not in task.traits, lacks_input, "text-in" not in task.traits
 
 
 def _as_options(fix: str) -> str:

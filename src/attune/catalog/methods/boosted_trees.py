@@ -139,8 +139,6 @@ class _Boosting:
         batch = self.context.objective.collate(self.context.specialist, rows)
         self.table, self.target = batch["table"], np.array(batch["target"])
         known = booster(self.earlier) if self.earlier is not None else None
-        self.counted = known.current_iteration() if known is not None else 0
-        self.raw = known.predict(self.table, raw_score=True) if known is not None else np.zeros(len(rows))
         table = lightgbm.Dataset(
             self.table,
             self.target.astype(np.float64),

@@ -294,7 +294,7 @@ def _to_write(task: Task, found: dict[str, Profile], chosen: Columns, role: Role
             return " or ".join(options) or "COLUMN"
         return longest.name if one.type == "text" and longest is not None else "COLUMN"
 
-    return "write `columns: {" + ", ".join(f"{r.name}: {column(r)}" for r in task.roles if (r.required and r.type != "features") or r.name in chosen or r.name == role.name) + "}` under `data`"
+    return "write `columns: {" + ", ".join(f"{r.name}: {column(r)}" for r in task.roles if (r.type != "features" and (r.required or r.name == role.name)) or r.name in chosen) + "}` under `data`"
 
 
 def _unclear(task: Task, role: Role, able: Sequence[str], found: dict[str, Profile], chosen: Columns) -> DataError:
