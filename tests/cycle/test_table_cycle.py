@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,11 @@ def test_a_verdict_and_a_card(attune, folder):
         assert said in out, said
     found = document(attune("run", "risk", *QUICK, *GATES, "--json"))
     assert found["verdict"] == "SHIP"
-    cards = [path.read_text() for path in (folder / ".attune").rglob("card.md")] or [path.read_text() for path in folder.rglob("card.md")]
+    [card] = [path.read_text() for path in folder.rglob("README.md") if "risk, release 1" in path.read_text()]
+    assert "library_name: lightgbm\npipeline_tag: tabular-classification" in card
+    assert "transformers" not in card
+    assert "tokens" not in card
+    cards = [path.read_text() for path in (folder / ".attune").rglob("card.md")]
     assert any("| amount | number |" in card and "| purpose | category |" in card and "the features are all missing" in card for card in cards)
 
 
@@ -136,7 +141,24 @@ def test_it_answers_over_http(attune, folder):
         assert client.post("/v1/predict", json={"input": {"features": {}}}).status_code == 422
         assert client.post("/v1/predict", json={"input": {"features": {"age": [1]}}}).status_code == 422
         assert client.post("/v1/predict", json={"input": "a text"}).status_code == 422
+        asked = [{key: value for key, value in record.items() if key not in ("outcome", "loan id")} | {"amount": 190, "purpose": "travel", "age": 20} for record in loans(80, number=7)]
+        answers = client.post("/v1/predict", json={"inputs": [{"features": one} for one in asked]}).json()["predictions"]
+        for one in answers:
+            assert client.post("/v1/feedback", json={"request_id": one["request_id"], "answer": "kept"}).status_code == 200
     workspace.close()
+
+
+def test_a_moved_world_is_noticed_and_asks_for_the_next_cycle(attune, folder):
+    code, out, _ = attune("watch", "risk", "--now")
+    assert code == 0
+    assert "label_shift" in out
+    assert "ALARM" in out
+    request = re.search(r"--from-request (\S+)", out)
+    assert request is not None
+    found = document(attune("run", "risk", *QUICK, *GATES, "--from-request", request[1], "--json"))
+    assert found["release"]["version"] == 2
+    [rows] = (folder / ".attune" / "store" / "retune").rglob("new_rows.jsonl")
+    assert json.loads(rows.read_text().splitlines()[0])["features"]["purpose"] == "travel"
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def _base(screen: Screen, path: str | None) -> Iterator[Finding]:
     recipe = screen.recipe(path) if path else None
     reference = recipe.keys.base_model if recipe else DEFAULT_BASE
     base = resolve_base(reference, recipe.keys.revision if recipe else None, recipe.folder if recipe else None)
-    yield Finding("base model", "ok", f"{reference}, sha256 {base.identity['digest'][:16]}… over {len(base.files)} files in {base.folder}")
+    yield Finding("base model", "ok", f"{reference}, sha256 {base.identity['digest'][:16]}… over {len(base.files)} files" + (f" in {base.folder}" if base.files else ""))
 
 
 def _plugs() -> Iterator[Finding]:

@@ -284,6 +284,8 @@ class Method(Plug):
     """Used when the recipe does not say: train once more on training and validation rows together after the best step was chosen."""
     needs_base: ClassVar[bool] = True
     """False when what `save` writes answers without the base model."""
+    library: ClassVar[str] = "transformers"
+    """What model hubs call the library that reads what `save` writes."""
 
     @abstractmethod
     def prepare(self, model: Any, seed: int) -> Any:

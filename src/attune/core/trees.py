@@ -6,6 +6,7 @@ A folder with both is a base model (`base_model: FOLDER`), and it is what a bund
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Sequence
@@ -112,12 +113,17 @@ def text_of(trees: Any, rounds: int | None = None) -> str:
     return _SETTINGS.sub("\n", found).rstrip("\n") + "\n"
 
 
+def require_library() -> None:
+    """Raise MachineError when LightGBM is not installed; it is not imported, so that a recipe is read quickly."""
+    if importlib.util.find_spec("lightgbm") is None:
+        raise MachineError("the Python package 'lightgbm' is not installed", place="method", fix="pip install 'attune[tabular]'")
+
+
 def library() -> Any:
-    """The LightGBM package; raises MachineError when it is not installed."""
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise MachineError(f"LightGBM is not there: {error}", place="method boosted_trees", fix="pip install 'attune[tabular]'") from error
+    """The LightGBM package."""
+    require_library()
+    import lightgbm
+
     return lightgbm
 
 

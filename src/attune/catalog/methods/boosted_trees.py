@@ -14,7 +14,7 @@ from attune.core.keys import Keys, key
 from attune.core.learner import Learner, LearnerContext
 from attune.core.models import Base
 from attune.core.randomness import key as random_key
-from attune.core.trees import TreeModel, booster, library, objective_of, text_of
+from attune.core.trees import TreeModel, booster, library, objective_of, require_library, text_of
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,11 @@ class BoostedTrees(Method):
     requires = frozenset({"table-in", "label-out"})
     learning_rate = 0.05
     needs_base = False
+    library = "lightgbm"
+
+    def __init__(self, keys: Keys | None = None) -> None:
+        super().__init__(keys)
+        require_library()
 
     def prepare(self, model: TreeModel, seed: int) -> TreeModel:
         """Nothing to mark: trees are added, and those that are there stay."""

@@ -108,7 +108,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"| validation | {counts['validation']} | choosing the best checkpoint |",
         f"| test | {counts['test']} | the verdict; sealed until grading |",
         "",
-        f"Split: {found['split_by']}, seed {found['seed']}." + ("" if found["split_by"] == "given" else " Equal texts, and the nearly equal ones named below, stand in one split."),
+        f"Split: {found['split_by']}, seed {found['seed']}." + ("" if found["split_by"] == "given" else " Equal rows, and the nearly equal texts named below, stand in one split."),
         "",
     ]
     if found["words"]:

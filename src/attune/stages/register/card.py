@@ -35,7 +35,7 @@ def model_card(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, 
         "## Licence",
         _licence(recipe, checkpoint),
         "## How to load",
-        _loading(recipe.name),
+        _loading(recipe),
         "## Hashes",
         f"Bundle: `{bundle_digest}` (sha256 over names, sizes and hashes of the files below).\n\n"
         + _table(["file", "sha256"], [[f"`{name}`", f"`{value}`"] for name, value in sorted(hashes.items())]),
@@ -60,7 +60,7 @@ def _metadata(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, s
         if math.isfinite(estimate.value)
     ]
     facts |= {
-        "library_name": "peft" if any(name.endswith("adapter_config.json") for name in hashes) else "transformers",
+        "library_name": "peft" if any(name.endswith("adapter_config.json") for name in hashes) else recipe.method.library,
         "pipeline_tag": tag,
         "tags": ["attune", recipe.name, checkpoint.method, checkpoint.objective],
     }
@@ -91,7 +91,8 @@ def _licence(recipe: Recipe, checkpoint: Checkpoint) -> str:
     )
     return (
         f"`license: other` stands above because nobody has chosen a licence for this specialist yet (`license_name: {LICENCE_NAME}`). Whoever publishes it chooses one that the base "
-        f"model's licence and the rights in the training rows allow, and changes the lines above. {base} The language of the rows is not stated either; add `language` if you know it."
+        f"model's licence and the rights in the training rows allow, and changes the lines above.{' ' + base if base else ''}"
+        + (" The language of the rows is not stated either; add `language` if you know it." if "text-in" in recipe.task.traits else "")
     )
 
 
@@ -205,12 +206,17 @@ def _limits(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, sco
     return "\n".join(f"- {point}" for point in points)
 
 
-def _loading(name: str) -> str:
+def _loading(recipe: Recipe) -> str:
+    name, library = recipe.name, recipe.method.library
     return (
         f"As an endpoint: `attune serve {name}`.\n\n"
         "In Python, from this folder:\n\n```python\nfrom pathlib import Path\n\nfrom attune.core.specialist import open_bundle\n\n"
         'specialist = open_bundle(Path("."))  # every hash is checked first\n```\n\n'
-        f"Without Attune: `attune export {name} --to FOLDER --format transformers` writes a plain transformers or PEFT folder with a `predict.py`."
+        + (
+            f"Without Attune: `attune export {name} --to FOLDER --format transformers` writes a plain transformers or PEFT folder with a `predict.py`."
+            if library == "transformers"
+            else f"Without Attune: the folder `model` is in the format of the library {library}, with a JSON file beside it that names inputs and labels."
+        )
     )
 
 
