@@ -36,6 +36,15 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> Path:
+    """Make a folder and those above it, so that a power loss does not take them away again."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in new:
+        _fsync(one.parent)
+    return folder
+
+
 def _files(folder: Path) -> list[Path]:
     found = sorted(folder.rglob("*"))
     for path in found:
@@ -81,7 +90,7 @@ def committed_folder(target: Path, facts: dict[str, Any] | None = None) -> Itera
 
     A `target` that exists and is valid is left as it is (same content, or the caller chose a new name); a torn one is replaced.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = target.parent / f".tmp-{target.name}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
     try:
@@ -162,7 +171,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all: temporary file, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
     try:
         _write_synced(temporary, text)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attune.core.commit import committed_folder, verify
+from attune.core.commit import committed_folder, make_folder, verify
 from attune.core.errors import AttuneError, IntegrityError, MachineError, PlugError
 
 if TYPE_CHECKING:
@@ -43,11 +43,10 @@ class Checkpoints:
         """What `find` passed over, and why; newest first."""
         self._whole: list[str] = []
         """Names of the checkpoints that this process has verified, oldest first."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MachineError(f"cannot make the folder of checkpoints: {error}", place=str(folder), fix="free disk space or mend the permissions, then run again") from error
-        for torn in folder.glob(".t*-*"):
+
+    def clear(self) -> None:
+        """Remove what a killed save or deletion left behind; called before a run starts or goes on."""
+        for torn in self.folder.glob(".t*-*"):
             shutil.rmtree(torn, ignore_errors=True)
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
@@ -69,15 +68,19 @@ class Checkpoints:
     def _write(self, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         need = sum(t.numel() * t.element_size() for t in tensors.values()) + SPARE
         try:
+            make_folder(self.folder)
             free = shutil.disk_usage(self.folder).free
             if free < need:
                 raise DiskFull(need, self.folder, f"{free:,} are free")
             with committed_folder(self.folder / name) as folder:
                 write_tensors(folder / "state.safetensors", tensors)
                 (folder / "state.json").write_text(json.dumps(dict(facts), sort_keys=True))
-        except MachineError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+        except (MachineError, OSError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(need, self.folder, "and the disk (or its quota) is full") from error
+            if isinstance(error, OSError):
+                raise MachineError(f"cannot write a checkpoint: {error}", place=str(self.folder), fix="mend the permissions or the disk, then run again: it goes on from the last checkpoint") from error
             raise
         try:
             verify(self.folder / name)

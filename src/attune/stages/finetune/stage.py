@@ -61,6 +61,7 @@ class _Session:
         self.purpose = digest(_inputs(recipe, dataset, base))
         """What the checkpoints are checkpoints of: those of another recipe, dataset or base are not gone on from."""
         self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.checkpoints.clear()
         self.found = self._find()
         self.plan = self._plan(folder / "plan.json")
         self.saver = Saver(self.checkpoints, events, self.keys.wait_for_disk)
