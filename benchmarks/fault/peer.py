@@ -49,13 +49,13 @@ def run(ground: Ground, folder: Path) -> Child:
     return Child(work)
 
 
-def finished(child: Child) -> tuple[Any, str]:
+def finished(child: Child, folder: Path) -> tuple[Any, str]:
     """Digest and steps of a run that ended well, else None and why."""
     code = child.end()
     done = child.said("done")
     if code or not done:
         last = child.said("crash")[-1:] or [{"message": f"it ended with {code}"}]
-        return None, last[0]["message"].strip().splitlines()[-1][:300]
+        return None, last[0]["message"].strip().splitlines()[-1].replace(str(folder), "RUN")[:300]
     return (done[0]["weights"], done[0]["steps"]), ""
 
 
@@ -76,7 +76,7 @@ def reference(ground: Ground) -> dict[str, Any]:
                 seen |= folders(folder)
                 starts.append(time.perf_counter())
             child.listen(0.0003)
-        outcomes.append(finished(child)[0])
+        outcomes.append(finished(child, folder)[0])
         seconds = time.perf_counter() - began
         shutil.rmtree(folder)
     if outcomes[0] is None or outcomes[0] != outcomes[1]:
@@ -105,7 +105,7 @@ def trial(ground: Ground, name: str, known: dict[str, Any], draw: random.Random)
         if child.kill():
             break
     inside = any(not (folder / one / LAST_FILE).is_file() for one in folders(folder))
-    outcome, why = finished(run(ground, folder))
+    outcome, why = finished(run(ground, folder), folder)
     same = outcome == known["outcome"]
     shutil.rmtree(folder, ignore_errors=True)
     return {"in_save": inside, "identical": same, **({} if same else {"why": why or "it ended with other weights"})}
