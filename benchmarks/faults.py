@@ -40,6 +40,7 @@ class Result:
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.name, self.out, self.seed = name, options.out or RESULTS / f"{name}.json", options.seed
+        self.command = f"python benchmarks/faults.py {options.what}" + (f" --peer {options.peer}" if options.peer else "")
         self.trials: Rows = []
         self.twins: dict[str, bool] = {}
         if self.out.is_file() and not options.fresh:
@@ -51,7 +52,7 @@ class Result:
         failures = [one for one in self.trials if not good(one)]
         n = len(self.trials)
         body = {"what": what, "n": n, "failures": len(failures), "upper95": upper(n, len(failures)), "seed": self.seed, "details": details, "failed": failures[:20]}
-        write(self.out, self.name, {**body, "twins": self.twins, "command": f"python benchmarks/faults.py {' '.join(sys.argv[1:2])}", "trials": self.trials})
+        write(self.out, self.name, {**body, "twins": self.twins, "command": self.command, "trials": self.trials})
 
     def twin(self, what: str, caught: Callable[[], bool]) -> None:
         if what not in self.twins:
