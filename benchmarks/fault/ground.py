@@ -153,11 +153,12 @@ class Ground:
 
     Args:
         root: an empty folder.
+        base: a base model; default: a small BERT with random weights is made.
         train: keys of the recipe's `train` section.
     """
 
-    def __init__(self, root: Path, **train: Any) -> None:
-        self.root = root
+    def __init__(self, root: Path, base: str = "", **train: Any) -> None:
+        self.root, self.base = root, base or str(root / "base")
         self.train = {"epochs": 2, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32", "checkpoint_every": 1, "max_length": 32, "patience": 50, **train}
         done = Child(lambda tell: self._make())
         if done.end():
@@ -207,7 +208,7 @@ class Ground:
     def recipe(self, **train: Any) -> Any:
         from attune.core.recipe import make_recipe
 
-        values = {"name": "small", "task": "text_classification", "method": "full", "base_model": str(self.root / "base"), "data": {"path": "rows.csv"}, "train": {**self.train, **train}}
+        values = {"name": "small", "task": "text_classification", "method": "full", "base_model": self.base, "data": {"path": "rows.csv"}, "train": {**self.train, **train}}
         return make_recipe(values, folder=self.root)
 
     def checkpoints(self, run: str) -> Path:
@@ -226,7 +227,7 @@ class Ground:
             workspace = self.workspace()
             listeners = [tell] if hear is None else [hear, tell]
             made = finetune.run(self.recipe(**train), workspace, workspace.ledger.find(DatasetVersion)[0], Events(None, listeners), run=run)
-            tell({"kind": "done", "key": made.store_key, "curve": list(made.curve), "chosen": made.chosen})
+            tell({"kind": "done", "key": made.store_key, "curve": list(made.curve)})
 
         return Child(work)
 
@@ -253,12 +254,12 @@ class Ground:
 
 
 @contextmanager
-def ground(**train: Any) -> Iterator[Ground]:
+def ground(base: str = "", **train: Any) -> Iterator[Ground]:
     """A ground that is deleted afterwards."""
     warm()
     root = Path(tempfile.mkdtemp(prefix="attune-fault-"))
     try:
-        yield Ground(root, **train)
+        yield Ground(root, base, **train)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -273,7 +274,7 @@ def newest(folder: Path) -> str | None:
 
 def acknowledged(child: Child) -> int:
     """The newest step that the run said is saved; -1 when it said nothing."""
-    return max((event["step"] for event in child.said("checkpoint") if "waited" not in event), default=-1)
+    return max((event["step"] for event in child.said("checkpoint") if event["message"].endswith("is saved")), default=-1)
 
 
 def step_of(name: str | None) -> int:

@@ -74,7 +74,7 @@ def record(ground: Ground, run: str, log: Path, twin: Any = None) -> list[Op]:
             twin(tell)
 
     def hear(event: dict[str, Any]) -> None:
-        if event["kind"] == "checkpoint" and "waited" not in event:
+        if event["kind"] == "checkpoint" and event["message"].endswith("is saved"):
             made = checkpoints / f"step-{event['step']:08d}"
             shim.mark(f"{made.name} {manifest_of(made)['digest'] if made.is_dir() else '?'}")
 

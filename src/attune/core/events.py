@@ -19,7 +19,7 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class Events:
-    """Writes events of one run and passes them on. Kinds in use: run, stage, note, warning, progress, receipt, result."""
+    """Writes events of one run and passes them on. Kinds in use: run, stage, note, warning, progress, checkpoint, receipt, result."""
 
     def __init__(self, path: Path | None = None, listeners: Iterable[Listener] = ()) -> None:
         self.path: Path | None = None

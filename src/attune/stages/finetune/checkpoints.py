@@ -80,7 +80,9 @@ class Checkpoints:
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(need, self.folder, "and the disk (or its quota) is full") from error
             if isinstance(error, OSError):
-                raise MachineError(f"cannot write a checkpoint: {error}", place=str(self.folder), fix="mend the permissions or the disk, then run again: it goes on from the last checkpoint") from error
+                raise MachineError(
+                    f"cannot write a checkpoint: {error}", place=str(self.folder), fix="mend the permissions or the disk, then run again: it goes on from the last checkpoint"
+                ) from error
             raise
         try:
             verify(self.folder / name)

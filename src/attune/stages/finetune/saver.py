@@ -55,8 +55,6 @@ class Saver:
         self.checkpoints, self.events, self.patience = checkpoints, events, patience
         self.stop: Callable[[], bool] = lambda: False
         """Asked while the disk is full: True ends the wait."""
-        self.committed: int | None = None
-        """The step of the newest checkpoint that this process committed."""
         self.saves, self.at_once, self.copied, self.waited = 0, 0, 0.0, 0.0
         self._buffers: dict[str, dict[str, torch.Tensor]] = {"step": {}, "best": {}}
         self._flying: deque[_Write] = deque()
@@ -96,10 +94,11 @@ class Saver:
         """Return when everything is committed."""
         self._wait_for(lambda write: True)
 
-    def told(self) -> str:
-        """What the saves cost, for the run's record."""
-        text = f"{self.saves} saved in the background; training waited {self.copied:.2f} s for copies and {self.waited:.2f} s for saves in flight"
-        return text + (f"; {self.at_once} written at once: a copy would take more than {SHARE:.0%} of the available memory" if self.at_once else "")
+    def tell(self) -> None:
+        """What the saves cost, as an event: times are no part of the record, which a resumed run must share with an undisturbed one."""
+        text = f"{self.saves} saves in the background; training waited {self.copied:.2f} s for copies and {self.waited:.2f} s for saves in flight"
+        text += f"; {self.at_once} written at once: a copy would take more than {SHARE:.0%} of the available memory" if self.at_once else ""
+        self.events.emit("checkpoint", text, saves=self.saves, at_once=self.at_once, copied=self.copied, waited=self.waited)
 
     def _start(self, kind: str, step: int, tensors: Mapping[str, torch.Tensor], facts: str) -> None:
         began = time.perf_counter()
@@ -186,8 +185,10 @@ class Saver:
             raise
         self._flying.popleft()
         self._failed = self._failed and bool(self._flying)
+        self._acknowledge(write)
+
+    def _acknowledge(self, write: _Write) -> None:
         if write.kind == "step":
-            self.committed = write.step
             self.events.emit("checkpoint", f"step {write.step} is saved", step=write.step)
 
     def _pause(self, write: _Write, full: DiskFull) -> None:
@@ -202,9 +203,9 @@ class Saver:
         pause = FIRST_LOOK
         while True:
             left = until - time.monotonic()
+            self._sleep(min(pause, left))
             if left <= 0 or self.stop():
                 raise full
-            time.sleep(min(pause, left))
             pause = min(2 * pause, LAST_LOOK)
             try:
                 self._put(write)
@@ -214,6 +215,11 @@ class Saver:
             self.events.note(f"there is room again: the checkpoint of step {write.step} is saved, the run goes on", step=write.step)
             return
 
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.stop():
+            time.sleep(min(left, 0.5))
+
     def _land(self) -> None:
         """Let what is in flight finish while an error is on its way out."""
         for write in [*self._flying]:
@@ -221,16 +227,19 @@ class Saver:
             if write.error is not None:
                 self.events.warn(f"the checkpoint of step {write.step} was not saved: {write.error}", step=write.step)
                 break
-            if not write.skipped and write.kind == "step":
-                self.committed = write.step
-                self.events.emit("checkpoint", f"step {write.step} is saved", step=write.step)
+            if not write.skipped:
+                self._acknowledge(write)
         self._flying.clear()
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that can be had without swapping; None where the system does not say."""
+    """Bytes of memory that can be had without swapping, on the machine or in the container; None where the system does not say."""
+    said = []
     try:
         line = next(one for one in Path("/proc/meminfo").read_text().splitlines() if one.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
-    return int(line.split()[1]) * 1024
+        said.append(int(line.split()[1]) * 1024)
+        group = Path("/sys/fs/cgroup")
+        said.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, StopIteration, ValueError):  # no Linux, no such group, or one without a limit
+        return min(said, default=None)
+    return min(said)

@@ -120,7 +120,12 @@ class _Session:
         recipe.objective.precompute(self.specialist, self.validation_examples)
         own = recipe.method.learner(self)
         self.learner: Learner = own or TorchLearner(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["precision"])
-        self.chosen = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}", "threads": str(self.plan["threads"]), **({"features": done} if done else {})}
+        self.chosen = {
+            "precision": f"{self.plan['precision']}: {self.plan['precision_why']}",
+            "threads": str(self.plan["threads"]),
+            "checkpoints": f"every {self.keys.checkpoint_every} steps and at each evaluation, in the background",
+            **({"features": done} if done else {}),
+        }
         if self.found is not None:
             name, facts = self.found
             self.learner.load_state(self.checkpoints.read(name), facts["learner"])
@@ -204,7 +209,7 @@ class _Session:
 
     def checkpoint(self, workspace: Workspace, run: str) -> Checkpoint:
         """The best weights as a bundle in the store, and its record."""
-        self.chosen["checkpoints"] = self.saver.told()
+        self.saver.tell()
         best = int(self.best["step"])
         self.learner.load_weights(self.checkpoints.best(best))
         self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
