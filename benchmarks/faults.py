@@ -2,11 +2,12 @@
 
     python benchmarks/faults.py kill    [--n 200] [--seed 7]   SIGKILL; --peer trainer: the same on Hugging Face's Trainer
     python benchmarks/faults.py disk    [--n 0]                ENOSPC and EIO at every write-like call; 0: every call
+    python benchmarks/faults.py small_disk [--n 20]            a real small disk, filled while a run saves
     python benchmarks/faults.py bitflip [--n 1000]
     python benchmarks/faults.py torn    [--n 100]
 
 Each goes on where it stood when it is started again with the same seed (--fresh: from the beginning), and runs planted faults of its own
-that it has to catch. disk and torn need Linux and a C compiler. See `fault/ground.py` for what is run.
+that it has to catch. disk and torn need Linux and a C compiler, small_disk Linux and root. See `fault/ground.py` for what is run.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, write
-from fault import bitflip, disk, kill, peer, shim, torn, twins
-from fault.ground import Ground, ground, newest
+from fault import bitflip, disk, kill, peer, shim, small_disk, torn, twins
+from fault.ground import Ground, ground, newest, warm
 
 Rows = list[dict[str, Any]]
 
@@ -138,6 +139,21 @@ def _disk(options: argparse.Namespace) -> None:
     keep(calls)
 
 
+def _small_disk(options: argparse.Namespace) -> None:
+    root = small_disk.mounted(sys.argv)
+    result = Result("faults_small_disk", options)
+    result.trials = []  # half a minute in all
+    warm()
+    place = Ground(root)
+    expected = place.outcome(place.run("whole"))
+    place.forget("whole")
+    for number in range(options.n):
+        result.trials.append(small_disk.point(place, "run", expected, random.Random(f"{options.seed}/{number}")))
+    details = {"paused_and_went_on": sum(one["paused"] for one in result.trials)}
+    what = "a real small disk (tmpfs) with the whole workspace, filled to the last byte while a run saves, then freed: last checkpoint valid, bit-identical end"
+    result.keep(what, lambda one: one["valid"] and one["identical"], details)
+
+
 def _bitflip(options: argparse.Namespace) -> None:
     result = Result("faults_bitflip", options)
     result.trials = []  # a minute in all: nothing worth going on with
@@ -222,7 +238,7 @@ def _torn(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = {"kill": 200, "disk": 0, "bitflip": 1000, "torn": 100}
+    default = {"kill": 200, "disk": 0, "small_disk": 20, "bitflip": 1000, "torn": 100}
     parser.add_argument("what", choices=list(default))
     parser.add_argument("--n", type=int)
     parser.add_argument("--seed", type=int, default=7)
@@ -231,7 +247,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.n = default[options.what] if options.n is None else options.n
-    {"kill": _kill, "disk": _disk, "bitflip": _bitflip, "torn": _torn}[options.what](options)
+    {"kill": _kill, "disk": _disk, "small_disk": _small_disk, "bitflip": _bitflip, "torn": _torn}[options.what](options)
 
 
 if __name__ == "__main__":

@@ -298,6 +298,8 @@ def test_a_damaged_checkpoint_is_named_and_the_next_older_one_taken(stopped, nam
     assert (name in warnings[0]["why"]) or name == MANIFEST
     assert "step-00000008" in warnings[1]["message"]
     assert resumed[0]["step"] == 8
+    assert [path.name[:21] for path in (folder / "checkpoints").glob("refused-*")] == ["refused-step-00000009"], "it is kept for a person to look at"
+    assert go_on()[1] == []
 
 
 def test_when_all_are_damaged_the_run_says_so_and_starts_from_the_beginning(stopped):
@@ -340,6 +342,19 @@ def test_best_weights_that_rot_before_the_end_are_not_used(kept):
     flip(kept.folder / "best-00000001" / "state.safetensors")
     with pytest.raises(IntegrityError, match="best weights are damaged"):
         kept.best(1)
+
+
+def test_best_weights_that_no_checkpoint_refers_to_yet_are_made_again(kept):
+    """A kill between the best weights and their checkpoint."""
+    for step in (1, 2):
+        kept.save_best(step, {"w": torch.full((4,), float(step))})
+        kept.save(step, {"w": torch.zeros(4)}, facts(step, step))
+    kept.save_best(3, {"w": torch.zeros(4)})
+    assert kept.find()[0] == "step-00000002"
+    kept.go_on_after(2)
+    assert sorted(path.name for path in kept.folder.iterdir()) == ["best-00000001", "best-00000002", "step-00000001", "step-00000002"]
+    kept.save_best(3, {"w": torch.ones(4)})
+    assert kept.best(3)["w"].tolist() == [1, 1, 1, 1]
 
 
 def test_a_checkpoint_of_another_recipe_is_not_gone_on_from(stopped):

@@ -41,13 +41,32 @@ class Checkpoints:
         self.folder = folder
         self.refused: list[AttuneError] = []
         """What `find` passed over, and why; newest first."""
-        self._whole: list[str] = []
-        """Names of the checkpoints that this process has verified, oldest first."""
+        self._whole: dict[str, int | None] = {}
+        """Checkpoints that this process has verified, oldest first, and the step of the best weights that each refers to."""
 
     def clear(self) -> None:
         """Remove what a killed save or deletion left behind; called before a run starts or goes on."""
         for torn in self.folder.glob(".t*-*"):
             shutil.rmtree(torn, ignore_errors=True)
+
+    def go_on_after(self, step: int) -> None:
+        """Make way for a run that goes on after `step` (-1: from the beginning).
+
+        Newer checkpoints are there only when they were refused: they become `refused-*`, for a person to look at. Newer best weights that
+        nothing refers to yet are deleted: the run makes them again.
+        """
+        damaged = {Path(error.place or "").name for error in self.refused}
+        for path in self.folder.glob("*-*"):
+            kind, _, number = path.name.partition("-")
+            if kind not in ("step", "best") or not number.isdigit() or int(number) <= step:
+                continue
+            if kind == "best" and path.name not in damaged:
+                self._drop(path)
+                continue
+            try:
+                os.rename(path, self.folder / f"refused-{path.name}-{uuid.uuid4().hex[:8]}")
+            except OSError as error:
+                raise MachineError(f"cannot set '{path.name}' aside: {error}", place=str(self.folder), fix="mend the permissions or the disk, then run again") from error
 
     def save(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Commit the state after `step` optimizer steps and verify it; only then drop all but the newest two, and weights that are no longer the best.
@@ -58,7 +77,8 @@ class Checkpoints:
         """
         name = f"step-{step:08d}"
         self._write(name, tensors, facts)
-        self._whole = [*(one for one in self._whole if one != name), name]
+        self._whole.pop(name, None)
+        self._whole[name] = facts.get("best", {}).get("step")
         self._drop_old()
 
     def save_best(self, step: int, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -92,17 +112,19 @@ class Checkpoints:
             ) from error
 
     def _drop_old(self) -> None:
-        self._whole = self._whole[-KEEP:]
-        bests = {self._facts(name).get("best", {}).get("step") for name in self._whole}
+        self._whole = dict([*self._whole.items()][-KEEP:])
         for path in self.folder.glob("*-*"):
-            kind, _, step = path.name.partition("-")
-            if (kind == "step" and path.name not in self._whole) or (kind == "best" and step.isdigit() and int(step) not in bests):
-                gone = self.folder / f".torn-{path.name}-{uuid.uuid4().hex[:8]}"
-                try:
-                    os.rename(path, gone)  # at once, so that a kill leaves no half of it
-                except OSError:
-                    return  # what cannot go now goes after the next save; the new checkpoint stands
-                shutil.rmtree(gone, ignore_errors=True)
+            kind, _, number = path.name.partition("-")
+            if (kind == "step" and path.name not in self._whole) or (kind == "best" and number.isdigit() and int(number) not in self._whole.values()):
+                self._drop(path)
+
+    def _drop(self, path: Path) -> None:
+        gone = self.folder / f".torn-{path.name}-{uuid.uuid4().hex[:8]}"
+        try:
+            os.rename(path, gone)  # at once, so that a kill leaves no half of it
+        except OSError:
+            return  # what cannot go now goes after the next save; nothing depends on it
+        shutil.rmtree(gone, ignore_errors=True)
 
     def find(self) -> tuple[str, dict[str, Any]] | None:
         """Name and facts of the newest checkpoint that is whole and whose best weights are whole; None when there is none.
@@ -122,7 +144,7 @@ class Checkpoints:
             except OSError as error:
                 self.refused.append(MachineError(f"it cannot be read: {error}", place=str(path)))
             else:
-                self._whole = [path.name]
+                self._whole = {path.name: best}
                 return path.name, facts
         return None
 

@@ -84,6 +84,7 @@ class _Session:
             self.events.warn(f"going on from the next older checkpoint, {found[0]}" if found else "no checkpoint of this run is whole: it starts from the beginning", refused=len(refused))
         if found and found[1].get("purpose", self.purpose) != self.purpose:
             raise DataError(f"checkpoint {found[0]} belongs to another recipe, dataset or base", place=str(self.checkpoints.folder), fix="run with --fresh")
+        self.checkpoints.go_on_after(found[1]["step"] if found else -1)
         return found
 
     def _plan(self, path: Path) -> dict[str, Any]:
