@@ -38,8 +38,9 @@ def _fsync(path: Path) -> None:
 
 def make_folder(folder: Path) -> Path:
     """Make a folder and those above it, so that a power loss does not take them away again."""
-    new = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    new = [one for one in (folder, *folder.parents) if not one.is_dir()]
+    if new:
+        folder.mkdir(parents=True, exist_ok=True)
     for one in new:
         _fsync(one.parent)
     return folder
