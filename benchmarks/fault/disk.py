@@ -25,9 +25,10 @@ def counted(ground: Ground) -> tuple[tuple[str, list[Any]], int]:
     return ground.outcome(child), int(control.calls)
 
 
-def point(ground: Ground, run: str, k: int, mode: str, expected: tuple[str, list[Any]], twin: Any = None) -> dict[str, Any]:
-    """Fail call `k` and look what becomes of the run."""
+def point(ground: Ground, run: str, k: int, mode: str, expected: tuple[str, list[Any]], twin: Any = None, only: str = "\0") -> dict[str, Any]:
+    """Fail call `k` (of the kind `only`) and look what becomes of the run."""
     control = shim.shared()
+    control.only = ord(only)
     control.fail_at, control.stay = k, mode != "broken"
     control.error = errno.EIO if mode == "broken" else errno.ENOSPC
     minutes = 0.02 if mode == "gone" else 5.0

@@ -2,7 +2,8 @@
  *
  * Counted calls: write, pwrite, writev, fsync, fdatasync, open with O_CREAT, mkdir, rename, ftruncate. Call number `fail_at` fails with
  * `error`, and, when `stay` is set, so does every counted call after it until `full` is cleared (a disk that stays full). `what` says which kind of call
- * failed first; X is the rename that begins a deletion. A failing write
+ * failed first; X is the rename that begins a deletion.
+ * With `only` set, only calls of that kind are counted. A failing write
  * at an odd number first writes half of its bytes, as real disks do.
  * With a log open every change is also written there, so that a power loss can be played afterwards.
  */
@@ -22,7 +23,7 @@
 #include <unistd.h>
 
 struct control {
-    volatile int64_t calls, fail_at, error, stay, full, failed, what;
+    volatile int64_t calls, fail_at, error, stay, full, failed, what, only;
 };
 
 static struct control *control;
@@ -81,7 +82,7 @@ void shim_mark(const char *text) { note('K', text, NULL, 0, NULL, 0); }
 
 /* True when this call has to fail. */
 static int fault(char what) {
-    if (!control) return 0;
+    if (!control || (!control->full && control->only && control->only != what)) return 0;
     int64_t number = __sync_add_and_fetch(&control->calls, 1);
     if (!control->full && number != control->fail_at) return 0;
     if (number == control->fail_at && control->stay) control->full = 1;

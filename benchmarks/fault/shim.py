@@ -18,7 +18,7 @@ BUILT = "ATTUNE_FAULT_SHIM"
 class Control(ctypes.Structure):
     """Shared between the harness and the run that it forked."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("calls", "fail_at", "error", "stay", "full", "failed", "what")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("calls", "fail_at", "error", "stay", "full", "failed", "what", "only")]
 
 
 def available() -> bool:
