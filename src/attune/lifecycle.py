@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from attune.core.events import Events
 from attune.core.recipe import Recipe, WatchKeys
 from attune.core.records import Checkpoint, DatasetVersion, Record, Release, RetuneRequest, Scorecard, Window, digest
-from attune.core.runs import added_rows, open_run, recipe_folder, to_beat
+from attune.core.runs import added_rows, recipe_folder, run_alone, to_beat, with_sealed
 from attune.core.workspace import Workspace, actor
 
 R = TypeVar("R", bound=Record)
@@ -43,9 +43,10 @@ def run(recipe: Recipe, workspace: Workspace, *, until: str = STAGES[-1], reques
         fresh: do every stage again.
     """
     cycle = Cycle()
-    for done in _stages(recipe, workspace, cycle, request, fresh):
-        if done == until:
-            break
+    with ExitStack() as held:
+        for done in _stages(recipe, workspace, cycle, held, request, fresh):
+            if done == until:
+                break
     return cycle
 
 
@@ -53,7 +54,7 @@ def unchanged(recipe: Recipe, workspace: Workspace) -> Cycle:
     """What a run would find done already, as far as the first stage that would run."""
     cycle = Cycle()
     with suppress(_WouldRun):
-        list(_stages(recipe, workspace, cycle, dry=True))
+        list(_stages(recipe, workspace, cycle))
     return cycle
 
 
@@ -75,15 +76,15 @@ def watch(workspace: Workspace, specialist: str, keys: WatchKeys | None = None, 
     return windows, request
 
 
-def _stages(recipe: Recipe, workspace: Workspace, cycle: Cycle, request: RetuneRequest | None = None, fresh: bool = False, dry: bool = False) -> Iterator[str]:
-    """The cycle itself; yields after each stage, and fills in `cycle` as it goes."""
+def _stages(recipe: Recipe, workspace: Workspace, cycle: Cycle, held: ExitStack | None = None, request: RetuneRequest | None = None, fresh: bool = False) -> Iterator[str]:
+    """The cycle itself; yields after each stage, and fills in `cycle` as it goes. The run stays locked as long as `held`; a pass without it is dry."""
     from attune.stages import curate, finetune, grade, register
 
-    events = Events(None, () if dry else workspace.listeners)
+    events = Events(None, () if held is None else workspace.listeners)
 
     def stage(name: str, inputs: dict[str, Any], kind: type[R], work: Callable[[], R], *sections: str) -> R:
         """A stage through the workspace; `sections` of the recipe are its own: a key set there that it did not read is an error."""
-        if dry and workspace.known(name, inputs, kind) is None:
+        if held is None and workspace.known(name, inputs, kind) is None:
             raise _WouldRun
 
         def honest() -> R:
@@ -94,11 +95,11 @@ def _stages(recipe: Recipe, workspace: Workspace, cycle: Cycle, request: RetuneR
         return workspace.stage(name, inputs, kind, honest, events=events, fresh=fresh)
 
     more = added_rows(recipe, workspace, request) if request is not None else {}
-    cycle.dataset = dataset = stage("curate", curate.inputs(recipe, **more), DatasetVersion, lambda: curate.run(recipe, workspace, events, **more), "data")
+    cycle.dataset = dataset = stage("curate", with_sealed(workspace, recipe.name, curate.inputs(recipe, **more)), DatasetVersion, lambda: curate.run(recipe, workspace, events, **more), "data")
     tuning = finetune.inputs(recipe, dataset)
     cycle.run = name = f"{recipe.name}-{digest(tuning)[:12]}"
-    if not dry:
-        open_run(workspace, name, recipe, dataset, events, fresh=fresh)
+    if held is not None:
+        held.enter_context(run_alone(workspace, name, recipe, dataset, events, fresh=fresh))
     yield "curate"
 
     sections = ("train", "objective", "method")

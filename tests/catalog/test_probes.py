@@ -19,7 +19,7 @@ ROWS = [{"text": text, "label": "x"} for text in TEXTS]
 
 def specialist(answer, task="text_classification"):
     built = catalog.build("tasks", task)
-    return SimpleNamespace(task=built, predict=lambda rows: [Prediction(answer(built.text(row))) for row in rows])
+    return SimpleNamespace(task=built, max_length=64, predict=lambda rows: [Prediction(answer(built.text(row))) for row in rows])
 
 
 def shared_start(a, b):

@@ -123,6 +123,49 @@ def test_the_task_is_read_from_the_rows(attune, tmp_path, rows, task):
         assert recipe.task.keys.multi_label is True
 
 
+FEW = [("where is my parcel", "late"), ("the box is broken", "damaged"), ("I want my money", "refund"), ("I cannot log in", "login"), ("the courier never came", "late")]
+
+
+@pytest.mark.parametrize("names", [("text", "label"), ("message", "topic"), ("question", "kind"), ("prompt", "kind"), ("anchor", "category")])
+def test_ten_rows_with_labels_are_classes(attune, tmp_path, names):
+    jsonl(tmp_path / "rows.jsonl", [{names[0]: f"{text} {turn}", names[1]: label} for turn in ("today", "again") for text, label in FEW])
+    answer = attune("init", "mine", "--data", "rows.jsonl")
+    assert answer.code == 0, answer.err
+    assert read_recipe(tmp_path / "mine").task.name == "text_classification"
+    assert "is a guess" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("names", "task"),
+    [(("prompt", "completion"), "text_generation"), (("anchor", "positive"), "embedding")],
+)
+def test_ten_pairs_of_texts_are_no_classes(attune, tmp_path, names, task):
+    jsonl(tmp_path / "rows.jsonl", [{names[0]: f"how do I find page {n}", names[1]: f"turn to leaf {n} of the book"} for n in range(10)])
+    assert attune("init", "mine", "--data", "rows.jsonl").code == 0
+    assert read_recipe(tmp_path / "mine").task.name == task
+
+
+def test_a_task_that_cannot_be_told_is_asked_for_with_what_each_would_read(attune, tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"question": f"how do I find page {n}", "answer": f"turn to leaf {n} of the book"} for n in range(10)])
+    answer = attune("init", "mine", "--data", "rows.jsonl")
+    assert answer.code == 2
+    assert "these rows could be for embedding (anchor = 'question', positive = 'answer') or text_generation (prompt = 'question', completion = 'answer')" in answer.err
+    assert "--task embedding" in answer.err
+    assert attune("init", "mine", "--data", "rows.jsonl", "--task", "text_generation").code == 0
+
+
+def test_a_guess_from_few_rows_is_called_one(attune, tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": f"how do I find page {n}", "answer": f"turn to leaf {n} of the book"} for n in range(10)])
+    answer = attune("init", "mine", "--data", "rows.jsonl", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["task"] == "text_generation"
+    assert answer.json["other_tasks"] == ["embedding"]
+    assert "the task is a guess" in answer.err
+    assert "--task embedding" in answer.err
+    jsonl(tmp_path / "many.jsonl", [{"prompt": f"how do I find page {n}", "answer": f"turn to leaf {n} of the book"} for n in range(100)])
+    assert attune("init", "other", "--data", "many.jsonl", "--json").json["other_tasks"] == []
+
+
 def test_a_large_file_stays_where_it_is(attune, tmp_path, tickets, monkeypatch):
     monkeypatch.setattr(beginning, "COPIED_BYTES", 10)
     answer = attune("init", "claims", "--data", "tickets.csv", "--json")
@@ -264,12 +307,12 @@ def test_check_tells_recipe_base_and_data_problems_together(attune, claims):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("data.path=data/ticket.csv", ("there is no file or folder 'data/ticket.csv'", "did you mean 'data/tickets.csv'?")),
+        ("data.path=data/ticket.csv", ("there is no file or folder 'data/ticket.csv'", "did you mean 'data/tickets.csv'?", "--set data.path")),
         ("data.splits.by=group", ("no column is named", "data.splits.group")),
         ("data.splits={by: group, group: Customer}", ("there is no column 'Customer'", "Kind of case")),
-        ("base_model=./models/nothing", ("there is no base model './models/nothing'", "hub id")),
+        ("base_model=./models/nothing", ("there is no base model './models/nothing'", "hub id", "--set base_model")),
         ("base_model=some/model", ("'some/model' is not on this machine", "ATTUNE_ONLINE=1")),
-        ("grade.rivals=[linaer]", ("no rival 'linaer'", "did you mean 'linear'?")),
+        ("grade.rivals=[linaer]", ("no rival 'linaer'", "did you mean 'linear'?", "--set grade.rivals")),
         ("task=embedding", ("anchor",)),
         ("objective=sft", ("does not fit task 'text_classification'",)),
         ("train.batch_size=0", ("0 does not fit: expected a whole number at least 1", "--set train.batch_size")),
@@ -303,6 +346,36 @@ def test_rows_that_cannot_be_read_are_named_before_the_run(attune, tmp_path, cla
     assert answer.code == 0
     assert "1 rows cannot be read and would be set aside" in answer.err
     assert "data/tickets.csv:62" in answer.err
+
+
+def test_many_rows_that_cannot_be_read_are_a_warning_with_reasons(attune, claims):
+    with (claims / "data" / "tickets.csv").open("a") as stream:
+        stream.write("999;one field too many;refund;x;y\n" * 3)
+    assert "were set aside" not in attune("check", "claims").err
+    assert "warning" not in attune("check", "claims").err  # 3 of 63 rows
+    with (claims / "data" / "tickets.csv").open("a") as stream:
+        stream.write("999;one field too many;refund;x;y\n" * 2)
+    said = attune("check", "claims").err
+    assert "warning: 5 of 65 rows (7.7%) would be set aside: " in said
+    assert "5; a run writes each with its reason into receipts.parquet" in " ".join(said.split())
+
+
+def test_a_base_that_cannot_do_the_task_is_refused_from_its_config(attune, tmp_path):
+    """Only config.json is read: the weights of this base are no weights."""
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": f"say {n}", "completion": f"the number {n} it is"} for n in range(60)])
+    for name, architecture in (("encoder", "BertModel"), ("writer", "LlamaForCausalLM")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": architecture[:5].lower(), "vocab_size": 9}))
+        (tmp_path / name / "model.safetensors").write_bytes(b"")
+    (tmp_path / "recipe.yaml").write_text("name: t\ntask: text_generation\nbase_model: encoder\ndata: {path: rows.jsonl}\n")
+    answer = attune("check", "recipe.yaml")
+    assert answer.code == 2
+    assert "task 'text_generation' cannot be built on 'encoder': by its config.json it is an encoder" in answer.err
+    assert "LlamaForCausalLM" in answer.err
+    assert "with this base: task embedding or text_classification" in answer.err
+    assert attune("check", "recipe.yaml", "--set", "base_model=writer").code == 0
+    said = attune("check", "recipe.yaml", "--set", "base_model=encoder").err
+    assert "--set base_model: task 'text_generation' cannot" in said
 
 
 def test_notices_of_other_spellings(attune, claims):

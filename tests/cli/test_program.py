@@ -63,6 +63,16 @@ def test_version(attune):
     import attune as package
 
     assert attune("--version").out.strip() == package.__version__
+    for words in (("--json", "--version"), ("--version", "--json")):
+        assert attune(*words).json == {"version": package.__version__}
+
+
+def test_json_may_stand_before_the_verb():
+    from attune.cli.program import _json_behind_the_verb as moved
+
+    assert moved(["--json", "list", "-q"]) == ["list", "--json", "-q"]
+    for same in (["list", "--json"], ["--json", "--version"], ["predict", "x", "--", "--json"], []):
+        assert moved(same) == same
 
 
 @pytest.mark.parametrize(

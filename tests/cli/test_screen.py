@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
 
 from attune.cli.live import Live, clock
-from attune.cli.screen import Screen, console
+from attune.cli.screen import Screen, at_settings, console, json_text
 
 
 class Terminal(io.StringIO):
@@ -161,3 +162,38 @@ def test_errors_and_warnings_cannot_command_the_terminal(capsys):
 def test_ordinary_texts_stay_as_they_are(capsys):
     Screen().show("größer\t漢字 🙂 שלום")
     assert capsys.readouterr().out.split() == ["größer", "漢字", "🙂", "שלום"]
+
+
+def test_json_cannot_command_the_terminal_and_parses_to_the_same():
+    document = {"text": EVIL + "\u200f\u2066 größer 漢字 שלום \ud800", "list": ["\x9b2J"]}
+    text = json_text(document)
+    assert json.loads(text) == document
+    assert not any(sign in text for sign in "\x1b\x07\x9b\u202e\u200f\u2066\ud800")
+    assert "\\u009b" in text
+    assert "\\u202e" in text
+    assert "größer 漢字 שלום" in text
+    assert json_text({"a": 1}, None) == '{"a": 1}'
+
+
+def test_plain_json_would_command_the_terminal():
+    """The must-fail twin: what the standard writer lets through."""
+    assert "\x9b" in json.dumps(EVIL, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("base_model", "--set base_model"),
+        ("grade.rivals.0", "--set grade.rivals.0"),
+        ("data.splits", "--set data.splits.test"),
+        ("train.epochs", "train.epochs"),
+        ("base_model_of", "base_model_of"),
+        ("--set base_model", "--set base_model"),
+        (None, None),
+    ],
+)
+def test_an_error_about_a_setting_says_so(place, shown):
+    from attune.core.errors import DataError
+
+    settings = ("base_model=x", "grade.rivals=[a]", "data.splits.test=0.1")
+    assert at_settings(DataError("wrong", place=place), settings).place == shown

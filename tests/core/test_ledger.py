@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -169,9 +170,25 @@ def test_the_last_promotion_counts(ledger):
     assert [e["action"] for e in ledger.audit_log()][-3:] == ["release.promote", "release.promote", "release.rollback"]
 
 
-def test_uses_of_test_rows_are_counted_per_dataset(ledger):
-    assert [ledger.use_test_rows("dataset-1", "grade") for _ in range(3)] == [1, 2, 3]
-    assert ledger.use_test_rows("dataset-2", "grade") == 1
+def test_uses_of_test_rows_are_counted_row_by_row(ledger):
+    assert [ledger.use_test_rows("claims", "dataset-1", ["a", "b"], "grade") for _ in range(3)] == [1, 2, 3]
+    assert ledger.use_test_rows("claims", "dataset-2", ["b", "c"], "another seed") == 4, "another dataset version does not make a row fresh"
+    assert ledger.use_test_rows("claims", "dataset-2", ["c", "d"], "grade") == 2, "the most over the rows opened, not over all"
+    assert ledger.use_test_rows("claims", "dataset-3", ["e", "e"], "grade") == 1, "a row counts once per opening"
+    assert ledger.use_test_rows("other", "dataset-1", ["a", "b"], "grade") == 1, "another specialist's looks are its own"
+    assert ledger.opened_rows("claims") == {"a": 3, "b": 4, "c": 2, "d": 1, "e": 1}
+    assert ledger.use_test_rows("claims", "dataset-4", [], "grade") == 0
+    opened = [event for event in ledger.audit_log() if event["action"] == "test_rows.open"]
+    assert len(opened) == 8, "one event per opening, however many rows"
+    assert json.loads(opened[3]["facts"]) == {"purpose": "another seed", "specialist": "claims", "rows": 2}
+
+
+def test_an_opening_of_very_many_rows_is_one_write(ledger):
+    ids = [f"{number:020x}" for number in range(100_000)]
+    assert [ledger.use_test_rows("claims", "dataset-1", ids, "grade") for _ in range(2)] == [1, 2]
+    assert ledger.use_test_rows("claims", "dataset-2", [*ids[-1:], "new"], "grade") == 3
+    assert len(ledger.opened_rows("claims")) == 100_001
+    assert len(ledger.audit_log()) == 3
 
 
 def test_requests_come_back_in_time_order_with_the_newest_answer(ledger):

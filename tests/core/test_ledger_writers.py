@@ -22,7 +22,7 @@ for number in range(each):
     ledger.add(dataset(digest=f"{writer}-{number}"))
     ledger.audit(f"writer-{writer}", "did", f"{writer}-{number}")
     ledger.add(dataset(digest=f"shared-{number}"))
-    ledger.use_test_rows("dataset-shared", "test")
+    ledger.use_test_rows("claims", "dataset-shared", ["shared", f"{writer}-{number}"], "test")
     ledger.log_requests([{"id": f"{writer}-{number}", "specialist": "claims", "release_id": "r", "at": now(), "input": "{}", "output": "1", "confidence": None}])
     ledger.find(type(dataset()), "claims") if number % 10 == 0 else None
 ledger.close()
@@ -38,7 +38,7 @@ def test_concurrent_writers_lose_nothing(ledger_url):
     kept = [record.rows_digest for record in ledger.find(DatasetVersion)]
     assert sorted(kept) == sorted(expected | {f"shared-{number}" for number in range(EACH)})  # equal content once
     assert {row["id"] for row in ledger.requests("claims")} == expected
-    assert ledger.use_test_rows("dataset-shared", "test") == WRITERS * EACH + 1
+    assert ledger.use_test_rows("claims", "dataset-shared", ["shared"], "test") == WRITERS * EACH + 1
     log = ledger.audit_log()
     assert {event["subject"] for event in log if event["action"] == "did"} == expected
     assert len(log) == len(kept) + len(expected) + WRITERS * EACH + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from attune.core import pii
@@ -136,3 +138,17 @@ def test_hostile_texts_end():
     """Long runs of what patterns are made of take time linear in their length, not exponential."""
     for piece in ("1", "1 ", "a@", "a.", "A ", "Aa ", "(", "0/", "+1 ", ":", "-", "http://a:", "thanks, A "):
         find(piece * 3000)
+
+
+def test_many_findings_stand_in_order_without_overlap():
+    text = "Mr Bob Miller wrote from bob@example.com and 192.168.7.9. " * 500
+    spans = find(text)
+    assert len(spans) == 1500
+    assert all(before.end <= after.start for before, after in pairwise(spans))
+    assert [span.kind for span in spans[:3]] == ["NAME", "EMAIL", "IP"]
+
+
+@pytest.mark.parametrize(("unit", "before"), [("a'", ""), (" ", "regards"), ("\n", "many thanks"), (" ", "regards Bob"), (" ", "my name is")])
+def test_long_runs_of_one_thing_do_not_explode(unit, before):
+    """Once quadratic or worse: this would not end in an hour."""
+    assert find("5@ " + before + unit * 100_000 + "x") == []

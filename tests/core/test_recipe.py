@@ -33,6 +33,32 @@ def only(text, *settings):
     return one
 
 
+# ---------------------------------------------------------------- limits of gates
+
+
+@pytest.mark.parametrize(
+    ("gate", "key", "meant"),
+    [
+        ("{metric: accuracy, at_least: 95}", "at_least", "at_least: 0.95?"),
+        ("{metric: accuracy, at_least: -5}", "at_least", "at_least: 0.05?"),
+        ("{metric: ece, at_most: 10}", "at_most", "at_most: 0.1?"),
+        ("{metric: f1_macro, better_than: linear, by: 3}", "by", "by: 0.03?"),
+        ("{metric: f1_macro, better_than: current, by: -2.5}", "by", "by: -0.025?"),
+        ("{metric: accuracy, at_least: 1.5}", "at_least", "0 to 1"),
+        ("{metric: log_loss, at_most: -0.5}", "at_most", "0 or more"),
+    ],
+)
+def test_a_limit_that_the_metric_cannot_reach_is_refused_with_the_likely_one(gate, key, meant):
+    one = only(BASE + f"gates: [{gate}]\n")
+    assert one.place == f"recipe.yaml:4 gates[0].{key}"
+    assert meant in one.fix
+
+
+def test_limits_at_the_ends_of_the_range_are_taken():
+    text = "gates: [{metric: accuracy, at_least: 0, at_most: 1}, {metric: log_loss, at_most: 95}, {metric: accuracy, better_than: linear, by: -1}]\n"
+    assert len(read(BASE + text).keys.gates) == 3
+
+
 # ---------------------------------------------------------------- what is read
 
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from attune.core.errors import DataError
+from attune.core.workspace import Workspace
 from attune.stages.curate import splits
 from tests.curate.conftest import as_csv, clean_rows
 
@@ -144,3 +145,82 @@ def test_multi_label_rows_are_dealt_by_their_rarest_label(curate):
     assert urgent["train"] >= 6
     assert urgent["test"] == 2
     assert result.dataset.signature["multi_label"]
+
+
+# ---------------------------------------------------------------- rows that a verdict has looked at
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    made = Workspace(tmp_path / "workspace")
+    yield made
+    made.close()
+
+
+def _new_rows(number: int) -> list[tuple[str, str]]:
+    return [(f"{text}, please answer before day {n}", label) for n, (text, label) in enumerate(clean_rows()[:: 180 // number])]
+
+
+def _ids(result, *parts):
+    return {row["row_id"] for row in result.rows(*parts)}
+
+
+def _open(workspace, result):
+    workspace.ledger.use_test_rows(result.dataset.specialist, result.dataset.id, _ids(result, "test"), "grade")
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_rows_that_a_verdict_looked_at_stay_sealed_when_rows_are_added(curate, workspace, opened):
+    first = curate({"rows.csv": as_csv(clean_rows())}, workspace=workspace)
+    if opened:
+        _open(workspace, first)
+    second = curate({"rows.csv": as_csv([*clean_rows(), *_new_rows(60)])}, workspace=workspace)
+    moved = _ids(first, "test") & _ids(second, "train", "validation")
+    told = [event["message"] for event in second.heard if "stay test rows" in event["message"]]
+    if opened:
+        assert not moved
+        assert len(told) == 1
+        assert abs(second.dataset.counts["test"] - 0.2 * len(second.rows())) <= 6, "rows that nobody looked at made room"
+        by = Counter(row["label"] for row in second.rows("test"))
+        assert max(by.values()) - min(by.values()) <= 8
+    else:
+        assert moved, "the must-fail twin: without the rule sealed rows would have moved"
+        assert not told
+
+
+def test_the_same_rows_again_are_split_as_before(curate, workspace):
+    first = curate({"rows.csv": as_csv(clean_rows())}, workspace=workspace)
+    _open(workspace, first)
+    assert curate({"rows.csv": as_csv(clean_rows())}, workspace=workspace).dataset.id == first.dataset.id
+
+
+def test_another_seed_tests_on_the_rows_that_were_opened(curate, workspace):
+    first = curate({"rows.csv": as_csv(clean_rows())}, workspace=workspace)
+    _open(workspace, first)
+    other = curate({"rows.csv": as_csv(clean_rows())}, workspace=workspace, seed=8)
+    assert _ids(other, "test") >= _ids(first, "test")
+    assert other.dataset.counts["test"] <= first.dataset.counts["test"] + 3
+    assert _ids(other, "validation") != _ids(first, "validation")
+
+
+def test_a_group_with_an_opened_row_tests_whole(curate, workspace):
+    files = {"rows.csv": _with_customers()}
+    first = curate(files, workspace=workspace, splits={"by": "group", "group": "customer"})
+    _open(workspace, first)
+    other = curate(files, workspace=workspace, seed=8, splits={"by": "group", "group": "customer"})
+    assert not _ids(first, "test") & _ids(other, "train", "validation")
+    where = defaultdict(set)
+    for row in other.rows():
+        where[row["group"]].add(row["split"])
+    assert all(len(splits) == 1 for splits in where.values())
+
+
+def test_opened_rows_that_the_recipe_itself_gives_to_learn_from_are_told(curate, workspace):
+    first = curate({"rows.csv": as_csv(clean_rows())}, workspace=workspace)
+    _open(workspace, first)
+    tested = _ids(first, "test")
+    table = "text,label,part\n" + "\n".join(f'"{row["text"]}",{row["label"]},{"train" if row["row_id"] in tested or n % 3 else "test"}' for n, row in enumerate(first.rows()))
+    given = curate({"rows.csv": table}, workspace=workspace, splits={"by": "given", "given": "part"})
+    assert not tested & _ids(given, "test")
+    told = [event["message"] for event in given.heard if event["kind"] == "warning"]
+    assert any(f"{len(tested)} row(s) that a verdict on this specialist has looked at" in said for said in told)

@@ -281,3 +281,17 @@ def test_a_saved_dataset_with_splits_is_not_mistaken_for_labels(curate):
     result = curate({"rows.csv": rows})
     assert result.dataset.columns == {"text": "body", "label": "kind"}
     assert any("by: given, given: part" in event["message"] for event in result.heard if event["kind"] == "note")
+
+
+def test_one_class_left_after_curation_says_what_became_of_the_others(curate):
+    rows = [(text, "refund") for text, label in clean_rows() if label == "refund"] + [("  ", "delivery"), ("null", "delivery"), ("", "broken")]
+    with pytest.raises(DataError, match="only the class 'refund' is left after curation") as caught:
+        curate({"rows.csv": as_csv(rows)})
+    assert "'broken': 1 rows, 1 " in caught.value.what
+    assert "'delivery': 2 rows, 1 the text is empty, 1 the text is a placeholder" in caught.value.what
+    assert "data.checks" in caught.value.fix
+
+
+def test_classes_that_stay_are_no_trouble(curate):
+    rows = [*[(text, label) for text, label in clean_rows() if label != "broken"], ("  ", "broken")]
+    assert curate({"rows.csv": as_csv(rows)}).dataset.signature["labels"] == ["delivery", "refund"]

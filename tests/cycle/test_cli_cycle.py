@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,9 @@ def test_again_nothing_is_done(attune):
 
 
 def test_only_what_changed_is_done(attune):
-    _, _, err = attune("run", "claims", *QUICK, *OVER_MAJORITY, "--set", "grade.confidence=0.9", "--until", "grade")
+    _, out, err = attune("run", "claims", *QUICK, *OVER_MAJORITY, "--set", "grade.confidence=0.9", "--until", "grade")
+    assert "some of these 36 test rows have been opened 2 times" in out
+    assert "some of the 36 test rows have now been opened 2 times" in err
     assert "finetune  unchanged" in err
     assert "grade     unchanged" not in err
     checked = document(attune("check", "claims", *QUICK, "--set", "train.epochs=3", "--json"))
@@ -146,12 +150,16 @@ def test_promote_predict_and_roll_back(attune, folder):
     [
         (("predict", "claims"), "nothing to answer"),
         (("predict", "claims", "x", "--file", "new.csv"), "texts and --file at once"),
+        (("predict", "claims", "where is it", " "), "text 2: the text is empty"),
+        (("predict", "claims", "--file", "empty.csv"), "empty.csv:3: the text is empty"),
         (("predict", "claims", "--file", "old.csv"), "there is no file 'old.csv'"),
         (("predict", "claims", "--file", "wrong.csv"), "2 of 2 rows do not fit the task"),
         (("predict", "claims", "--file", "new.csv", "--out", "answers.xlsx"), "neither .csv nor .jsonl"),
         (("predict", "clams", "x"), "did you mean 'claims'?"),
         (("predict", "claims", "x", "--release", "claims@9"), "no version '9'"),
         (("predict", "claims", "x", "--release", "release-ffffffffffffffff"), "no record 'release-ffffffffffffffff'"),
+        (("show", "claims@9"), "no version '9'"),
+        (("show", "claims@9"), "versions: 1"),
         (("promote", "clams"), "did you mean 'claims'?"),
         (("promote", "claims", "--force"), "needs a written reason"),
         (("export", "claims", "--to", "out", "--format", "zip"), "there is no export 'zip'"),
@@ -163,6 +171,8 @@ def test_promote_predict_and_roll_back(attune, folder):
 def test_mistakes_with_a_release(attune, folder, words, said):
     if words[-1] == "wrong.csv":
         write_csv(folder / "wrong.csv", {"colour": ["red", "blue"], "size": [1, 2]})
+    if words[-1] == "empty.csv":
+        write_csv(folder / "empty.csv", {"text": ["where is it", "  "], "size": [1, 2]})
     code, _, err = attune(*words)
     assert code not in (0, 1, 70)
     assert said in err
@@ -217,6 +227,29 @@ def test_show_and_list_what_there_is(attune):
     assert document(attune("show", run, "--json"))["events"]
 
 
+def test_a_release_is_shown_by_its_version_with_its_run_folder_and_source_files(attune, folder):
+    for release in document(attune("list", "releases", "--json")):
+        shown = document(attune("show", f"claims@{release['version']}", "--json"))
+        assert shown["id"] == release["id"]
+        lineage = {one["id"].split("-")[0]: one for one in shown["lineage"]}
+        assert Path(lineage["checkpoint"]["run_folder"]).name == lineage["checkpoint"]["run"]
+        assert (Path(lineage["checkpoint"]["run_folder"]) / "run.json").is_file()
+        assert lineage["dataset"]["source_files"] == {"data/tickets.csv": 120}
+    assert document(attune("show", "claims@v2", "--json"))["version"] == 2
+    said = attune("show", "claims@1")[1]
+    assert f"run folder .attune/runs/{lineage['checkpoint']['run']}" in said
+    assert "tickets.csv (120 rows)" in said
+    assert f".attune/runs/{lineage['checkpoint']['run']}" in attune("show", lineage["checkpoint"]["id"])[1]
+    aside = folder / ".attune" / "store" / lineage["dataset"]["store_key"]
+    aside.rename(aside.with_name("aside"))
+    try:
+        said = attune("show", "claims@1")[1]
+        assert "its files cannot be read" in said
+        assert "tickets.csv" not in said
+    finally:
+        aside.with_name("aside").rename(aside)
+
+
 def test_export_answers_like_the_release(attune, folder):
     found = document(attune("export", "claims", "--to", "out", "--format", "transformers", "--json"))
     assert Path(found["formats"]["transformers"]["folder"]).is_dir()
@@ -238,6 +271,31 @@ def test_doctor_finds_the_workspace_fit_and_notices_a_changed_audit_log(attune, 
     with sqlite3.connect(folder / ".attune" / "ledger.db") as ledger:
         ledger.execute("UPDATE audit SET facts = ? WHERE sequence = 2", before)
     assert attune("doctor")[0] == 0
+
+
+def test_the_doctor_finds_the_workspace_as_it_was_written_and_a_planted_fault(attune, folder):
+    found = {one["name"]: one for one in document(attune("doctor", "--json"))["findings"]}
+    for name in ("database", "audit log", "approvals", "records", "approved releases"):
+        assert found[name]["state"] == "ok", found[name]
+    head = found["audit log"]["found"].rpartition(" ")[2]
+    code, out, _ = attune("doctor", "--audit-head", head)
+    assert code == 0
+    assert "the noted head is in it" in out
+    assert "fit" in out.splitlines()[-1]
+    code, out, _ = attune("doctor", "--audit-head", "0123" * 16)
+    assert code == 7
+    assert "the noted head is not in the audit chain any more" in out
+    with closing(sqlite3.connect(folder / ".attune" / "ledger.db")) as ledger, ledger:
+        ledger.execute("UPDATE promotions SET actor = 'mallory' WHERE sequence = 1")
+    try:
+        answer = attune("doctor", "--json")
+        [fault] = [one for one in json.loads(answer[1])["findings"] if one["state"] == "fault"]
+        assert (answer[0], fault["name"]) == (7, "approvals")
+        assert "by mallory) has no audit event that says the same" in fault["found"]
+        assert "restore the ledger from a backup" in fault["fix"]
+    finally:
+        with closing(sqlite3.connect(folder / ".attune" / "ledger.db")) as ledger, ledger:
+            ledger.execute("UPDATE promotions SET actor = (SELECT actor FROM audit WHERE action = 'release.promote' ORDER BY sequence LIMIT 1) WHERE sequence = 1")
 
 
 def test_a_damaged_result_is_made_again(attune, folder):

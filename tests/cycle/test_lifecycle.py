@@ -9,8 +9,9 @@ import pytest
 
 from attune import lifecycle
 from attune.core.errors import Problems, RecipeError
-from attune.core.recipe import make_recipe
+from attune.core.recipe import make_recipe, read_recipe
 from attune.core.records import RetuneRequest
+from attune.core.rows import ids_of
 from attune.core.workspace import Workspace
 from tests.cli.conftest import topic_rows, write_csv
 
@@ -66,6 +67,26 @@ def test_the_same_rows_recipe_and_base_make_the_same_run_name(recipe, workspace)
     assert lifecycle.run(recipe(train={"epochs": 2}), workspace, until="curate").run not in names
 
 
+def test_a_dataset_that_would_teach_rows_opened_since_is_not_used_again(recipe, workspace):
+    heard = []
+    workspace.listeners = (lambda event: heard.append(event["state"]) if event["kind"] == "stage" else None,)
+    first, other = (lifecycle.run(recipe(seed=seed), workspace, until="curate").dataset for seed in (7, 8))
+
+    def ids(dataset, *splits):
+        return {name for split in splits for name in ids_of(workspace.store.path(dataset.store_key) / f"{split}.parquet")}
+
+    assert lifecycle.run(recipe(seed=7), workspace, until="curate").dataset == first, "the clean twin: nothing was opened yet"
+    workspace.ledger.use_test_rows("claims", other.id, ids(other, "test"), "grade")
+    assert ids(first, "train", "validation") & ids(other, "test")
+    again = lifecycle.run(recipe(seed=7), workspace, until="curate").dataset
+    assert again != first
+    assert not ids(again, "train", "validation") & ids(other, "test")
+    assert lifecycle.run(recipe(seed=7), workspace, until="curate").dataset == again
+    assert lifecycle.unchanged(recipe(seed=7), workspace).dataset == again
+    assert lifecycle.run(recipe(seed=8), workspace, until="curate").dataset == other
+    assert heard == [*["started", "finished"] * 2, "unchanged", "started", "finished", "unchanged", "unchanged"]
+
+
 def test_fresh_does_a_stage_again(recipe, workspace):
     heard = []
     workspace.listeners = (lambda event: heard.append(event["state"]) if event["kind"] == "stage" else None,)
@@ -89,3 +110,22 @@ def test_a_request_for_another_specialist_is_refused(recipe, workspace, tmp_path
     request = RetuneRequest(specialist="other", release_id="release-1", window_ids=(), reason="", rows_key=key, new_rows=1)
     with pytest.raises(RecipeError, match="is for 'other'"):
         lifecycle.run(recipe(), workspace, request=request)
+
+
+def test_recipes_that_tune_alike_share_a_run_and_each_release_carries_its_own(recipe, workspace):
+    quick = {"rivals": ["majority"], "probes": [], "resamples": 200}
+    ways = [recipe(grade=quick, gates=[{"metric": "accuracy", "at_least": least}]) for least in (0.1, 0.2)]
+    cycles = [lifecycle.run(made, workspace) for made in ways]
+    assert cycles[0].run == cycles[1].run
+    assert cycles[0].checkpoint == cycles[1].checkpoint
+    folder = workspace.root / "runs" / cycles[0].run
+    assert sorted(path.name for path in (folder / "recipes").iterdir()) == sorted(f"{made.digest[:12]}.{form}.yaml" for made in ways for form in ("given", "resolved"))
+    for made, cycle in zip(ways, cycles, strict=True):
+        assert read_recipe(folder / "recipes" / f"{made.digest[:12]}.given.yaml").given["gates"] == made.given["gates"]
+        assert (folder / "recipes" / f"{made.digest[:12]}.resolved.yaml").read_text() == made.yaml()
+        assert cycle.release is not None
+        assert cycle.scorecard is not None
+        assert cycle.release.scorecard_id == cycle.scorecard.id
+        assert (workspace.store.path(cycle.release.store_key) / "recipe.yaml").read_text() == made.yaml(), "the recipe that it was graded with"
+    lifecycle.run(ways[0], workspace)
+    assert (folder / "recipe.resolved.yaml").read_text() == ways[0].yaml(), "beside it lies the newest"

@@ -156,3 +156,15 @@ def test_progress_and_reasons_are_in_the_record(recipe_of, workspace):
     assert {"loss", "learning_rate"} <= progress[-1].keys()
     assert "computed once" in checkpoint.chosen["features"]
     assert checkpoint.chosen["precision"].startswith("fp32: set in the recipe")
+
+
+def test_a_run_that_does_not_help_says_so(recipe_of, workspace):
+    """Steps of almost no size change no answer: the start stays the best."""
+    heard = []
+    dataset = make_dataset(workspace, recipe_of(), make_rows(80))
+    made = recipe_of("head", learning_rate=1e-12, head_learning_rate=1e-12, average=0.0)
+    checkpoint = finetune.run(made, workspace, dataset, Events(listeners=[heard.append]), run="still")
+    said = [event for event in heard if "tuning did not help" in event["message"]]
+    assert (checkpoint.best_step == 0) == bool(said)
+    helped = [event for event in heard if event["message"].startswith("best at step")]
+    assert len(said) + len(helped) == 1

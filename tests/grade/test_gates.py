@@ -76,8 +76,8 @@ def test_what_is_missing_fails_and_says_what():
         (GateKeys(metric="accuracy", better_than="liner"), evidence(), "did you mean 'linear'"),
         (GateKeys(metric="accuracy", better_than="best_rival"), evidence(rivals=()), "no rival was graded"),
         (GateKeys(metric="accuracy"), evidence(), "says nothing to pass"),
-        (GateKeys(metric="accuracy", at_least=0.5), evidence(rows=MIN_ROWS - 1), "too few"),
-        (GateKeys(metric="accuracy", better_than="linear"), evidence(rows=MIN_ROWS - 1), "too few"),
+        (GateKeys(metric="acuracy", at_least=0.5), evidence(rows=MIN_ROWS - 1), "did you mean 'accuracy'"),
+        (GateKeys(metric="accuracy", better_than="liner"), evidence(rows=MIN_ROWS - 1), "did you mean 'linear'"),
         (GateKeys(metric="accuracy", at_least=0.1), evidence(measured(tuned=(nan, nan, nan))), "undefined"),
         (GateKeys(metric="accuracy", at_least=0.1), evidence(measured(tuned=(0.9, nan, nan))), "undefined"),
         (GateKeys(metric="accuracy", better_than="linear"), evidence(measured(differences={"linear": (nan, nan, nan, nan)})), "undefined"),
@@ -90,8 +90,60 @@ def test_what_is_missing_fails_and_says_what():
         assert words in result.reason, result.reason
 
 
+@pytest.mark.parametrize("condition", [{"at_least": 0.5}, {"at_least": 0.99}, {"better_than": "linear"}, {"better_than": "best_rival"}])
+def test_too_few_rows_decide_nothing(condition):
+    result = outcome(GateKeys(metric="accuracy", **condition), evidence(rows=MIN_ROWS - 1))
+    assert result.outcome == "inconclusive"
+    assert "29 independent test rows are too few" in result.reason
+
+
 def test_too_few_rows_has_a_clean_twin():
     assert outcome(GateKeys(metric="accuracy", at_least=0.5), evidence(rows=MIN_ROWS)).outcome == "pass"
+    assert outcome(GateKeys(metric="accuracy", at_least=0.99), evidence(rows=MIN_ROWS)).outcome == "fail"
+
+
+RIVALS = {"majority": (0.2, 0.17, 0.23), "linear": (0.915, 0.88, 0.94)}
+FAR = (0.72, 0.68, 0.76, 0.0005)
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        ((0.005, -0.01, 0.02, 0.5), "linear, which is not clearly behind the tuned model: accuracy 91.5% against 92.0%, tuned is ahead by +0.5 (−1.0 to +2.0), p = 0.500"),
+        ((0.0, -0.01, 0.01, 1.0), "linear, which reached as much as the tuned model"),
+        ((-0.01, -0.03, 0.01, 0.4), "linear, which reached more than the tuned model"),
+        ((-0.03, -0.05, -0.01, 0.002), "linear, which is better than the tuned model"),
+        ((0.02, 0.001, 0.04, 0.06), "linear, which is not clearly behind"),
+    ],
+)
+@pytest.mark.parametrize("gate", [{"better_than": "majority"}, {"at_least": 0.5}])
+def test_an_easy_gate_does_not_hide_a_rival_that_is_as_good(difference, words, gate):
+    proof = evidence(measured(rivals=RIVALS, differences={"majority": FAR, "linear": difference}), rivals=("majority", "linear"))
+    results, verdict, reasons = decide([GateKeys(metric="accuracy", **gate)], "accuracy", proof)
+    assert verdict == "SHIP"
+    assert reasons[0] == results[0].reason
+    assert len(reasons) == 2
+    assert reasons[1].startswith("no gate asks about " + words)
+
+
+@pytest.mark.parametrize(
+    ("gates", "difference"),
+    [
+        ([{"better_than": "majority"}], (0.09, 0.052, 0.129, 0.0005)),  # the other rival is clearly behind
+        ([{"better_than": "linear"}], (0.005, -0.01, 0.02, 0.5)),  # its own gate speaks
+        ([{"better_than": "majority"}, {"better_than": "best_rival"}], (0.005, -0.01, 0.02, 0.5)),
+    ],
+)
+def test_rivals_that_are_behind_or_asked_about_are_not_told_again(gates, difference):
+    proof = evidence(measured(rivals=RIVALS, differences={"majority": FAR, "linear": difference}), rivals=("majority", "linear"))
+    results, _, reasons = decide([GateKeys(metric="accuracy", **one) for one in gates], "accuracy", proof)
+    assert len(reasons) == len(results)
+
+
+def test_an_approved_release_that_is_as_good_is_not_hidden_either():
+    rivals = {"linear": (0.83, 0.8, 0.86), "current": (0.93, 0.9, 0.96)}
+    proof = evidence(measured(rivals=rivals, differences={"linear": FAR, "current": (-0.01, -0.03, 0.01, 0.4)}), current=True)
+    assert "no gate asks about the approved release, which reached more" in decide([GateKeys(metric="accuracy", better_than="best_rival")], "accuracy", proof)[2][-1]
 
 
 def test_best_rival_goes_by_the_metrics_direction():

@@ -19,6 +19,7 @@ from attune.core.events import Events
 from attune.core.recipe import GateKeys
 from attune.core.records import Scorecard
 from attune.core.specialist import open_bundle
+from attune.core.workspace import Workspace
 from attune.stages import grade
 from attune.stages.grade.stage import plugs_of
 from attune.testing.models import tiny_llama
@@ -123,13 +124,33 @@ def test_every_opening_of_the_test_rows_is_counted_and_told(tickets):
     def opened():
         return len([e for e in tickets.workspace.ledger.audit_log() if (e["action"], e["subject"]) == ("test_rows.open", tickets.dataset.id)])
 
-    before = opened()
+    ids = core_rows.ids_of(tickets.workspace.store.path(tickets.dataset.store_key) / "test.parquet")
+    known = tickets.workspace.ledger.opened_rows(tickets.dataset.specialist)
+    before, looks = opened(), max(known.get(name, 0) for name in ids)
     card = grade.run(made, tickets.workspace, tickets.dataset, tickets.checkpoint, Events(listeners=(heard.append,)))
-    assert opened() == before + 1 == card.test_uses
+    assert opened() == before + 1
+    assert card.test_uses == looks + 1
     again = grade.run(made, tickets.workspace, tickets.dataset, tickets.checkpoint, Events(listeners=(heard.append,)))
     assert again.test_uses == card.test_uses + 1
     assert again.results == card.results
     assert any("opened" in event["message"] for event in heard)
+
+
+def test_another_dataset_version_does_not_make_opened_rows_fresh(tmp_path):
+    made, workspace = recipe(), Workspace(tmp_path / "space")
+    splits = cut(ticket_rows(20), len(LABELS))
+    first = make_dataset(workspace, made, splits)
+    assert [core_rows.open_test_rows(workspace, first, made.task, "grade")[1] for _ in range(3)] == [1, 2, 3]
+    moved = {**splits, "train": [*splits["train"], *splits["test"][1:]], "test": [*splits["test"][:1], *splits["validation"]]}  # as another seed would
+    second = make_dataset(workspace, made, moved)
+    assert second.id != first.id
+    rows, uses = core_rows.open_test_rows(workspace, second, made.task, "grade")
+    assert (len(rows), uses) == (1 + len(splits["validation"]), 4), "one row of them was looked at three times before"
+    fresh = make_dataset(workspace, made, {**splits, "test": splits["train"], "train": splits["test"]})
+    assert core_rows.open_test_rows(workspace, fresh, made.task, "grade")[1] == 1, "the clean twin: rows that nobody looked at"
+    other = recipe(name="other")
+    assert core_rows.open_test_rows(workspace, make_dataset(workspace, other, splits), other.task, "grade")[1] == 1
+    workspace.close()
 
 
 def test_the_workspace_grades_again_only_when_something_changed(tickets):
@@ -197,8 +218,20 @@ def test_few_test_rows_never_ship(tmp_path, tickets):
     few = make_dataset(tickets.workspace, tickets.recipe, {**splits, "test": splits["test"][:29]})
     made = recipe(grade={"resamples": 200, "rivals": ["majority"], "probes": []})
     card = grade.run(made, tickets.workspace, few, tickets.checkpoint.model_copy(update={"dataset_id": few.id}), Events())
-    assert card.verdict == "NO-SHIP"
+    assert card.verdict == "INCONCLUSIVE"
     assert "29 independent test rows are too few" in card.reasons[0]
+
+
+def test_a_gate_that_is_easy_to_pass_does_not_hide_an_equal_rival(tickets):
+    """The linear model of these rows is not clearly behind; a gate against the majority alone passes, and the report says what it leaves out."""
+    made = recipe(grade={"resamples": 200, "rivals": ["majority", "linear"], "probes": []}, gates=[{"metric": "accuracy", "better_than": "majority"}])
+    card = grade.run(made, tickets.workspace, tickets.dataset, tickets.checkpoint, Events())
+    page = (tickets.workspace.store.path(card.store_key) / "report.html").read_text(encoding="utf-8")
+    assert card.verdict == "SHIP"
+    assert ("No gate asks about linear" in page) == (len(card.reasons) == 2) == any(one.rival == "linear" and one.metric == "accuracy" and one.low <= 0 for one in card.comparisons)
+    strict = made.keys.model_copy(update={"gates": [GateKeys(metric="accuracy", better_than="best_rival")]})
+    made.keys = strict
+    assert len(grade.run(made, tickets.workspace, tickets.dataset, tickets.checkpoint, Events()).reasons) == 1
 
 
 def test_rows_of_one_customer_count_once(tickets):

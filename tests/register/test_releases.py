@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,52 @@ def test_the_card_is_one_that_model_hubs_read(workspace):
     text = (release_folder(workspace, released) / "README.md").read_text()
     facts = ModelCard(text).data
     assert facts.pipeline_tag == "text-classification"
-    assert facts.license == "apache-2.0"  # what the base's own card says
-    assert facts.language == "en"
+    assert (facts.license, facts.license_name) == ("other", "not-chosen")  # the specialist's licence is its owner's choice
+    assert facts.language is None
+    assert "apache-2.0 (its model card); MIT (the Python package" in text
     assert {result.metric_type: result.metric_value for result in facts.eval_results} == {"accuracy": 0.95, "f1_macro": 0.94}
     for wanted in ("## Intended use", "## Data", "## Training", "## Evaluation", "## Limits", "## How to load", released.bundle_digest, "majority", "0.9100 to 0.9800", "`delivery`"):
         assert wanted in text
+
+
+def card_of(workspace, **changes):
+    from attune.core.records import Estimate, Scorecard
+    from attune.stages.register.card import model_card
+
+    released = releases.release(workspace)
+    made, found = releases.recipe(), workspace.ledger
+    scorecard = found.get(released.scorecard_id)
+    assert isinstance(scorecard, Scorecard)
+    results = {**scorecard.results, "tuned": {**scorecard.results["tuned"], "f1_macro": Estimate(value=changes.pop("f1", 0.9), low=0.8, high=1.0)}}
+    scorecard = scorecard.model_copy(update={"results": results, **changes})
+    return model_card(made, found.get(released.dataset_id), found.get(released.checkpoint_id), scorecard, 1, "0" * 64, {})
+
+
+def test_the_card_names_only_classes_that_are_weaker(workspace):
+    perfect = card_of(workspace, f1=1.0, per_class={"f1_macro": dict.fromkeys("abcd", 1.0)})
+    assert "Weakest" not in perfect
+    assert "Weakest classes by f1_macro: `b` (0.500)." in card_of(workspace, f1=0.875, per_class={"f1_macro": {"a": 1.0, "b": 0.5, "c": 1.0, "d": 1.0}})
+
+
+def test_the_card_rounds_probes_and_says_how_intervals_were_made(workspace):
+    text = card_of(workspace, probes={"robustness": {"value": 0.9876543210987, "meaning": "share of answers that stay the same"}})
+    assert "Probe robustness: 0.988, the share of answers that stay the same." in text
+    assert "0.98765" not in text
+    assert "widened to Wilson's" in text
+
+
+def test_the_cards_export_command_is_one_that_works(workspace, tmp_path, monkeypatch):
+    import re
+    import shlex
+
+    from attune.cli.program import run
+
+    text = card_of(workspace)
+    command = next(one for one in re.findall(r"`(attune export [^`]*)`", text))
+    register.promote(workspace, workspace.ledger.find(Release)[-1], actor="ann")
+    monkeypatch.chdir(tmp_path)
+    assert run([*shlex.split(command)[1:], "--workspace", str(workspace.root)]) == 0
+    assert (tmp_path / "FOLDER" / "transformers" / "predict.py").is_file()
 
 
 def test_lineage_goes_back_to_the_rows(workspace):
@@ -122,6 +164,44 @@ def test_damaged_unknown_and_dishonest_releases_are_not_promoted(workspace):
     assert workspace.ledger.approved(releases.NAME) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("release", "model/head.safetensors"),
+        ("release", "scorecard.json"),
+        ("scorecard", "report.html"),
+        ("scorecard", "reference.parquet"),
+        ("checkpoint", "bundle.json"),
+        ("checkpoint", "model/head.safetensors"),
+    ],
+)
+def test_one_flipped_byte_of_what_a_verdict_rests_on_stops_the_promotion(workspace, kind, file):
+    released = releases.release(workspace)
+    records = {record.kind: record for record in workspace.ledger.lineage(released.id)}
+    path = workspace.store.root / records[kind].store_key / file
+    whole = path.read_bytes()
+    body = bytearray(whole)
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+    for force in ({}, {"force": True, "reason": "please"}):
+        with pytest.raises(IntegrityError, match=f"file '{file}' is not what was committed") as caught:
+            register.promote(workspace, released, actor="ann", **force)
+        assert records[kind].store_key in str(caught.value)
+    assert workspace.ledger.approved(releases.NAME) is None
+    path.write_bytes(whole)
+    register.promote(workspace, released, actor="ann")
+    assert workspace.ledger.approved(releases.NAME) == released
+
+
+def test_a_release_whose_checkpoint_is_gone_is_not_promoted(workspace):
+    released = releases.release(workspace)
+    [tuned] = [record for record in workspace.ledger.lineage(released.id) if record.kind == "checkpoint"]
+    shutil.rmtree(workspace.store.root / tuned.store_key)
+    with pytest.raises(IntegrityError, match="its checkpoint is damaged") as caught:
+        register.promote(workspace, released, actor="ann", force=True, reason="please")
+    assert "run the recipe again" in str(caught.value)
+
+
 def test_a_metric_that_is_not_a_number_is_never_promoted_by_itself(workspace):
     made = releases.recipe()
     tuned = releases.checkpoint(workspace, made, releases.specialist(20.0, made))
@@ -156,3 +236,14 @@ def test_rollback_to_a_damaged_release_is_refused(workspace):
     with pytest.raises(IntegrityError, match=r"README\.md"):
         register.rollback(workspace, releases.NAME, actor="ann", reason="bad")
     assert workspace.ledger.approved(releases.NAME) == two
+
+
+def test_the_card_says_when_tuning_did_not_help(workspace):
+    from attune.core.records import Checkpoint
+    from attune.stages.register.card import _steps
+
+    released = releases.release(workspace)
+    checkpoint = workspace.ledger.get(released.checkpoint_id)
+    assert isinstance(checkpoint, Checkpoint)
+    assert _steps(checkpoint).startswith("4 of 6 (best by accuracy")
+    assert "tuning did not help" in _steps(checkpoint.model_copy(update={"best_step": 0}))

@@ -281,3 +281,16 @@ def test_what_cannot_be_served_is_told_before_anything_listens(tmp_path, workspa
     with pytest.raises(Refused, match="did you mean 'tickets'"):
         serve.run(workspace, "tikets", ServeKeys(port=0))
     assert os.path.isdir(workspace.root)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [('{"input": "a", "input": "b"}', "input"), ('{"input": {"text": "a", "text": "b"}}', "text"), ('{"inputs": ["a", {"text": "a", "te\\u0078t": "b"}]}', "text")],
+)
+def test_a_key_that_stands_twice_is_refused(client, body, field):
+    assert "twice" in problem(client.post("/v1/predict", content=body, headers=JSON), 422, field)["detail"]
+
+
+def test_equal_keys_of_different_objects_are_answered(client):
+    body = '{"inputs": [{"text": "a"}, {"text": "a"}, "input input"]}'
+    assert client.post("/v1/predict", content=body, headers=JSON).status_code == 200

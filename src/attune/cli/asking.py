@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.cli.names import approved_or_newest, release_of
-from attune.cli.screen import Screen
+from attune.cli.screen import Screen, json_text
 from attune.cli.tables import add, table
 from attune.core.errors import AttuneError, DataError, Problems, RecipeError
 
@@ -86,7 +86,11 @@ def _rows(task: Any, payloads: list[tuple[str, dict[str, Any]]]) -> list[dict[st
     rows, problems = [], []
     for place, payload in payloads:
         try:
-            rows.append(task.request(payload))
+            row = task.request(payload)
+            asked = [row[role.name] for role in task.roles if not role.target and role.name in row]
+            if asked and all(isinstance(one, str) and not one.strip() for one in asked):
+                raise DataError("the text is empty", fix="write some text, or leave the row out")
+            rows.append(row)
         except DataError as error:
             problems.append(DataError(error.what, place=f"{place} {error.place or ''}".strip(), fix=error.fix))
     if problems:
@@ -120,7 +124,7 @@ def _write(out: Path, answers: list[dict[str, Any]]) -> None:
     from attune.core.commit import write_text
 
     if out.suffix == ".jsonl":
-        write_text(out, "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
+        write_text(out, "".join(json_text(answer, None) + "\n" for answer in answers))
         return
     names = list(answers[0]["input"])
     stream = io.StringIO()

@@ -24,6 +24,9 @@ ROOM = Path(__file__).resolve().parent.parent / "recipes"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 COPIED_BYTES = 50_000_000
 """Larger files are referred to where they are."""
+FEW = 50
+"""Up to so many rows a task is told by less, and a guess is called one."""
+LABEL_LENGTH = 40
 ROWS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
@@ -83,7 +86,7 @@ def from_data(screen: Screen, name: str, data: str, task: str | None, columns: l
         raise _missing(path, data)
     given = _columns(columns)
     location = data if "://" in data else str(path.resolve()) if path.exists() else str(Path.cwd() / path)
-    recipe, seen = _understood(name, location, task, given)
+    recipe, seen, others = _understood(name, location, task, given)
     copied = path.is_file() and path.stat().st_size <= COPIED_BYTES
 
     def fill(folder: Path) -> None:
@@ -96,8 +99,10 @@ def from_data(screen: Screen, name: str, data: str, task: str | None, columns: l
     folder = _make(name, fill)
     screen.show(f"{folder / 'recipe.yaml'} is written: {recipe.task.name}, " + (f"with a copy of {path.name} in {folder / 'data'}" if copied else f"the rows stay at {location}"))
     result = show_data(screen, seen)
+    if others:
+        screen.warn(f"the task is a guess: {seen.read} rows could also be for {' or '.join(others)}; if {recipe.task.name} is not what you want, remove the folder and say --task {others[0]}")
     screen.show("", "is a column wrong? change `data.columns` in the recipe", f"next      attune check {name}   then   attune run {name}")
-    return {"folder": str(folder), "task": recipe.task.name, "copied": copied, "data": result}
+    return {"folder": str(folder), "task": recipe.task.name, "other_tasks": others, "copied": copied, "data": result}
 
 
 def _missing(path: Path, data: str) -> DataError:
@@ -116,13 +121,13 @@ def _columns(given: list[str]) -> dict[str, str]:
     return found
 
 
-def _understood(name: str, location: str, task: str | None, columns: dict[str, str]) -> tuple[Recipe, Preview]:
-    """The recipe and preview of the task that the rows are for; the errors of the likeliest task when they are for none."""
+def _understood(name: str, location: str, task: str | None, columns: dict[str, str]) -> tuple[Recipe, Preview, list[str]]:
+    """The recipe and preview of the task that the rows are for, and other tasks that few rows could be for as well; the errors of the likeliest task when they are for none."""
     from attune.core import catalog
 
     known = [entry.name for entry in catalog.entries("tasks")]
     if task is not None:
-        return _tried(name, location, task, columns)
+        return *_tried(name, location, task, columns), []
     found, errors = [], []
     for one in known:
         try:
@@ -133,10 +138,13 @@ def _understood(name: str, location: str, task: str | None, columns: dict[str, s
             errors.append((one, DataError(error.what, place=error.place, fix=error.fix)))
     ranked = sorted(found, key=lambda pair: -_fit(pair[1]))
     if ranked and (len(ranked) == 1 or _fit(ranked[0][1]) > _fit(ranked[1][1])):
-        return ranked[0]
+        best = _fit(ranked[0][1])
+        unsure = ranked[0][1].read <= FEW and not seen_as_labels(ranked[0][1])
+        return *ranked[0], [recipe.task.name for recipe, seen in ranked[1:] if unsure and _fit(seen) >= max(0, best - 1)]
     if ranked:
-        options = [recipe.task.name for recipe, seen in ranked if _fit(seen) == _fit(ranked[0][1])]
-        raise RecipeError(f"these rows could be for {' or '.join(options)}", place="--data", fix=f"say which: --task {options[0]}")
+        options = [(recipe.task.name, seen) for recipe, seen in ranked if _fit(seen) == _fit(ranked[0][1])]
+        said = " or ".join(f"{task} ({', '.join(f'{role} = {column!r}' for role, column in seen.columns.items()) or 'read by itself'})" for task, seen in options)
+        raise RecipeError(f"these rows could be for {said}", place="--data", fix=f"say which: --task {options[0][0]}")
     labelled = [error for one, error in errors if "label-out" in catalog.load("tasks", one).traits]  # type: ignore[attr-defined]
     wrong = (labelled or [error for _, error in errors])[0]
     wrong.fix = _as_options(wrong.fix or "")
@@ -171,9 +179,20 @@ def _tried(name: str, location: str, task: str, columns: dict[str, str]) -> tupl
 
 def _fit(seen: Preview) -> int:
     """How well rows fit a task: values that come again and again speak for labels, a column called like a role for its task."""
-    rows = max(1, seen.read - len(seen.unreadable))
-    labels = 4 if seen.labels and len(seen.labels) <= max(2, 0.34 * rows) else 0
+    if seen.labels and seen.labels.most_common(1)[0][1] == 1:
+        return -1  # no value stands twice: these are no classes
+    labels = 4 if seen_as_labels(seen) else 0
     return labels + sum(1 for role, column in seen.columns.items() if role.casefold() == column.strip().casefold())
+
+
+def seen_as_labels(seen: Preview) -> bool:
+    """True when the target's values look like labels: few different ones among many rows or, among few rows, short ones most of which stand more than once."""
+    rows = max(1, seen.read - len(seen.unreadable))
+    if not seen.labels:
+        return False
+    again = sum(number for number in seen.labels.values() if number > 1)
+    short = all(len(label) <= LABEL_LENGTH for label in seen.labels)
+    return len(seen.labels) <= max(2, 0.34 * rows) or (rows <= FEW and short and again >= 0.5 * seen.labels.total())
 
 
 # -------------------------------------------------------- the recipe's text

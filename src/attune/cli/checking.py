@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from attune.cli.screen import Screen
+from attune.cli.screen import Screen, at_settings
 from attune.cli.tables import add, facts, table
 from attune.core.errors import AttuneError, DataError, Problems, RecipeError
 
@@ -23,7 +24,7 @@ CELL = 70
 
 def look(screen: Screen, path: str) -> dict[str, Any]:
     """Check a recipe; every problem is reported at once, and the exit code is 2 when there is one."""
-    from attune.core.models import resolve_base
+    from attune.core.models import require_base, resolve_base
     from attune.stages import grade
     from attune.stages.curate.preview import preview
 
@@ -33,12 +34,16 @@ def look(screen: Screen, path: str) -> dict[str, Any]:
     if recipe is not None:
         keys = recipe.keys
         base = _try(problems, lambda: resolve_base(keys.base_model, keys.revision, recipe.folder))
+        if base is not None:
+            _try(problems, lambda: require_base(recipe.task, base))
         seen = _try(problems, lambda: preview(recipe))
         _try(problems, lambda: _defaults(recipe))
         if not problems:  # a plug that cannot be built is told once
             _try(problems, lambda: grade.check(recipe))
         if seen is not None:
             _try(problems, lambda: _learnable(recipe, seen))
+    for problem in problems:
+        at_settings(problem, screen.settings)
     result: dict[str, Any] = {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
     if recipe is not None:
         result |= {"specialist": recipe.name, "resolved": recipe.resolved(), "notices": recipe.notices}
@@ -110,7 +115,9 @@ def _show_recipe(screen: Screen, recipe: Recipe, base: Any) -> None:
 
 def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
     """Print and return what was seen in the rows."""
+    from attune.cli.summary import MANY_SET_ASIDE, set_aside
     from attune.core.text import excerpt
+    from attune.stages.curate.card import general
 
     roles = ", ".join(f"{role} = '{column}'" for role, column in seen.columns.items())
     count = f"{'more than ' if seen.more else ''}{seen.read:,} rows"
@@ -129,9 +136,13 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         if few:
             screen.note(f"few rows: {', '.join(few[:MOST_LABELS])}{' ...' if len(few) > MOST_LABELS else ''}; a label needs rows in training, validation and test", "yellow")
     if seen.unreadable:
+        many = len(seen.unreadable) > MANY_SET_ASIDE * seen.read
         screen.note(f"{len(seen.unreadable)} rows cannot be read and would be set aside, for example", "yellow")
         for place, problem, fix in seen.unreadable[:3]:
             screen.note(f"  {place}: {problem}" + (f" -> {fix}" if fix else ""), "yellow")
+        if many:
+            said = set_aside(len(seen.unreadable), seen.read, Counter(general(problem) for _, problem, _ in seen.unreadable)).replace("were set aside", "would be set aside")
+            screen.warn(f"{said}; a run writes each with its reason into receipts.parquet of its dataset")
     for hint in seen.hints:
         screen.note(f"hint: {hint}")
     return {

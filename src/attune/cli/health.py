@@ -35,9 +35,9 @@ class Finding:
     fix: str = ""
 
 
-def examine(screen: Screen, recipe: str | None, lock: Path | None) -> list[Finding]:
+def examine(screen: Screen, recipe: str | None, lock: Path | None, head: str | None = None) -> list[Finding]:
     """Look at everything; a look that itself fails is a fault, not the end."""
-    looks = (_python, _packages, lambda: _lock(lock), _companions, _torch, _offline, lambda: _room(screen), lambda: _base(screen, recipe), _plugs, lambda: _workspace(screen))
+    looks = (_python, _packages, lambda: _lock(lock), _companions, _torch, _offline, lambda: _room(screen), lambda: _base(screen, recipe), _plugs, lambda: _workspace(screen, head))
     found: list[Finding] = []
     for look in looks:
         try:
@@ -214,9 +214,17 @@ def _plugs() -> Iterator[Finding]:
     yield Finding("plugs", "ok", f"{len(entries) - len(broken)} of {len(entries)} load" + (f"; others from {', '.join(foreign)}" if foreign else ""))
 
 
-def _workspace(screen: Screen) -> Iterator[Finding]:
+def _workspace(screen: Screen, head: str | None) -> Iterator[Finding]:
+    from attune.core.events import Events
+    from attune.core.examination import examine as examine_workspace
+
     root: Any = screen.root
+    if root.exists() and not root.is_dir():
+        yield Finding("workspace", "fault", f"{root} is a file", "name a folder: --workspace FOLDER")
+        return
     if not root.is_dir():
+        if head is not None:
+            yield Finding("audit log", "fault", f"there is no workspace at {root} that could hold the noted head", "name it: --workspace FOLDER")
         yield Finding("workspace", "note", f"none yet at {root}", "`attune run` makes it; another one: --workspace FOLDER")
         return
     try:
@@ -226,7 +234,12 @@ def _workspace(screen: Screen) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("workspace", "fault", f"{root}: {error.strerror}", "mend the permissions, or use another one: --workspace FOLDER")
         return
-    ledger = screen.workspace(create=False).ledger
-    yield Finding("ledger", "ok", f"{ledger.engine.dialect.name} answers")
-    head = ledger.verify_audit()
-    yield Finding("audit log", "ok", f"{len(ledger.audit_log())} events, every link of the chain fits; head {head[:16]}…")
+    workspace = screen.workspace(create=False)
+    for look in examine_workspace(workspace, Events(None, (screen.hear,)), head):
+        screen.end_live()
+        if not look.faults and not look.notes:
+            yield Finding(look.name, "ok", look.said)
+        for state, found in (("fault", look.faults), ("note", look.notes)):
+            shown = found if len(found) <= NAMED else (*found[:NAMED], f"and {len(found) - NAMED} more")
+            for number, text in enumerate(shown, start=1):
+                yield Finding(look.name, state, text, look.fix if number == len(shown) else "")

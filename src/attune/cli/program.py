@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
 import os
 import pkgutil
 import signal
@@ -23,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from attune.cli import verbs
-from attune.cli.screen import Screen
+from attune.cli.screen import Screen, at_settings, json_text
 from attune.core.errors import AttuneError, MachineError, RecipeError, nearest
 
 SYNONYMS = {
@@ -105,9 +104,10 @@ def make_app() -> typer.Typer:
     def attune(
         context: typer.Context,
         version: bool = typer.Option(False, "--version", help="Print the version."),
+        as_json: bool = typer.Option(False, "--json", help="Print JSON."),
     ) -> None:
         if version:
-            typer.echo(_version())
+            typer.echo(json_text({"version": _version()}) if as_json else _version())
         elif context.invoked_subcommand is None:
             typer.echo(context.get_help())
 
@@ -124,13 +124,21 @@ def make_app() -> typer.Typer:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return the exit code; never lets a traceback out."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = _json_behind_the_verb(list(sys.argv[1:] if arguments is None else arguments))
     Screen.current = None
     with warnings.catch_warnings(), _terminable() as ended:
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
         code = _guarded(arguments)
         return TERMINATED if ended and code == INTERRUPTED else code
+
+
+def _json_behind_the_verb(arguments: list[str]) -> list[str]:
+    """`attune --json list` means `attune list --json`."""
+    place = next((number for number, one in enumerate(arguments) if not one.startswith("-")), None)
+    if place is None or "--json" not in arguments[:place]:
+        return arguments
+    return [*(one for one in arguments[:place] if one != "--json"), arguments[place], "--json", *(one for one in arguments[place + 1 :])]
 
 
 @contextmanager
@@ -159,6 +167,8 @@ def _guarded(arguments: list[str]) -> int:
         sys.stdout.flush()
         return _interrupted(as_json) if code == INTERRUPTED else code if isinstance(code, int) else 0
     except AttuneError as error:
+        if Screen.current is not None:
+            at_settings(error, Screen.current.settings)
         return _tell(error.as_json(), str(error), error.exit_code, as_json)
     except typer.Exit as error:
         return int(error.exit_code)
@@ -182,7 +192,7 @@ def _tell(document: dict[str, Any], text: str, code: int, as_json: bool) -> int:
     if Screen.current is not None:
         Screen.current.close()
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(json_text(document) + "\n")
         sys.stdout.flush()
     else:
         Screen.error(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from attune.cli.live import Live
+    from attune.core.errors import AttuneError
     from attune.core.recipe import Recipe
     from attune.core.workspace import Workspace
 
@@ -122,7 +124,11 @@ class Screen:
             if not create and not root.is_dir():
                 from attune.core.errors import RecipeError
 
-                raise RecipeError(f"there is no workspace '{root}'", place="--workspace", fix="go to the folder where you ran `attune run`, or name its workspace: --workspace FOLDER")
+                raise RecipeError(
+                    f"there is no workspace '{root}'" + (", it is a file" if root.is_file() else ""),
+                    place="--workspace",
+                    fix="go to the folder where you ran `attune run`, or name its workspace: --workspace FOLDER",
+                )
             self._workspace = Workspace(root, listeners=(self.hear,))
         return self._workspace
 
@@ -171,6 +177,17 @@ class Screen:
             self._workspace = None
 
 
+def at_settings(error: AttuneError, settings: tuple[str, ...]) -> AttuneError:
+    """The error with the place `--set KEY` where it is about a key that was set on the command line, every one of several."""
+    for one in getattr(error, "problems", [error]):
+        place = re.sub(r"\[(\d+)\]", r".\1", one.place or "")
+        for key in (text.partition("=")[0].strip() for text in settings):
+            if place and (place == key or place.startswith(f"{key}.") or key.startswith(f"{place}.")):
+                one.place = f"--set {key}" if len(key) > len(place) else f"--set {one.place}"
+                break
+    return error
+
+
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters (C0 but tab and line feed, DEL, C1) and marks that turn the reading direction: they command a terminal or hide what stands there."""
 
@@ -178,6 +195,16 @@ UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066
 def harmless(text: str) -> str:
     """The text with every control character and direction mark written out, such as \\x1b, so that data can only be read, never obeyed."""
     return UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", text)
+
+
+UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""What JSON lets stand in a text and a terminal obeys, or no encoding can write."""
+
+
+def json_text(document: Any, indent: int | None = 1) -> str:
+    """JSON that a terminal can show: letters as they are, what commands a terminal or turns the reading direction escaped. It parses to the same document."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False, default=str)
+    return UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def console(stream: Any) -> Console:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attune.cli.names import record_json
+from attune.cli.names import record_json, release_of
 from attune.cli.screen import Screen
-from attune.cli.summary import contestants, data_lines, verdict
+from attune.cli.summary import contestants, data_lines, short, verdict
 from attune.cli.tables import add, facts, table
 from attune.core import catalog
 from attune.core.errors import RecipeError, nearest
@@ -62,7 +62,7 @@ def _names(workspace: Workspace | None) -> list[str]:
     if workspace is None:
         return []
     records = [record for kind in RECORD_TYPES.values() for record in workspace.ledger.find(kind)]
-    runs = [path.name for path in (workspace.root / "runs").glob("*")]
+    runs = [path.name for path in (workspace.root / "runs").glob("[!.]*")]
     return list(dict.fromkeys([*(record.specialist for record in records), *runs, *(record.id for record in records)]))
 
 
@@ -70,6 +70,9 @@ def _of_workspace(screen: Screen, workspace: Workspace, what: str) -> Any:
     from attune.core.records import RECORD_TYPES
 
     names = _names(workspace)
+    name, version, _ = what.partition("@")
+    if version and name in names:
+        return _record(screen, workspace, release_of(screen, what))
     if what.partition("-")[0] in RECORD_TYPES and any(name.startswith(what) for name in names):
         return _record(screen, workspace, workspace.ledger.get(what))
     if (workspace.root / "runs" / what / "run.json").is_file() and what in names:
@@ -104,17 +107,44 @@ def _record(screen: Screen, workspace: Workspace, record: Record) -> dict[str, A
     if isinstance(record, Scorecard):
         main = next(iter(record.comparisons)).metric if record.comparisons else next(iter(record.results["tuned"]))
         screen.show("", verdict(record.specialist, record, None), "", contestants(main, record))
-    lineage = workspace.ledger.lineage(record.id)
-    made = table("record", "made", title="\nmade from")
-    for one in lineage[1:]:
-        add(made, one.id, one.created_at[:19].replace("T", " "))
+    lineage = [(one, _origin(workspace, one)) for one in workspace.ledger.lineage(record.id)]
+    made = table("record", "made", "where it comes from", title="\nmade from")
+    for one, origin in lineage[1:]:
+        add(made, one.id, one.created_at[:19].replace("T", " "), _said(origin))
     if lineage[1:]:
         screen.show(made)
     key = body.get("store_key") or body.get("rows_key")
     folder = str(workspace.store.path(key)) if key else None
-    if folder:
-        screen.show("", f"files  {folder}")
-    return {**body, "lineage": [record_json(one) for one in lineage[1:]], "folder": folder}
+    pairs = [*([("comes from", _said(lineage[0][1]))] if lineage[0][1] else []), *([("files", folder)] if folder else [])]
+    if pairs:
+        screen.show("", facts(pairs))
+    return {**body, **lineage[0][1], "lineage": [{**(record_json(one) or {}), **origin} for one, origin in lineage[1:]], "folder": folder}
+
+
+def _origin(workspace: Workspace, record: Record) -> dict[str, Any]:
+    """Where a record comes from, beyond its parents: a checkpoint's run folder, a dataset's source files with how many rows each gave."""
+    from attune.core.records import Checkpoint, DatasetVersion
+
+    if isinstance(record, Checkpoint):
+        folder = workspace.root / "runs" / record.run
+        return {"run_folder": str(folder), "run_folder_there": folder.is_dir()}
+    if isinstance(record, DatasetVersion):
+        card = workspace.store.root / record.store_key / "curation.json"
+        try:
+            found: dict[str, dict[str, int]] = json.loads(card.read_text(encoding="utf-8")).get("files", {})
+        except (OSError, ValueError):
+            return {"source_files": None}
+        return {"source_files": {name: counts["used"] + counts["quarantined"] for name, counts in found.items()}}
+    return {}
+
+
+def _said(origin: dict[str, Any]) -> str:
+    if "run_folder" in origin:
+        return f"run folder {short(Path(origin['run_folder']))}" + ("" if origin["run_folder_there"] else " (gone)")
+    if "source_files" in origin:
+        files = origin["source_files"]
+        return "its files cannot be read: `attune doctor` says more" if files is None else ", ".join(f"{name} ({rows:,} rows)" for name, rows in files.items())
+    return ""
 
 
 def _run(screen: Screen, workspace: Workspace, name: str) -> dict[str, Any]:

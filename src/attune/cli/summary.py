@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +21,21 @@ if TYPE_CHECKING:
     from attune.core.workspace import Workspace
     from attune.lifecycle import Cycle
 
+MANY_SET_ASIDE = 0.05
+"""A larger share of quarantined rows is told with its reasons."""
+MAIN_REASONS = 3
 COLOURS = {"SHIP": "bold white on green", "NO-SHIP": "bold white on red", "INCONCLUSIVE": "bold black on yellow"}
 MEANING = {
     "SHIP": "every gate passed",
     "NO-SHIP": "a gate failed: this model should not replace what there is",
-    "INCONCLUSIVE": "the test rows cannot tell; more of them would",
+    "INCONCLUSIVE": "the test rows are too few or too close to tell; more of them would",
 }
 
 
 def document(workspace: Workspace, recipe: Recipe, cycle: Cycle) -> dict[str, Any]:
     """What a run made, for machines."""
     scorecard = cycle.scorecard
+    many = many_set_aside(cycle.dataset, workspace.store.path(cycle.dataset.store_key)) if cycle.dataset else None
     return {
         "specialist": recipe.name,
         "run": cycle.run,
@@ -42,12 +48,15 @@ def document(workspace: Workspace, recipe: Recipe, cycle: Cycle) -> dict[str, An
         "verdict": scorecard.verdict if scorecard else None,
         "reasons": list(scorecard.reasons) if scorecard else [],
         "report": str(workspace.store.path(scorecard.store_key) / "report.html") if scorecard else None,
+        "warnings": [many] if many else [],
         "notices": recipe.notices,
     }
 
 
 def print_summary(screen: Screen, recipe: Recipe, cycle: Cycle, result: dict[str, Any], option: str) -> None:
     """Print it."""
+    from rich.text import Text
+
     if screen.as_json:
         return
     screen.show("")
@@ -57,9 +66,12 @@ def print_summary(screen: Screen, recipe: Recipe, cycle: Cycle, result: dict[str
     pairs: list[tuple[str, Any]] = []
     if cycle.dataset is not None:
         pairs += data_lines(cycle.dataset)
+        if result["warnings"]:
+            pairs += [("warning", Text(one, "yellow")) for one in result["warnings"]]
     if cycle.checkpoint is not None:
         tuned = cycle.checkpoint
-        pairs.append(("training", f"{tuned.method} · {tuned.steps} steps, best at {tuned.best_step} · validation " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in tuned.validation.items())))
+        best = f"best at {tuned.best_step}" if tuned.best_step else "none of which was better on the validation rows than the start: tuning did not help, the model is kept as it began"
+        pairs.append(("training", f"{tuned.method} · {tuned.steps} steps, {best} · validation " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in tuned.validation.items())))
     if result["report"]:
         pairs.append(("report", short(Path(result["report"]))))
     elif cycle.dataset is not None:
@@ -74,10 +86,10 @@ def verdict(name: str, scorecard: Scorecard, version: int | None) -> Text:
 
     title = f"{name} v{version}" if version else name
     text = Text.assemble((f" {scorecard.verdict} ", COLOURS[scorecard.verdict]), ("  " + title, "bold"), f": {MEANING[scorecard.verdict]}")
-    for reason in scorecard.reasons:
-        text.append(f"\n  • {reason}")
+    for number, reason in enumerate(scorecard.reasons):
+        text.append(f"\n  • {reason}", "" if number < len(scorecard.gates) else "yellow")
     if scorecard.test_uses > 1:
-        text.append(f"\n  • these {scorecard.test_rows} test rows have been opened {scorecard.test_uses} times; each look makes a lucky result likelier", "yellow")
+        text.append(f"\n  • some of these {scorecard.test_rows} test rows have been opened {scorecard.test_uses} times; each look makes a lucky result likelier", "yellow")
     return text
 
 
@@ -109,11 +121,32 @@ def contestants(main_metric: str, scorecard: Scorecard) -> Table:
         one = against.get(name)
         ahead: Any = ""
         if one is not None:
-            better = one.low > 0 if main.higher_is_better else one.high < 0
-            worse = one.high < 0 if main.higher_is_better else one.low > 0
-            ahead = Text(f"{signed(one.difference, main)} ({signed(one.low, main)} to {signed(one.high, main)}), {p_value(one.p_value)}", "green" if better else "red" if worse else "")
+            ahead = Text(f"{signed(one.difference, main)} ({signed(one.low, main)} to {signed(one.high, main)}), {p_value(one.p_value)}", "green" if one.low > 0 else "red" if one.high < 0 else "")
         add(made, Text(plain(name), "bold cyan" if name == "tuned" else ""), *cells, ahead, style="bold" if name == "tuned" else "")
     return made
+
+
+def many_set_aside(dataset: DatasetVersion, folder: Path) -> str | None:
+    """A sentence when more than `MANY_SET_ASIDE` of the rows were quarantined: the main reasons with their counts, and where each row's receipt is."""
+    aside, read = dataset.counts["quarantined"], dataset.counts["read"]
+    if aside <= MANY_SET_ASIDE * read:
+        return None
+    reasons: Counter[str] = Counter()
+    if (folder / "curation.json").is_file():
+        for section in json.loads((folder / "curation.json").read_text(encoding="utf-8")).get("findings", []):
+            for one in section["reasons"]:
+                reasons[one["reason"]] += one["rows"] if one["action"] == "quarantine" else 0
+    said = set_aside(aside, read, reasons)
+    return f"{said}; each with its reason in {short(folder / 'receipts.parquet')}, whole in quarantine.parquet beside it, a summary in card.md"
+
+
+def set_aside(aside: int, read: int, reasons: Counter[str]) -> str:
+    """How many rows were set aside and mainly why: '69 of 1,265 rows (5.5%) were set aside: no text 40, empty 20 and others 9'."""
+    main = [(reason, number) for reason, number in reasons.most_common(MAIN_REASONS) if number]
+    rest = aside - sum(number for _, number in main)
+    named = ", ".join(f"{reason} {number:,}" for reason, number in main)
+    others = f"{' and ' if named else ''}other reasons {rest:,}" if rest > 0 else ""
+    return f"{aside:,} of {read:,} rows ({aside / read:.1%}) were set aside: {named}{others}"
 
 
 def data_lines(dataset: DatasetVersion) -> list[tuple[str, str]]:

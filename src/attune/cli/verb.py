@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from attune.cli.screen import Screen
+from attune.cli.screen import Screen, json_text
 
 CYCLE = "The cycle, in order"
 LIVE = "A release in use"
@@ -56,7 +55,7 @@ def verb(*, order: int, panel: str, examples: tuple[tuple[str, str], ...], setti
             document = work(screen, **given)
             screen.close()
             if screen.as_json and document is not None:
-                sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n")
+                sys.stdout.write(json_text(document) + "\n")
             return screen.exit_code
 
         command.__signature__ = inspect.Signature([one.replace(kind=kind) for one in own] + extra)  # type: ignore[attr-defined]

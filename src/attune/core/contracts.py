@@ -181,6 +181,8 @@ class Task(Plug):
     """What model hubs call the task; default: its name with hyphens."""
     roles: ClassVar[tuple[Role, ...]] = ()
     defaults: ClassVar[Defaults]
+    bases: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
+    """Kinds of bases (`core.models.base_kind`) that it can be built on."""
 
     def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
         """Role values of one raw record. `columns` maps role -> column. Raises DataError naming column, reason and fix.
@@ -366,6 +368,8 @@ class Metric(Plug):
     higher_is_better: ClassVar[bool] = True
     percent: ClassVar[bool] = True
     """Show as per cent."""
+    bounds: ClassVar[tuple[float, float] | None] = None
+    """Smallest and largest value; None: 0 to 1 where it is shown as per cent, else anything."""
 
     @abstractmethod
     def contributions(self, truth: Sequence[Any], predictions: Sequence[Prediction], signature: Signature) -> np.ndarray:

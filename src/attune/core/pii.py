@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
@@ -29,9 +30,10 @@ def find(text: str, kinds: Collection[str] = KINDS) -> list[Span]:
     for kind in KINDS if _STRUCTURED.search(text) else ("NAME",):
         if kind in kinds:
             for start, end in _FINDERS[kind](text):
-                if all(end <= other.start or start >= other.end for other in taken):
-                    taken.append(Span(kind, start, end, text[start:end]))
-    return sorted(taken, key=lambda span: span.start)
+                place = bisect_left(taken, start, key=lambda span: span.start)  # the neighbours alone can overlap: a text of megabytes has very many findings
+                if (place == 0 or taken[place - 1].end <= start) and (place == len(taken) or end <= taken[place].start):
+                    taken.insert(place, Span(kind, start, end, text[start:end]))
+    return taken
 
 
 def mask(text: str, kinds: Collection[str] = KINDS) -> str:
@@ -61,7 +63,7 @@ def passes_mod97(iban: str) -> bool:
     return int("".join(str(int(c, 36)) for c in moved)) % 97 == 1
 
 
-_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%'-]*[\w+%-](?:@|\s?[\[(]\s?at\s?[\])]\s?)(?:[^\W_](?:[\w-]*[^\W_])?(?:\.|\s?[\[(]\s?dot\s?[\])]\s?))+[^\W\d_]{2,24}(?![\w@-])", re.I)
+_EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]*[\w+%-](?:@|\s?[\[(]\s?at\s?[\])]\s?)(?:[^\W_](?:[\w-]*[^\W_])?(?:\.|\s?[\[(]\s?dot\s?[\])]\s?))+[^\W\d_]{2,24}(?![\w@-])", re.I)
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s/:@\"'<>]+:[^\s/@\"'<>]+@[^\s\"'<>]+", re.I)
 _CARD = re.compile(r"(?<![\w-])(?<!\d[ .])\d(?:[ -]?\d){11,18}(?![\w-]|[ .]\d)")
 _CARD_BRANDS = re.compile(
@@ -135,14 +137,14 @@ _CLOSING = (
     r"(?:(?:best|kind|warm|kindest|warmest|many|with)\s)?(?:regards|wishes|greetings)|sincerely(?: yours)?|yours (?:truly|faithfully|sincerely)|cordially|mfg|viele grüße|mit freundlichen grüßen"
 )
 _THANKS = r"(?<!no )(?:many )?thanks(?: a lot| so much| very much| again| in advance)?|thank you(?: very much| so much| again| in advance)?|ta(?: very much)?|cheers|best"
-_TEXT_END = r"\s*[.!]?\s*(?=$|\n|\||[\[(<+\d])"
+_TEXT_END = r"\s{0,20}[.!]?\s{0,20}(?=$|\n|\||[\[(<+\d])"
 _NAMES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = (
     (("name", "holder", "hei", "appelle", "llamo", "nombre"), re.compile(rf"\b(?i:{_SAID})\s+({_ONE_NAME})")),
     (("mr", "ms", "mx", "dr", "prof", "herr", "frau", "miss"), re.compile(rf"\b(?:(?i:mr|mrs|ms|mx|dr|prof)|Herrn?|Frau|Mister|Miss)\b\.?\s+({_ONE_NAME})")),
     ((), re.compile(rf"\b(?i:{_BEFORE_TWO}|{_RELATION},?)\s+({_TWO_NAMES})")),
     ((" here", " speaking", " again"), re.compile(rf"(?:^|[.!?]\s+)({_TWO_NAMES}) (?i:here\b|speaking\b|again\b)")),
-    (("regards", "wishes", "greetings", "sincerely", "yours", "cordially", "mfg", "grüße"), re.compile(rf"\b(?i:{_CLOSING})\s*[,.!–—-]*\s*({_ONE_NAME}){_TEXT_END}")),
-    (("thank", "ta,", "ta ", "cheers", "best", "much"), re.compile(rf"\b(?i:{_THANKS})\s*(?:[,–—-]|[.!,]?\s*\n)\s*({_ONE_NAME}){_TEXT_END}")),
+    (("regards", "wishes", "greetings", "sincerely", "yours", "cordially", "mfg", "grüße"), re.compile(rf"\b(?i:{_CLOSING})\s*+[,.!–—-]*+\s*+({_ONE_NAME}){_TEXT_END}")),
+    (("thank", "ta,", "ta ", "cheers", "best", "much"), re.compile(rf"\b(?i:{_THANKS})\s{{0,20}}(?:[,–—-]|[.!,]?\s{{0,20}}\n)\s{{0,20}}({_ONE_NAME}){_TEXT_END}")),
     (("–", "—"), re.compile(rf"[–—]\s?({_ONE_NAME})\s*[.!]?\s*$")),
 )
 """Patterns whose first group is a name, each behind words of which one must be there for it to match (none: always tried)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -367,6 +368,8 @@ def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
         one, place = gate.__dict__, f"gates.{number}"
         if one["metric"] not in metrics:
             yield RecipeError(f"there is no metric '{one['metric']}'", place=f"{place}.metric", fix=did_you_mean(one["metric"], metrics))
+        else:
+            yield from _impossible_limits(one, place)
         if one["at_least"] is None and one["at_most"] is None and one["better_than"] is None:
             yield RecipeError("this gate tests nothing", place=place, fix="add at_least, at_most or better_than")
         if one["better_than"] is not None and one["better_than"] not in (*rivals, "best_rival", "current"):
@@ -387,6 +390,25 @@ def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
             f"micro_batch_size {train['micro_batch_size']} is larger than batch_size {train['batch_size']}",
             place="train.micro_batch_size",
             fix="batch_size is the rows of a whole step; raise it or lower micro_batch_size",
+        )
+
+
+def _impossible_limits(gate: Mapping[str, Any], place: str) -> Iterator[AttuneError]:
+    """Limits that no value of the metric can reach: mostly per cent, written as 95 where 0.95 is meant."""
+    metric: Any = catalog.load("metrics", gate["metric"])
+    least, most = metric.bounds or ((0.0, 1.0) if metric.percent else (-math.inf, math.inf))
+    ranges = {"at_least": (least, most), "at_most": (least, most)} | ({"by": (least - most, most - least)} if gate["better_than"] is not None else {})
+    for name, (low, high) in ranges.items():
+        value = gate[name]
+        if value is None or low <= value <= high:
+            continue
+        share = value / 100 if low <= value / 100 <= high else -value / 100
+        percent = metric.percent and 2 < abs(value) <= 100 and low <= share <= high
+        span = f"{low:g} to {high:g}" if math.isfinite(high - low) else f"{low:g} or more" if math.isfinite(low) else "numbers"
+        what = f"a difference of {value:g} in" if name == "by" else f"{value:g} for"
+        fix = f"did you mean {name}: {share:g}? per cent are written as shares of 1" if percent else f"write a number in that range: {span}"
+        yield RecipeError(
+            f"there can be no {what} {gate['metric']}: it goes from {span}" if " to " in span else f"there can be no {what} {gate['metric']}: it takes {span}", place=f"{place}.{name}", fix=fix
         )
 
 

@@ -132,7 +132,7 @@ class Scorecard(Record):
     dataset_id: str
     test_rows: int
     test_uses: int
-    """How many times these test rows had been opened, this time included."""
+    """The largest number of times that any of these test rows had been opened for this specialist, this time included."""
     confidence: float
     resamples: int
     results: dict[str, dict[str, Estimate]]

@@ -51,6 +51,14 @@ def read_rows(path: Path, task: Task) -> list[Row]:
     return rows
 
 
+def ids_of(path: Path) -> list[str]:
+    """The row ids of a file that `write_rows` wrote. Nothing else is read: what sealed rows say stays sealed."""
+    import pyarrow.parquet as pq
+
+    found: list[str] = pq.read_table(path, columns=["row_id"])["row_id"].to_pylist()
+    return found
+
+
 def dataset_rows(workspace: Workspace, dataset: DatasetVersion, task: Task, split: str) -> list[Row]:
     """Rows of the train or validation split."""
     if split not in ("train", "validation"):
@@ -59,6 +67,11 @@ def dataset_rows(workspace: Workspace, dataset: DatasetVersion, task: Task, spli
 
 
 def open_test_rows(workspace: Workspace, dataset: DatasetVersion, task: Task, purpose: str) -> tuple[list[Row], int]:
-    """The sealed test rows and how many times they have been opened, this time included (counted in the ledger first)."""
-    uses = workspace.ledger.use_test_rows(dataset.id, purpose)
-    return read_rows(workspace.store.path(dataset.store_key) / "test.parquet", task), uses
+    """The sealed test rows, and the largest number of times that any of them has been opened for this specialist, this time included.
+
+    The opening is counted for every row, and in the ledger before a row's content is read. A row's id comes from its content, so another
+    seed, another split or a retune does not make a row fresh that was looked at before.
+    """
+    path = workspace.store.path(dataset.store_key) / "test.parquet"
+    uses = workspace.ledger.use_test_rows(dataset.specialist, dataset.id, ids_of(path), purpose)
+    return read_rows(path, task), uses

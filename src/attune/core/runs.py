@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +14,57 @@ from attune.core.commit import write_json, write_text
 from attune.core.errors import RecipeError
 from attune.core.events import Events
 from attune.core.recipe import Recipe
-from attune.core.records import Checkpoint, DatasetVersion, Release, RetuneRequest, now
+from attune.core.records import Checkpoint, DatasetVersion, Release, RetuneRequest, digest, now
+from attune.core.rows import ids_of
 from attune.core.workspace import Workspace
 from attune.core.yaml_reader import dump_yaml
 
 FACTS = "run.json"
 
 
+@contextmanager
+def locked_run(workspace: Workspace, name: str, events: Events) -> Iterator[None]:
+    """Hold a run for this process alone; says so when another one has it, and waits until that one is done or dead.
+
+    Whoever waited must look again at what is done by now. The lock lies beside the run's folder, so that it survives the folder's renaming.
+    """
+    path = workspace.run_folder(name).with_name(f".{name}.lock")
+    with path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            events.warn(f"waits for {stream.read().strip() or 'another process'}, which makes the same run '{name}'", run=name)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} (since {now()[:19].replace('T', ' ')} UTC)")
+            stream.flush()
+            yield
+        finally:
+            stream.truncate(0)
+
+
+@contextmanager
+def run_alone(workspace: Workspace, name: str, recipe: Recipe, dataset: DatasetVersion, events: Events, *, fresh: bool = False) -> Iterator[Path]:
+    """`open_run` inside `locked_run`."""
+    with locked_run(workspace, name, events):
+        yield open_run(workspace, name, recipe, dataset, events, fresh=fresh)
+
+
 def open_run(workspace: Workspace, name: str, recipe: Recipe, dataset: DatasetVersion, events: Events, *, fresh: bool = False) -> Path:
-    """Make or find a run's folder and send its events there; with `fresh` one that is there is set aside, so that nothing is resumed."""
+    """Make or find a run's folder and send its events there; with `fresh` one that is there is set aside, so that nothing is resumed.
+
+    Call it inside `locked_run`. Recipes that tune alike share a run, also where they grade otherwise: `recipes/` keeps each of them under
+    the first digits of its digest, and the two files beside it are those of the newest.
+    """
     folder = workspace.run_folder(name)
     if fresh and any(folder.iterdir()):
         folder.rename(folder.with_name(f"{name}.until-{now().replace(':', '')}"))
         folder = workspace.run_folder(name)
-    write_text(folder / "recipe.given.yaml", dump_yaml(recipe.given))
-    write_text(folder / "recipe.resolved.yaml", recipe.yaml())
+    for text, name_of in ((dump_yaml(recipe.given), "given"), (recipe.yaml(), "resolved")):
+        write_text(folder / "recipes" / f"{recipe.digest[:12]}.{name_of}.yaml", text)
+        write_text(folder / f"recipe.{name_of}.yaml", text)
     facts = {"run": name, "specialist": recipe.name, "dataset": dataset.id, "recipe_folder": str(recipe.folder), "recipe_digest": recipe.digest}
     write_json(folder / FACTS, facts)
     events.write_to(folder / "events.jsonl")
@@ -55,6 +95,21 @@ def to_beat(workspace: Workspace, checkpoint: Checkpoint) -> Release | None:
         found = release
     tuned = workspace.ledger.get(found.checkpoint_id) if found is not None else None
     return found if isinstance(tuned, Checkpoint) and tuned.task == checkpoint.task else None
+
+
+def with_sealed(workspace: Workspace, specialist: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Curation's inputs; where a dataset made of them before would teach rows that a verdict has looked at since, with the digest of those
+    rows, so that it is not used again: rows once opened do not train."""
+    opened = workspace.ledger.opened_rows(specialist).keys()
+    told: set[str] = set()
+    while (known := workspace.known("curate", inputs, DatasetVersion)) is not None:
+        folder = workspace.store.path(known.store_key)
+        learned = {name for split in ("train", "validation") for name in ids_of(folder / f"{split}.parquet")}
+        if not (learned & opened) - told:  # nothing, or what the recipe itself gives to learn from
+            break
+        told |= learned & opened
+        inputs = {**inputs, "sealed": digest(sorted(told))}
+    return inputs
 
 
 def added_rows(recipe: Recipe, workspace: Workspace, request: RetuneRequest) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from attune.core.text import normalise
+from attune.core.text import AT_MOST, normalise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +21,6 @@ BANDS, ROWS_IN_BAND = 25, 5
 """A pair of Jaccard similarity s becomes a candidate with probability 1 - (1 - s^5)^25: above 0.9999 at 0.8 (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4)."""
 SEED = 42
 CHARACTERS = 4
-AT_MOST = 50_000
-"""Characters of a text that are compared."""
 CHUNK = 2000
 LARGE_BUCKET = 50
 """In a larger bucket a text is compared with the first of each group only, so that a template of thousands does not cost a square."""

@@ -14,6 +14,7 @@ from attune.core.commit import verify
 from attune.core.contracts import Method, Prediction, Row, Signature, Task
 from attune.core.errors import IntegrityError
 from attune.core.models import Base, require_same_base, resolve_base
+from attune.core.text import portion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,10 +66,26 @@ class Specialist:
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts with the model's special tokens, cut at `max_length`."""
-        if not texts:
-            return []
-        found: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, add_special_tokens=True)["input_ids"]
-        return found
+        return [ids for ids, _ in self.encode(texts)]
+
+    def encode(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
+        """`token_ids`, and whether a text was longer than they hold. No tokenizer sees more of a text than could matter: a cell of megabytes stalls it."""
+        found: list[list[int]] = []
+        seen = [portion(text, self.max_length) for text in texts]
+        if seen:
+            found = self.tokenizer(seen, truncation=False, add_special_tokens=True, verbose=False)["input_ids"]
+        again = [i for i, ids in enumerate(found) if len(ids) <= self.max_length and len(seen[i]) < len(texts[i])]
+        if again:
+            for i in again:
+                seen[i] = portion(texts[i], self.max_length, wider=True)
+            for i, ids in zip(again, self.tokenizer([seen[i] for i in again], truncation=False, add_special_tokens=True, verbose=False)["input_ids"], strict=True):
+                found[i] = ids
+        cut = [len(ids) > self.max_length or len(seen[i]) < len(texts[i]) for i, ids in enumerate(found)]
+        long = [i for i, ids in enumerate(found) if len(ids) > self.max_length]
+        if long:
+            for i, ids in zip(long, self.tokenizer([seen[i] for i in long], truncation=True, max_length=self.max_length, add_special_tokens=True)["input_ids"], strict=True):
+                found[i] = ids
+        return list(zip(found, cut, strict=True))
 
 
 class _answering:

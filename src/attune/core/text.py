@@ -8,6 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _SPACES = re.compile(r"\s+")
+AT_MOST = 50_000
+"""Characters of a text that are compared with other texts or counted; a cell of megabytes would cost minutes and say nothing more."""
+TOKEN_CHARACTERS = 20
+"""Characters that hold at least one token in any language; a word is rarely more than a few tokens, a token rarely more than a word."""
+WIDER = 10
+"""How much more is read where so many characters held too few tokens: rows of dashes, base64, unknown words of a hundred letters."""
+_EDGE = 200
 _EDGES = " \t\r\n.,;!?…\"'“”‘’"
 _UNTOUCHED = ("role", "from", "name", "type", "id")
 """Keys of a chat message that say who speaks, not what is said."""
@@ -21,6 +28,27 @@ def normalise(text: str) -> str:
     folded = text.casefold() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
     spaced = " ".join(folded.split())
     return spaced.strip(_EDGES) or spaced
+
+
+def portion(text: str, tokens: int, *, end: bool = False, wider: bool = False) -> str:
+    """The part of a text that a tokenizer needs to see for its first `tokens` tokens (or its last, with `end`): `TOKEN_CHARACTERS` characters each.
+
+    The cut falls on white space where there is some near it, so that no word is halved, and never between a letter and its accent. The caller
+    asks again with `wider` when the part held too few tokens, and says that the text was cut.
+    """
+    size = tokens * TOKEN_CHARACTERS * (WIDER if wider else 1)
+    if len(text) <= size:
+        return text
+    if end:
+        begin = len(text) - size
+        begin = next((place for place in range(begin, min(begin + _EDGE, len(text))) if text[place - 1].isspace()), begin)
+        while begin < len(text) - 1 and unicodedata.combining(text[begin]):
+            begin += 1
+        return text[begin:]
+    edge = next((place for place in range(size, max(size - _EDGE, 0), -1) if text[place].isspace()), size)
+    while edge > 1 and unicodedata.combining(text[edge]):
+        edge -= 1
+    return text[:edge]
 
 
 def excerpt(value: Any, length: int = 120) -> str:

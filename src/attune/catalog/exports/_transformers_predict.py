@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 HERE = Path(__file__).resolve().parent
+CHARACTERS = 200
+"""Of a text this many characters per token are read at most, so that a text of megabytes does not stall the tokenizer."""
 
 
 class Model:
@@ -39,6 +41,7 @@ class Model:
 
     def pooled(self, text: str) -> Any:
         """The pooled vector of a text, float32 [hidden]."""
+        text = text[: self.facts["max_length"] * CHARACTERS]
         batch = self.tokenizer(text, truncation=True, max_length=self.facts["max_length"], return_tensors="pt")
         hidden = self.body(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state[0]
         return {"cls": hidden[0], "last": hidden[-1], "mean": hidden.mean(0)}[self.facts["pooling"]]
@@ -67,6 +70,9 @@ class Model:
         """The greedy answer to a text, or to a list of messages with role and content."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [{"role": m["role"], "content": m["content"]} for m in prompt]
         text = self.tokenizer.apply_chat_template(messages, chat_template=self.facts["chat_template"], tokenize=False, add_generation_prompt=True)
+        if len(text) > self.facts["max_length"] * CHARACTERS:
+            begin = self.tokenizer.bos_token or ""
+            text = (begin if text.startswith(begin) else "") + text[-self.facts["max_length"] * CHARACTERS :]
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         longest, room = self.facts["task"]["max_new_tokens"], getattr(self.body.config, "max_position_embeddings", None) or 1 << 30
         limit = min(self.facts["max_length"], room - longest)

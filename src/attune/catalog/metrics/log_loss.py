@@ -22,6 +22,7 @@ class LogLoss(Metric):
     requires: ClassVar[frozenset[str]] = frozenset({"label-out"})
     higher_is_better: ClassVar[bool] = False
     percent: ClassVar[bool] = False
+    bounds: ClassVar[tuple[float, float] | None] = (0.0, math.inf)
 
     def contributions(self, truth: Sequence[Any], predictions: Sequence[Prediction], signature: Signature) -> np.ndarray:
         """The row's cross-entropy."""

@@ -37,13 +37,10 @@ class Contrastive(Objective):
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Token ids of anchor, positive and (where given) negative, each cut at `max_length`."""
         found: list[Example] = []
-        columns: dict[str, list[list[int]]] = {}
-        for name in ("anchor", "positive", "negative"):
-            columns[name] = specialist.tokenizer([row.get(name) or "" for row in rows], add_special_tokens=True, truncation=False, verbose=False)["input_ids"] if rows else []
-        kept = {name: specialist.token_ids([row.get(name) or "" for row in rows]) for name in columns}
+        columns = {name: specialist.encode([row.get(name) or "" for row in rows]) for name in ("anchor", "positive", "negative")}
         for number, row in enumerate(rows):
-            ids = {name: kept[name][number] for name in columns if row.get(name)}
-            cut = any(len(columns[name][number]) > max_length for name in ids)
+            ids = {name: column[number][0] for name, column in columns.items() if row.get(name)}
+            cut = any(columns[name][number][1] for name in ids)
             found.append(
                 {"row_id": row["row_id"], "size": max(len(one) for one in ids.values()), "ids": ids, "anchor": row["anchor"], "positive": row["positive"], "negative": row.get("negative"), "cut": cut}
             )

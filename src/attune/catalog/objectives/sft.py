@@ -36,26 +36,26 @@ class Sft(Objective):
         where that answer alone is too long, the row is refused: it would teach an answer without an end."""
         stops, first = stop_ids(specialist), specialist.tokenizer.bos_token_id
         found: list[Example] = []
-        too_long: list[tuple[str, int]] = []
+        too_long: list[tuple[str, int, bool]] = []
         for row in rows:
             try:
                 one = taught(specialist, [*messages_of(row["prompt"], "prompt"), {"role": "assistant", "content": row["completion"]}], stops)
             except DataError as error:
                 raise DataError(error.what, place=_place(row), fix=error.fix) from error
             if one.answer_size >= max_length:
-                too_long.append((_place(row), one.answer_size + 1))
+                too_long.append((_place(row), one.answer_size + 1, one.cut))
                 continue
             targets = [token if learned or self.keys.train_on_prompt else IGNORED for token, learned in zip(one.ids, one.learned, strict=True)]
             ids = keep_end(one.ids, max_length, first)
             targets = targets[len(targets) - len(ids) :]
             targets[0] = IGNORED
-            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": targets, "cut": len(one.ids) > max_length})
+            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": targets, "cut": one.cut or len(one.ids) > max_length})
         if too_long:
-            need = max(size for _, size in too_long)
+            need = max(size for _, size, _ in too_long)
             raise DataError(
                 f"{len(too_long)} of {len(rows)} rows have an answer that does not fit into train.max_length = {max_length} tokens, so its end could not be learned",
-                place=", ".join(place for place, _ in too_long[:5]) + (" ..." if len(too_long) > 5 else ""),
-                fix=f"set train.max_length to {need} or more, or shorten or remove these rows",
+                place=", ".join(place for place, _, _ in too_long[:5]) + (" ..." if len(too_long) > 5 else ""),
+                fix=f"set train.max_length to {'far more than ' if any(cut for _, _, cut in too_long) else ''}{need}{'' if any(cut for _, _, cut in too_long) else ' or more'}, or shorten or remove these rows",
             )
         return found
 

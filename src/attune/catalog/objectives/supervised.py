@@ -35,12 +35,11 @@ class Supervised(Objective):
         """Token ids cut at `max_length` (`cut` tells), and the target: a class index or a 0/1 vector."""
         labels = {label: i for i, label in enumerate(specialist.signature["labels"])}
         texts = [specialist.task.text(row) for row in rows]
-        whole = specialist.tokenizer(texts, add_special_tokens=True, truncation=False, verbose=False)["input_ids"] if texts else []
         found: list[Example] = []
-        for row, text, ids, full in zip(rows, texts, specialist.token_ids(texts), whole, strict=True):
+        for row, text, (ids, cut) in zip(rows, texts, specialist.encode(texts), strict=True):
             truth = row["label"]
             target = [1.0 if label in truth else 0.0 for label in labels] if specialist.signature["multi_label"] else labels[truth]
-            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "text": text, "target": target, "cut": len(full) > max_length})
+            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "text": text, "target": target, "cut": cut})
         return found
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:

@@ -15,6 +15,7 @@ from attune.core.contracts import Probe, ProbeResult, Row
 from attune.core.errors import PlugError
 from attune.core.keys import Keys, key
 from attune.core.specialist import Specialist
+from attune.core.text import portion
 
 SAME_DIRECTION = 0.95
 """Two vectors with at least this cosine count as the same answer."""
@@ -40,7 +41,7 @@ class Robustness(Probe):
         if not roles:
             raise PlugError(f"task '{specialist.task.name}' has no text column to change", place="grade.probes", fix="leave out robustness")
         chosen = sorted(randomness.generator(seed, "probe.robustness.rows").permutation(len(rows))[: self.keys.rows])
-        asked = [rows[i] for i in chosen]
+        asked = [_altered(rows[i], roles[0].name, lambda text: _read(text, specialist, roles[0].type)) for i in chosen]
         before = specialist.predict(asked)
         kept = dict.fromkeys(PERTURBATIONS, 0)
         flips: list[dict[str, Any]] = []
@@ -58,6 +59,11 @@ class Robustness(Probe):
         picked = randomness.generator(seed, "probe.robustness.examples").permutation(len(flips))[: self.keys.examples]
         meaning = f"share of answers that stay the same when the text is typed differently ({shares})"
         return ProbeResult(self.name, sum(kept.values()) / tried if tried else float("nan"), meaning, len(asked), tuple(flips[i] for i in sorted(picked)))
+
+
+def _read(text: str, specialist: Specialist, role_type: str) -> str:
+    """As much of a text as the model reads: of messages the end, else the beginning; a change behind that would test nothing."""
+    return portion(text, specialist.max_length, end=role_type == "messages")
 
 
 def typo(text: str, random: np.random.Generator) -> str:

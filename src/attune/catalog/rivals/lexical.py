@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from attune.core.contracts import Prediction, Rival, RivalContext, Row
+from attune.core.text import AT_MOST
 
 RANKED = 10
 """How many of the best candidates an answer keeps."""
@@ -23,7 +24,7 @@ class Lexical(Rival):
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self.task = context.task
-        texts = [text for row in context.train for text in (context.task.text(row), str(context.task.truth(row)))]
+        texts = [text for row in context.train for text in (context.task.text(row)[:AT_MOST], str(context.task.truth(row))[:AT_MOST])]
         self.words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit(texts)
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
@@ -31,7 +32,7 @@ class Lexical(Rival):
         if not rows:
             return []
         candidates = sorted({str(self.task.truth(row)) for row in rows})
-        known = self.words.transform(candidates)
-        cosines = np.asarray((self.words.transform([self.task.text(row) for row in rows]) @ known.T).todense())
+        known = self.words.transform([one[:AT_MOST] for one in candidates])
+        cosines = np.asarray((self.words.transform([self.task.text(row)[:AT_MOST] for row in rows]) @ known.T).todense())
         best = np.argsort(-cosines, axis=1, kind="stable")[:, :RANKED]
         return [Prediction([candidates[i] for i in one], extra={"cosines": [float(row[i]) for i in one]}) for one, row in zip(best, cosines, strict=True)]

@@ -10,6 +10,7 @@ import numpy as np
 from attune.catalog.rivals import _scored
 from attune.core.contracts import Prediction, Rival, RivalContext, Row
 from attune.core.keys import Keys, key
+from attune.core.text import AT_MOST
 
 
 class LinearKeys(Keys):
@@ -56,7 +57,7 @@ class Linear(Rival):
             self.threshold = _scored.best_threshold(self._probabilities(context.validation), right) if len(right) else 0.5
 
     def _texts(self, rows: Sequence[Row]) -> list[str]:
-        return [self.task.text(row) for row in rows]
+        return [self.task.text(row)[:AT_MOST] for row in rows]
 
     def _probabilities(self, rows: Sequence[Row]) -> np.ndarray:
         """Probabilities [n, labels]; a label without a contrast in training keeps its training share."""

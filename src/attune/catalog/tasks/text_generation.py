@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attune.core.contracts import Defaults, Prediction, Role, Row, Signature, Task
-from attune.core.conversation import Message, keep_end, messages_of, prompt_ids, stop_ids, template_digest, template_of
+from attune.core.conversation import Message, messages_of, prompt_ids, stop_ids, template_digest, template_of
 from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
 from attune.core.specialist import Specialist, by_length, pad_id, text_features
@@ -33,6 +33,7 @@ class TextGeneration(Task):
 
     keys_type = TextGenerationKeys
     traits = frozenset({"text-in", "text-out", "embeds", "torch"})
+    bases = frozenset({"decoder"})
     roles = (
         Role(
             "prompt",
@@ -111,13 +112,13 @@ class TextGeneration(Task):
                 f"the base reads {room} tokens, of which max_new_tokens = {self.keys.max_new_tokens} leaves none for the question", place="task.max_new_tokens", fix=f"lower it below {room}"
             )
         limit = min(specialist.max_length, room - self.keys.max_new_tokens)
-        whole = [prompt_ids(specialist, messages_of(row["prompt"], "prompt")) for row in rows]
-        ids = [keep_end(one, limit, specialist.tokenizer.bos_token_id) for one in whole]
+        asked = [prompt_ids(specialist, messages_of(row["prompt"], "prompt"), limit) for row in rows]
+        ids = [one for one, _ in asked]
         stops = stop_ids(specialist)
         answers: list[Any] = [None] * len(rows)
         for index in by_length([len(one) for one in ids], AT_ONCE):
             for i, answer in zip(index, self._generate(specialist, [ids[i] for i in index], stops), strict=True):
-                answers[i] = dataclasses.replace(answer, extra={**answer.extra, "cut": len(whole[i]) > limit})
+                answers[i] = dataclasses.replace(answer, extra={**answer.extra, "cut": asked[i][1]})
         return answers
 
     def _generate(self, specialist: Specialist, ids: Sequence[Sequence[int]], stops: list[int]) -> list[Prediction]:

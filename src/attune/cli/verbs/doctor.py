@@ -16,7 +16,8 @@ from attune.cli.verb import LOOK, verb
     panel=LOOK,
     settings=True,
     examples=(
-        ("attune doctor", "packages, processor, disk, base model, workspace, audit log"),
+        ("attune doctor", "packages, processor, disk, base model, and whether the workspace is what was written"),
+        ("attune doctor --audit-head HASH", "and whether the audit log still holds a head noted earlier"),
         ("attune doctor --recipe claims", "with the recipe's base model"),
         ("attune doctor --lock requirements.lock", "against a certain lock"),
     ),
@@ -25,13 +26,14 @@ def doctor(
     screen: Screen,
     recipe: Annotated[str | None, typer.Option("--recipe", metavar="RECIPE", help="Look at this recipe's base model.", show_default=False)] = None,
     lock: Annotated[Path | None, typer.Option("--lock", metavar="FILE", help="Compare installed versions with this lock.", show_default=False)] = None,
+    audit_head: Annotated[str | None, typer.Option("--audit-head", metavar="HASH", help="A head of the audit log that you noted earlier: it must still be in the log.", show_default=False)] = None,
 ) -> Any:
-    """Is this machine fit? Packages against the lock, processor, disk, base model, workspace, ledger, audit log."""
+    """Is this machine fit, and the workspace whole? Packages, processor, disk, base model; ledger, audit log, approvals, records, store."""
     from attune.cli.health import examine
     from attune.cli.tables import add, table
     from attune.core.errors import MachineError
 
-    findings = examine(screen, recipe, lock)
+    findings = examine(screen, recipe, lock, audit_head)
     made = table("", "what", "found")
     colours = {"ok": "green", "note": "yellow", "fault": "bold red"}
     from rich.text import Text

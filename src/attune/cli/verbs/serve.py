@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attune.cli.screen import Screen
+from attune.cli.screen import Screen, json_text
 from attune.cli.verb import LIVE, verb
 
 
@@ -44,7 +44,7 @@ def serve(
     def announce(facts: dict[str, Any]) -> None:
         if screen.as_json:
             shown = {key: value for key, value in facts.items() if key != "token"}
-            sys.stdout.write(json.dumps({"specialist": release.specialist, **shown}) + "\n")
+            sys.stdout.write(json_text({"specialist": release.specialist, **shown}, None) + "\n")
             sys.stdout.flush()
             return
         screen.show(

@@ -15,14 +15,18 @@ from attune.cli.verb import LOOK, verb
     panel=LOOK,
     examples=(
         ("attune show claims", "a specialist: its releases and what was approved when"),
+        ("attune show claims@2", "a release with its lineage: checkpoint, run folder, data, source files"),
         ("attune show release-0123456789abcdef", "a record with its lineage back to the rows"),
         ("attune show lora", "a plug: what it is for, its keys and defaults"),
         ("attune show ./claims", "a recipe with every default filled in"),
         ("attune show schema", "the JSON Schema of recipes"),
     ),
 )
-def show(screen: Screen, what: Annotated[str, typer.Argument(metavar="WHAT", help="A specialist, record id, run, plug (lora or methods/lora), recipe or `schema`.", show_default=False)]) -> Any:
-    """A specialist, a record with its lineage, a run, a plug, a recipe with all defaults, or the recipes' schema."""
+def show(
+    screen: Screen,
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="A specialist, a release as NAME@VERSION, record id, run, plug (lora or methods/lora), recipe or `schema`.", show_default=False)],
+) -> Any:
+    """A specialist, a release or other record with its lineage, a run, a plug, a recipe with all defaults, or the recipes' schema."""
     from attune.cli.showing import show_anything
 
     return print_schema(screen) if what == "schema" else show_anything(screen, what)

@@ -6,17 +6,18 @@ import hashlib
 import inspect
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attune.core import pii
 from attune.core.commit import sha256_file
-from attune.core.contracts import Check, Finding, RawRecord, Row
+from attune.core.contracts import Check, Finding, RawRecord, Row, Task
 from attune.core.errors import DataError, IntegrityError, did_you_mean
 from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import DatasetVersion
-from attune.core.rows import SPLITS, rows_digest, write_rows
+from attune.core.rows import SPLITS, ids_of, rows_digest, write_rows
 from attune.core.text import excerpt, map_texts
 from attune.core.workspace import Workspace
 from attune.stages.curate import card, columns, reading, splits
@@ -44,7 +45,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
 
     Args:
         recipe: whose `task`, `data` and `seed` are used.
-        workspace: whose store takes the result; its ledger is not touched.
+        workspace: whose store takes the result; its ledger says which rows a verdict has looked at, and is not written.
         events: hears notes, warnings, progress and one `receipt` with three parsed rows.
         extra_rows: JSON Lines of role values, appended after the recipe's own rows (a retune).
         previous: dataset version whose rows keep their split.
@@ -75,12 +76,14 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     for hint in hints:
         events.note(hint)
 
+    before = {row["place"]: splits.labels_of(task, row) for row in gate.rows.values()}
     checks = _checks(recipe)
     for phase in ("row", "table"):
         for check in in_order(checks, phase):
             gate.run(check, task, recipe.keys.seed, events)
         if phase == "row":
             _complete(gate, task)
+            _several_classes(task, before, list(gate.rows.values()), gate)
             _usable(gate, recipe)
     gate.name_again(task)
     rows = splits.with_same_text(list(gate.rows.values()), task)
@@ -89,7 +92,9 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     keys = recipe.keys.data.splits
     share = keys.test if recipe.keys.data.test_path is None and keys.by != "given" else 0.2
     earlier = _splits_of(workspace, previous) if previous is not None else {}
-    placed, told = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier))
+    opened = frozenset(workspace.ledger.opened_rows(recipe.name))
+    placed, told, known = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier, opened))
+    _several_classes(task, before, rows, gate)
     signature = task.signature(rows)
     for check in in_order(checks, "split"):
         gate.run(check, task, recipe.keys.seed, events, signature=signature, splits=placed)
@@ -97,11 +102,14 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     _held_out(by_split)
     for sentence in told:
         events.warn(sentence)
+    for sentence in known:
+        events.note(sentence)
     counts = gate.counts() | {split: len(inside) for split, inside in by_split.items()}
     if sum(counts[split] for split in SPLITS) != counts["kept"] + counts["repaired"]:
         raise IntegrityError(f"rows were lost between the gate and the splits: {counts}", place="curate")
+    _several_classes(task, before, [row for inside in by_split.values() for row in inside], gate)
     signature = task.signature([row for split in SPLITS for row in by_split[split]])
-    facts = card.facts(recipe, gate, by_split, chosen, [*told, *hints], counts, checks)
+    facts = card.facts(recipe, gate, by_split, chosen, [*told, *known, *hints], counts, checks)
     key = workspace.store.put("datasets", lambda folder: _write(folder, gate, by_split, task, facts))
     events.emit(
         "result", f"{counts['read']} rows read: {counts['kept']} kept, {counts['repaired']} repaired, {counts['quarantined']} quarantined", counts=counts, findings=dict(sorted(gate.findings.items()))
@@ -116,6 +124,34 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
         counts=counts,
         findings=dict(sorted(gate.findings.items())),
         rows_digest=rows_digest((row["row_id"], split) for split, inside in by_split.items() for row in inside),
+    )
+
+
+def _several_classes(task: Task, before: Mapping[str, list[str]], rows: Sequence[Row], gate: Gate) -> None:
+    """Raise when curation left one class of several: which one, and what happened to the rows of the others.
+
+    Args:
+        before: place of every row that could be read -> its labels then.
+        rows: what is left.
+    """
+    left = {label for row in rows for label in splits.labels_of(task, row)} - {""}
+    came = Counter(label for labels in before.values() for label in labels)
+    if len(left) != 1 or len(came) < 2 or getattr(task.keys, "multi_label", False):
+        return
+    gone: dict[str, Counter[str]] = {}
+    for one in gate.quarantine:
+        for label in before.get(f"{one['file']}:{one['row']}", []):
+            gone.setdefault(label, Counter())[card.general(one["reason"])] += 1
+    [only] = left
+    others = "; ".join(
+        f"'{label}': {came[label]} rows, " + (", ".join(f"{number} {reason}" for reason, number in gone[label].most_common(3)) if label in gone else "joined with it")
+        for label in sorted(came)
+        if label != only
+    )
+    raise DataError(
+        f"only the class '{only}' is left after curation ({len(rows)} rows), so there is nothing to tell apart; what became of the others: {others}",
+        place="data.columns.label",
+        fix="mend or add rows of the other classes, or change the checks that set them aside (`data.checks`)",
     )
 
 
@@ -254,10 +290,8 @@ def _timed(rows: list[Row], gate: Gate) -> list[Row]:
 
 def _splits_of(workspace: Workspace, dataset: DatasetVersion) -> dict[str, str]:
     """row_id -> split of an earlier version. Only the ids are read: what the sealed rows say stays sealed."""
-    import pyarrow.parquet as pq
-
     folder = workspace.store.path(dataset.store_key)
-    return {name: split for split in SPLITS for name in pq.read_table(folder / f"{split}.parquet", columns=["row_id"])["row_id"].to_pylist()}
+    return {name: split for split in SPLITS for name in ids_of(folder / f"{split}.parquet")}
 
 
 def _held_out(by_split: dict[str, list[Row]]) -> None:

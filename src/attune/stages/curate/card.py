@@ -35,7 +35,7 @@ def facts(recipe: Recipe, gate: Gate, by_split: dict[str, list[Row]], columns: d
         receipts = [r for r in gate.receipts if r["check"] == name]
         reasons: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for receipt in receipts:
-            reasons.setdefault((receipt["action"], _general(receipt["reason"])), []).append(receipt)
+            reasons.setdefault((receipt["action"], general(receipt["reason"])), []).append(receipt)
         sections.append(
             {
                 "check": name,
@@ -63,7 +63,7 @@ def facts(recipe: Recipe, gate: Gate, by_split: dict[str, list[Row]], columns: d
     }
 
 
-def _general(reason: str) -> str:
+def general(reason: str) -> str:
     """A reason without what is particular to one row, so that equal reasons count together."""
     return reason.partition(": ")[0].partition(" '")[0]
 

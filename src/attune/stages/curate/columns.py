@@ -21,6 +21,10 @@ SPLIT_WORDS = frozenset(("train", "training", "validation", "valid", "val", "dev
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}.*")
 
 
+FEW = 50
+"""Up to so many rows, labels are told by values that come again rather than by how few different ones there are."""
+
+
 @dataclass
 class Profile:
     """What the values of one column look like."""
@@ -48,7 +52,12 @@ class Profile:
     def reads_like_label(self) -> bool:
         """Short values that come again and again."""
         short = self.filled > 0 and self.characters <= 60 and self.words <= 8 and self.dates < 0.5
-        return short and 2 <= self.distinct <= max(2, 0.34 * self.filled) and not self.names_splits
+        return short and self.distinct >= 2 and (self.distinct <= max(2, 0.34 * self.filled) or self.repeats_in_few_rows) and not self.names_splits
+
+    @property
+    def repeats_in_few_rows(self) -> bool:
+        """Short values most of which come again among few rows, where a share of different ones says little."""
+        return self.filled <= FEW and self.characters <= 40 and self.words <= 3 and self.repeated >= 0.5
 
     @property
     def names_splits(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +36,8 @@ class Plan:
     seed: int
     previous: Mapping[str, str] = field(default_factory=dict)
     """row_id -> split of an earlier dataset version; those rows stay where they were."""
+    sealed: frozenset[str] = frozenset()
+    """Ids of rows that a verdict on this specialist has looked at: where the recipe deals out the test rows, they test again and never train."""
 
 
 def labels_of(task: Task, row: Row) -> list[str]:
@@ -52,8 +54,8 @@ def given_split(word: Any) -> str | None:
     return WORDS.get(str(word).strip().casefold())
 
 
-def assign(rows: Sequence[Row], task: Task, links: Sequence[tuple[str, str]], plan: Plan) -> tuple[dict[str, str], list[str]]:
-    """Split of every row (row_id -> split), and sentences about what a reader should know.
+def assign(rows: Sequence[Row], task: Task, links: Sequence[tuple[str, str]], plan: Plan) -> tuple[dict[str, str], list[str], list[str]]:
+    """Split of every row (row_id -> split), sentences about what a reader should act on, and sentences worth knowing.
 
     Raises:
         DataError: too few rows for a held-out test.
@@ -81,7 +83,40 @@ def assign(rows: Sequence[Row], task: Task, links: Sequence[tuple[str, str]], pl
     validation = 0.0 if "validation" in has else plan.validation
     dealt = _by_time(rows, free, test, validation) if plan.by == "time" else _deal(rows, task, units, free, test, validation, plan.seed)
     found.update({rows[i]["row_id"]: split for i, split in dealt.items()})
-    return found, _rare(rows, task, found)
+    if "test" not in has:
+        notes = _keep_sealed(rows, task, units, found, frozenset(given) | plan.previous.keys(), plan)
+        return found, _rare(rows, task, found), notes
+    learned = sum(found[row["row_id"]] != "test" for row in rows if row["row_id"] in plan.sealed)
+    told = [f"{learned} row(s) that a verdict on this specialist has looked at are not among the given test rows, so now they are learned from"] if learned else []
+    return found, [*told, *_rare(rows, task, found)], []
+
+
+def _keep_sealed(rows: Sequence[Row], task: Task, units: Sequence[int], found: dict[str, str], fixed: Set[str], plan: Plan) -> list[str]:
+    """Puts rows that were opened before back among the test rows, each with its whole unit. Rows that nobody looked at leave the test for
+    them, label by label, as far as it has grown beyond its share; rows in `fixed` do not. Without such strays nothing changes."""
+    sealed = {unit for unit, row in zip(units, rows, strict=True) if row["row_id"] in plan.sealed}
+    strays = [row["row_id"] for unit, row in zip(units, rows, strict=True) if unit in sealed and found[row["row_id"]] != "test"]
+    if not strays:
+        return []
+    found.update(dict.fromkeys(strays, "test"))
+    over: Counter[str] = Counter()
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, (unit, row) in enumerate(zip(units, rows, strict=True)):
+        for label in labels_of(task, row):
+            over[label] += (found[row["row_id"]] == "test") - plan.test  # type: ignore[assignment]
+        members[unit].append(i)
+    excess = sum(split == "test" for split in found.values()) - round(plan.test * len(rows))
+    free = [inside for unit, inside in members.items() if unit not in sealed and all(found[rows[i]["row_id"]] == "test" and rows[i]["row_id"] not in fixed for i in inside)]
+    for inside in sorted(free, key=lambda one: min(hashlib.sha256(f"{plan.seed} {rows[i]['row_id']}".encode()).hexdigest() for i in one)) if plan.by != "time" else ():
+        content = Counter(label for i in inside for label in labels_of(task, rows[i]))
+        if len(inside) <= excess and all(over[label] >= number - 0.5 for label, number in content.items()):
+            found.update({rows[i]["row_id"]: "train" for i in inside})
+            excess -= len(inside)
+            over.subtract(content)
+    return [
+        f"{len(strays)} row(s) that this recipe would learn from stay test rows, because a verdict on this specialist has looked at them or at rows that belong to them; "
+        "to deal all rows anew, give the specialist another name"
+    ]
 
 
 def require_enough(rows: int, test: float) -> None:

@@ -12,7 +12,7 @@ from attune.core.commit import read_checked, write_checked
 from attune.core.contracts import Example, Learner, Metric, Row
 from attune.core.errors import DataError, IntegrityError, MachineError
 from attune.core.events import Events
-from attune.core.models import Base, resolve_base
+from attune.core.models import Base, require_base, resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, digest
 from attune.core.rows import dataset_rows
@@ -41,6 +41,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: E
     """Tune the base on the dataset's training rows; a run with this name that was killed goes on where its last checkpoint stands."""
     folder = workspace.run_folder(run)
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
+    require_base(recipe.task, base)
     train = dataset_rows(workspace, dataset, recipe.task, "train")
     validation = dataset_rows(workspace, dataset, recipe.task, "validation")
     if not train or not validation:
@@ -215,7 +216,8 @@ class _Session:
         self.learner.load_weights(self.checkpoints.best(best))
         self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
         store_key = workspace.store.put("bundle", lambda folder: write_bundle(self.specialist, folder))
-        self.events.note(f"best at step {best}: {self.recipe.main_metric} {self.best['value']:.4f} on {len(self.validation)} validation rows")
+        told = f"best at step {best}" if best else f"tuning did not help: no step was better on the validation rows than the start, which is kept (step 0 of {self.next_step})"
+        (self.events.note if best else self.events.warn)(f"{told}: {self.recipe.main_metric} {self.best['value']:.4f} on {len(self.validation)} validation rows")
         return Checkpoint(
             specialist=self.recipe.name,
             parents=(self.dataset.id,),

@@ -1,4 +1,5 @@
-"""From numbers to a verdict: each gate passes, fails or cannot tell, by intervals on the sealed test rows. What is missing fails, never passes.
+"""From numbers to a verdict: each gate passes, fails or cannot tell, by intervals on the sealed test rows. What is missing fails, never passes;
+too few rows decide nothing.
 
 Tests used: `at_least` and `at_most` read the metric's interval; `better_than` reads the interval of the paired difference and, where it claims
 a gain (by >= 0), also wants the paired permutation test to agree. There is no correction for the number of gates: every gate must pass, which
@@ -8,7 +9,7 @@ only makes a wrong SHIP rarer; and `best_rival` picks the strongest opponent aft
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +54,8 @@ def decide(gates: Sequence[GateKeys] | None, main_metric: str, evidence: Evidenc
     """Outcome of every gate, the verdict, and the reasons with the deciding ones first.
 
     Any failed gate: NO-SHIP. Else any that cannot tell: INCONCLUSIVE. Else SHIP. Gates that would all be about an approved release that does
-    not exist yet prove nothing, so the default gate is added to them.
+    not exist yet prove nothing, so the default gate is added to them. Behind the reasons of the gates, one each, stand the rivals that no gate
+    compares and that are as good.
     """
     chosen = list(gates) if gates else default_gates(main_metric, evidence.has_current or evidence.not_comparable is not None)
     if not evidence.has_current and all(gate.better_than == CURRENT and gate.at_least is None and gate.at_most is None for gate in chosen):
@@ -61,7 +63,27 @@ def decide(gates: Sequence[GateKeys] | None, main_metric: str, evidence: Evidenc
     results = tuple(result for gate in chosen for result in _examine(gate, evidence))
     worst_first = list(VERDICTS)
     ordered = sorted(results, key=lambda result: worst_first.index(result.outcome))
-    return results, VERDICTS[ordered[0].outcome], tuple(result.reason for result in ordered)
+    reasons = (*(result.reason for result in ordered), *_not_asked(chosen, main_metric, evidence))
+    return results, VERDICTS[ordered[0].outcome], reasons
+
+
+def _not_asked(gates: Sequence[GateKeys], main_metric: str, evidence: Evidence) -> Iterator[str]:
+    """Rivals that are as good as the tuned model on the main metric and that no gate compares with it: a gate that is easy to pass must not hide them."""
+    asked = {gate.better_than for gate in gates if gate.metric == main_metric}
+    measured = evidence.measured.get(main_metric)
+    if measured is None or evidence.rows < MIN_ROWS:
+        return
+    for who in [*([] if BEST in asked else evidence.rivals), *([CURRENT] if evidence.has_current else [])]:
+        against = measured.comparisons.get(who)
+        if who in asked or against is None or not _finite(against.difference, against.low, against.high, against.p_value) or _outcome(against, 0.0, evidence.confidence) == "pass":
+            continue
+        metric = measured.metric
+        named = "the approved release" if who == CURRENT else plain(who)
+        how = "is better than" if against.high < 0 else "reached more than" if against.difference < 0 else "reached as much as" if against.difference == 0 else "is not clearly behind"
+        yield (
+            f"no gate asks about {named}, which {how} the tuned model: {plain(main_metric)} {amount(measured.estimates[who].value, metric)} against "
+            f"{amount(measured.estimates[TUNED].value, metric)}, tuned is ahead by {signed(against.difference, metric)} ({signed(against.low, metric)} to {signed(against.high, metric)}), {p_value(against.p_value)}"
+        )
 
 
 def _examine(gate: GateKeys, evidence: Evidence) -> list[GateResult]:
@@ -80,15 +102,18 @@ def _failed(gate: str, reason: str) -> GateResult:
     return GateResult(gate=gate, outcome="fail", reason=reason)
 
 
-def _problem(metric: str, evidence: Evidence) -> str | None:
-    """Why no gate can use this metric, or None."""
+def _unusable(gate: str, metric: str, evidence: Evidence, opponent: str | None = None) -> GateResult | None:
+    """The result of a gate that cannot be examined: what it names is missing (fail), or there are too few rows to say anything (inconclusive). None: it can."""
     if metric not in evidence.measured:
-        return f"'{metric}' was not measured; {did_you_mean(metric, evidence.measured)}"
+        return _failed(gate, f"'{metric}' was not measured; {did_you_mean(metric, evidence.measured)}")
+    if opponent is not None and (missing := _no_opponent(opponent, evidence)):
+        return _failed(gate, missing)
     if evidence.rows < MIN_ROWS:
-        return f"{evidence.rows} independent test rows are too few to decide anything: at least {MIN_ROWS} are needed, a few hundred are better"
+        reason = f"{evidence.rows} independent test rows are too few to decide anything: at least {MIN_ROWS} are needed, a few hundred are better"
+        return GateResult(gate=gate, outcome="inconclusive", reason=reason)
     estimate = evidence.measured[metric].estimates[TUNED]
     if not _finite(estimate.value, estimate.low, estimate.high):
-        return f"{metric} of the tuned model is undefined on these test rows"
+        return _failed(gate, f"{metric} of the tuned model is undefined on these test rows")
     return None
 
 
@@ -98,9 +123,8 @@ def _finite(*numbers: float) -> bool:
 
 def _threshold(name: str, limit: float, at_least: bool, evidence: Evidence) -> GateResult:
     side = "at least" if at_least else "at most"
-    problem = _problem(name, evidence)
-    if problem:
-        return _failed(f"{name} {side} {limit:g}", problem)
+    if unusable := _unusable(f"{name} {side} {limit:g}", name, evidence):
+        return unusable
     metric, estimate = evidence.measured[name].metric, evidence.measured[name].estimates[TUNED]
     wanted = f"{side} {amount(limit, metric)}"
     said = f"tuned {name} {interval(estimate, metric)}"
@@ -122,8 +146,8 @@ def _better(gate: GateKeys, opponent: str, evidence: Evidence) -> GateResult:
         return GateResult(gate=label, outcome="inconclusive", reason=evidence.not_comparable)
     if opponent == CURRENT and not evidence.has_current:
         return GateResult(gate=label, outcome="pass", reason="there is no approved release yet, so there is none to be worse than")
-    if problem := _problem(name, evidence):
-        return _failed(label, problem)
+    if unusable := _unusable(label, name, evidence, opponent):
+        return unusable
     measured = evidence.measured[name]
     if gate.by:
         label += f" by {'' if gate.by > 0 else 'more than '}{points(gate.by, measured.metric)}"
@@ -140,13 +164,18 @@ def _better(gate: GateKeys, opponent: str, evidence: Evidence) -> GateResult:
     return GateResult(gate=label, outcome=outcome, reason=reason)
 
 
+def _no_opponent(asked: str, evidence: Evidence) -> str | None:
+    """A sentence when the gate names a contestant that was not graded."""
+    known = [*evidence.rivals, *([CURRENT] if evidence.has_current else [])]
+    if asked == BEST:
+        return None if evidence.rivals else "no rival was graded, so there is none to be better than: add some under grade.rivals"
+    return None if asked in known else f"there is no rival '{asked}' in this grading; {did_you_mean(asked, [*known, BEST])}"
+
+
 def _opponent(asked: str, measured: Measured, evidence: Evidence) -> tuple[str, str | None]:
-    """The contestant that a gate means, or a sentence that says why there is none."""
+    """The contestant that a gate means, or a sentence that says why it cannot be told."""
     if asked != BEST:
-        known = [*evidence.rivals, *([CURRENT] if evidence.has_current else [])]
-        return asked, None if asked in known else f"there is no rival '{asked}' in this grading; {did_you_mean(asked, [*known, BEST])}"
-    if not evidence.rivals:
-        return "", "no rival was graded, so there is none to be better than: add some under grade.rivals"
+        return asked, None
     values = {who: measured.estimates[who].value for who in evidence.rivals}
     unknown = [plain(who) for who, value in values.items() if not math.isfinite(value)]
     if unknown:

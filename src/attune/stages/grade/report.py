@@ -60,6 +60,7 @@ def context(grading: Grading, dataset_folder: Path) -> dict[str, Any]:
         "headline": headline,
         "sentence": sentence,
         "gates": [{"gate": gate.gate, "outcome": gate.outcome, "said": OUTCOMES[gate.outcome], "reason": _sentence(gate.reason)} for gate in _worst_first(facts["gates"])],
+        "remarks": [_sentence(reason) for reason in facts["reasons"][len(facts["gates"]) :]],
         "tiles": _tiles(grading, main),
         "confidence": f"{facts['confidence']:.0%}",
         "resamples": f"{facts['resamples']:,}",
@@ -134,7 +135,7 @@ def _tiles(grading: Grading, main: Metric) -> list[dict[str, str]]:
                 }
             )
     uses = grading.facts["test_uses"]
-    tiles.append({"what": "sealed test rows", "value": f"{grading.facts['test_rows']:,}", "note": "opened for the first time" if uses == 1 else f"opened {uses} times so far"})
+    tiles.append({"what": "sealed test rows", "value": f"{grading.facts['test_rows']:,}", "note": "opened for the first time" if uses == 1 else f"some opened {uses} times so far"})
     return tiles
 
 
@@ -332,7 +333,9 @@ def _probe(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 
 def _training(grading: Grading) -> list[tuple[str, str]]:
     checkpoint = grading.checkpoint
-    facts = [("kept", f"step {checkpoint.best_step} of {checkpoint.steps}, the best by {plain(checkpoint.main_metric)} on the validation rows")]
+    kept = f"step {checkpoint.best_step} of {checkpoint.steps}, the best by {plain(checkpoint.main_metric)} on the validation rows"
+    helped = f"the start: tuning did not help, none of {checkpoint.steps} steps was better by {plain(checkpoint.main_metric)} on the validation rows"
+    facts = [("kept", kept if checkpoint.best_step else helped)]
     return facts + [(plain(name), value) for name, value in sorted(checkpoint.chosen.items())]
 
 
@@ -385,7 +388,8 @@ def _made(grading: Grading) -> list[tuple[str, str]]:
         ("approved release", grading.current.id if grading.current else "none yet"),
         (
             "test rows",
-            f"{facts['test_rows']:,}, opened {facts['test_uses']} time{'s' if facts['test_uses'] != 1 else ''}"
+            f"{facts['test_rows']:,}, "
+            + ("opened for the first time" if facts["test_uses"] == 1 else f"some opened {facts['test_uses']} times")
             + (f", {grading.evidence_rows:,} independent groups" if grading.evidence_rows != facts["test_rows"] else ""),
         ),
         (
@@ -406,7 +410,7 @@ def _limits(grading: Grading) -> list[str]:
     if grading.evidence_rows < 300:
         found.append(f"{grading.evidence_rows} independent test rows give wide intervals; a few hundred more would make small differences visible.")
     if facts["test_uses"] > 1:
-        found.append(f"The test rows were opened {facts['test_uses']} times. Figures picked among several looks are a little too good; fresh test rows cure that.")
+        found.append(f"Some of the test rows were opened {facts['test_uses']} times. Figures picked among several looks are a little too good; fresh test rows cure that.")
     if grading.evidence_rows != facts["test_rows"]:
         found.append("Rows of one group (a customer, a patient) were resampled together, because they are not independent.")
     if grading.dataset.signature.get("labels"):

@@ -24,7 +24,7 @@ from attune.stages.grade.gates import BEST, CURRENT, TUNED, Evidence, decide
 from attune.stages.grade.outputs import Grading, write
 from attune.stages.grade.statistics import Measured, measure
 
-VERSION = 2
+VERSION = 3
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
@@ -120,7 +120,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
     if not rows:
         raise DataError("there are no test rows", place=f"dataset {dataset.id}", fix="give more rows or a larger data.splits.test")
     if uses > 1:
-        events.note(f"the {len(rows)} test rows have now been opened {uses} times; a model chosen after many looks is judged too kindly")
+        events.note(f"some of the {len(rows)} test rows have now been opened {uses} times; a model chosen after many looks is judged too kindly")
     truth = [task.truth(row) for row in rows]
     answers = {TUNED: tuned.examine(rows)}
     probes = {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from attune.core.errors import IntegrityError, Refused
-from attune.core.records import Release, Scorecard
-from attune.core.releases import release_folder
+from attune.core.records import Checkpoint, Release, Scorecard
+from attune.core.releases import bundle_digest, release_folder
 from attune.core.workspace import Workspace
 
 
@@ -15,7 +15,8 @@ def promote(workspace: Workspace, release: Release, *, actor: str, reason: str =
 
     Raises:
         Refused: the verdict is not SHIP, or a metric of the tuned model is not a number, and `force` was not given with a written reason.
-        IntegrityError: the release is not in this ledger, or its files or records are not what was registered.
+        IntegrityError: the release is not in this ledger, or a file of it, of its scorecard or of its checkpoint, or one of their
+            records, is not what was registered. `force` does not help here: nobody can know what would go live.
     """
     _require_actor(actor)
     _require_registered(workspace, release)
@@ -25,6 +26,7 @@ def promote(workspace: Workspace, release: Release, *, actor: str, reason: str =
     scorecard = workspace.ledger.get(release.scorecard_id)
     if not isinstance(scorecard, Scorecard) or scorecard.verdict != release.verdict or scorecard.checkpoint_id != release.checkpoint_id or scorecard.dataset_id != release.dataset_id:
         raise IntegrityError(f"release '{release.id}' does not match its scorecard '{release.scorecard_id}'", place="promote", fix="register the checkpoint again")
+    _require_whole(workspace, release, scorecard)
     problems = []
     if release.verdict != "SHIP":
         problems.append(f"its verdict is {release.verdict}" + (f" ({'; '.join(scorecard.reasons)})" if scorecard.reasons else ""))
@@ -78,6 +80,24 @@ def _require_registered(workspace: Workspace, release: Release) -> None:
     if known != release:
         raise IntegrityError(f"release '{release.id}' is not the one in the ledger", place="promote", fix="name a release that `attune show` lists")
     release_folder(workspace, release)
+
+
+def _require_whole(workspace: Workspace, release: Release, scorecard: Scorecard) -> None:
+    """What the verdict rests on must be there to be looked at again: the graded folder, and the checkpoint whose weights were graded."""
+    checkpoint = workspace.ledger.get(release.checkpoint_id)
+    if not isinstance(checkpoint, Checkpoint):
+        raise IntegrityError(f"'{release.checkpoint_id}' of release '{release.id}' is no checkpoint", place="promote", fix="register the checkpoint again")
+    for record in (scorecard, checkpoint):
+        try:
+            folder = workspace.store.path(record.store_key)
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"release '{release.id}' is not promoted, because its {record.kind} is damaged: {error.what}",
+                place=error.place,
+                fix="restore it from a backup, or run the recipe again: what is damaged is made anew",
+            ) from error
+    if bundle_digest(folder) != release.bundle_digest:
+        raise IntegrityError(f"release '{release.id}' does not hold the weights of its checkpoint '{checkpoint.id}'", place=str(folder), fix="register the checkpoint again")
 
 
 def _require_actor(actor: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from typing import Any
 
@@ -11,6 +12,8 @@ from attune.core.models import resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Estimate, Scorecard
 from attune.core.yaml_reader import dump_yaml, read_yaml
+
+LICENCE_NAME = "not-chosen"
 
 
 def model_card(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, scorecard: Scorecard, version: int, bundle_digest: str, hashes: dict[str, str]) -> str:
@@ -29,6 +32,8 @@ def model_card(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, 
         _evaluation(scorecard, recipe.main_metric),
         "## Limits",
         _limits(recipe, dataset, checkpoint, scorecard),
+        "## Licence",
+        _licence(recipe, checkpoint),
         "## How to load",
         _loading(recipe.name),
         "## Hashes",
@@ -44,10 +49,9 @@ def pipeline_tag(task: Task) -> str:
 
 
 def _metadata(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, scorecard: Scorecard, hashes: dict[str, str]) -> dict[str, Any]:
-    base = _base_metadata(recipe, checkpoint)
     reference = str(checkpoint.base["reference"])
     tag = pipeline_tag(recipe.task)
-    facts: dict[str, Any] = {name: base[name] for name in ("language", "license") if name in base}
+    facts: dict[str, Any] = {"license": "other", "license_name": LICENCE_NAME}
     if _on_hub(recipe, reference):
         facts["base_model"] = reference
     metrics = [
@@ -74,18 +78,36 @@ def _on_hub(recipe: Recipe, reference: str) -> bool:
     return not (recipe.folder / reference).is_dir() and reference.count("/") == 1 and not reference.startswith((".", "/", "~")) and ":" not in reference
 
 
-def _base_metadata(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Language and licence as the base's own card states them; empty where it states none or the base is not on this machine."""
+def _licence(recipe: Recipe, checkpoint: Checkpoint) -> str:
+    """What the base's licence is, as far as it says; the specialist's own is its owner's choice, and nothing here can know it."""
+    reference = str(checkpoint.base["reference"])
+    stated = _stated_licences(recipe, checkpoint)
+    base = f"The base model `{reference}` is under: {'; '.join(stated)}." if stated else f"The base model `{reference}` states no licence that could be read here: look where it comes from."
+    return (
+        f"`license: other` stands above because nobody has chosen a licence for this specialist yet (`license_name: {LICENCE_NAME}`). Whoever publishes it chooses one that the base "
+        f"model's licence and the rights in the training rows allow, and changes the lines above. {base} The language of the rows is not stated either; add `language` if you know it."
+    )
+
+
+def _stated_licences(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
+    """Licences that the base's model card and, for a base in a Python package, the package's metadata state."""
+    reference, found = str(checkpoint.base["reference"]), []
     try:
-        card = resolve_base(checkpoint.base["reference"], checkpoint.base["revision"], recipe.folder).folder / "README.md"
-        if not card.is_file():
-            return {}
-        text = card.read_text(encoding="utf-8", errors="replace")
-        if not text.startswith("---\n") or "\n---" not in text[4:]:
-            return {}
-        return read_yaml(text[4 : text.index("\n---", 4)], card.name)[0]
+        card = resolve_base(reference, checkpoint.base["revision"], recipe.folder).folder / "README.md"
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        said = read_yaml(text[4 : text.index("\n---", 4)], card.name)[0].get("license") if text.startswith("---\n") and "\n---" in text[4:] else None
     except AttuneError:
-        return {}
+        said = None
+    if isinstance(said, str):
+        found.append(f"{said} (its model card)")
+    if reference.startswith("package:"):
+        package = reference.removeprefix("package:").split(".")[0]
+        for name in importlib.metadata.packages_distributions().get(package, [])[:1]:
+            metadata: Any = importlib.metadata.metadata(name)
+            licence = metadata.get("License-Expression") or metadata.get("License")
+            if licence and len(licence) <= 80:
+                found.append(f"{licence} (the Python package {name})")
+    return found
 
 
 def _intended_use(task: Task, dataset: DatasetVersion) -> str:
@@ -113,7 +135,7 @@ def _training(recipe: Recipe, checkpoint: Checkpoint) -> str:
         ["digest of the base", f"`{base['digest']}`"],
         ["objective", checkpoint.objective],
         ["method", checkpoint.method],
-        ["steps", f"{checkpoint.best_step} of {checkpoint.steps} (best by {checkpoint.main_metric} on the validation rows)"],
+        ["steps", _steps(checkpoint)],
         ["seed", str(recipe.keys.seed)],
         *[[name, value] for name, value in sorted(checkpoint.chosen.items())],
         *[[f"validation {name}", f"{value:.4f}"] for name, value in sorted(checkpoint.validation.items())],
@@ -121,18 +143,28 @@ def _training(recipe: Recipe, checkpoint: Checkpoint) -> str:
     return _table(["", ""], lines) + "\n\nThe resolved recipe is in `recipe.yaml` beside this card."
 
 
+def _steps(checkpoint: Checkpoint) -> str:
+    if not checkpoint.best_step:
+        return f"0 of {checkpoint.steps}: tuning did not help; by {checkpoint.main_metric} on the validation rows no step was better than the start, which is kept"
+    return f"{checkpoint.best_step} of {checkpoint.steps} (best by {checkpoint.main_metric} on the validation rows)"
+
+
 def _evaluation(scorecard: Scorecard, main_metric: str) -> str:
     metrics = sorted({name for results in scorecard.results.values() for name in results}, key=lambda name: (name != main_metric, name))
     contestants = sorted(scorecard.results, key=lambda name: (name != "tuned", -_value(scorecard.results[name].get(main_metric)), name))
     rows = [[name, *(_estimate(scorecard.results[name].get(metric)) for metric in metrics)] for name in contestants]
     parts = [
-        f"{scorecard.test_rows} sealed test rows, opened {scorecard.test_uses} time{'s' if scorecard.test_uses != 1 else ''} so far. "
-        f"Values with {scorecard.confidence:.0%} bootstrap intervals ({scorecard.resamples} resamples).",
+        f"{scorecard.test_rows} sealed test rows, {'opened for the first time' if scorecard.test_uses == 1 else f'some of them opened {scorecard.test_uses} times so far'}. "
+        f"Values with {scorecard.confidence:.0%} intervals: percentiles of {scorecard.resamples} bootstrap resamples of the rows (of whole groups where rows belong together); "
+        "plain shares of rows, and values of exactly 0 or 1, are widened to Wilson's score interval.",
         _table(["", *metrics], rows),
     ]
     against = [c for c in scorecard.comparisons if c.metric == main_metric]
     if against:
-        parts.append(f"Difference of the tuned model on {main_metric}, on the same rows (paired permutation test):")
+        parts.append(
+            f"Difference of the tuned model on {main_metric}, on the same rows: paired bootstrap intervals, widened to Agresti and Min's where rows are right or wrong or all answers "
+            "agree; p is of a paired permutation test. Positive means that the tuned model is better."
+        )
         parts.append(_table(["against", "difference", "interval", "p"], [[c.rival, f"{c.difference:+.4f}", f"{c.low:+.4f} to {c.high:+.4f}", f"{c.p_value:.4f}"] for c in against]))
     if scorecard.gates:
         parts.append(_table(["gate", "outcome", "reason"], [[g.gate, g.outcome, g.reason] for g in scorecard.gates]))
@@ -144,12 +176,13 @@ def _limits(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, sco
     if dataset.signature.get("labels"):
         points.append("An input that belongs to none of the labels still gets one of them.")
     if scorecard.test_uses > 1:
-        points.append(f"The test rows were opened {scorecard.test_uses} times: figures chosen among several looks are a little too good.")
+        points.append(f"Some of the test rows were opened {scorecard.test_uses} times: figures chosen among several looks are a little too good.")
     main = scorecard.results.get("tuned", {}).get(recipe.main_metric)
     if main is not None and math.isfinite(main.value):
         points.append(f"On {scorecard.test_rows} test rows the {recipe.main_metric} is known only to within {main.low:.4f} to {main.high:.4f}.")
     for metric, classes in sorted(scorecard.per_class.items()):
-        weakest = sorted((value, name) for name, value in classes.items() if math.isfinite(value))[:3]
+        whole = _value(scorecard.results.get("tuned", {}).get(metric))
+        weakest = sorted((value, name) for name, value in classes.items() if math.isfinite(value) and value < min(whole, 1.0))[:3]
         if weakest and len(classes) > 3:
             points.append(f"Weakest classes by {metric}: " + ", ".join(f"`{name}` ({value:.3f})" for value, name in weakest) + ".")
     for gate in scorecard.gates:
@@ -157,7 +190,7 @@ def _limits(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, sco
             points.append(f"Gate {gate.gate}: {gate.outcome}. {gate.reason}")
     for name, probe in sorted(scorecard.probes.items()):
         if probe.get("meaning"):
-            points.append(f"Probe {name}: {probe.get('value')}. {probe['meaning']}")
+            points.append(f"Probe {name}: {_rounded(probe.get('value'))}, the {_sentence(probe['meaning'])}")
     if checkpoint.base.get("revision") is None and _on_hub(recipe, str(checkpoint.base["reference"])):
         points.append("The base model is pinned by its file hashes only; no revision was named.")
     return "\n".join(f"- {point}" for point in points)
@@ -168,13 +201,17 @@ def _loading(name: str) -> str:
         f"As an endpoint: `attune serve {name}`.\n\n"
         "In Python, from this folder:\n\n```python\nfrom pathlib import Path\n\nfrom attune.core.specialist import open_bundle\n\n"
         'specialist = open_bundle(Path("."))  # every hash is checked first\n```\n\n'
-        f"Without Attune: `attune export {name}` writes a plain transformers or PEFT folder with a `predict.py`."
+        f"Without Attune: `attune export {name} --to FOLDER --format transformers` writes a plain transformers or PEFT folder with a `predict.py`."
     )
 
 
 def _sentence(text: str) -> str:
     text = text.strip()
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, (int, float)) and math.isfinite(value) else "not defined"
 
 
 def _value(estimate: Estimate | None) -> float:

@@ -1,4 +1,4 @@
-"""HTTP around the endpoint: the guard at the edge, the routes, and a server that stops without losing a request. The only async file here."""
+"""HTTP around the endpoint: the guard at the edge, the routes, and a server that stops without losing a request. The async file here."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from attune import __version__
+from attune.core.contracts import Prediction
 from attune.core.errors import AttuneError, MachineError, Refused
 from attune.core.events import Events
 from attune.core.recipe import ServeKeys
@@ -31,6 +32,7 @@ from attune.stages.serve import limits
 from attune.stages.serve.endpoint import Endpoint
 from attune.stages.serve.messages import FeedbackAnswer, FeedbackRequest, PredictAnswer, PredictRequest, ProblemDocument
 from attune.stages.serve.problems import MEDIA_TYPE, TITLES, Problem, problem_of
+from attune.stages.serve.protocol import TimedProtocol
 from attune.stages.serve.request_log import PATIENCE
 from attune.stages.serve.tokens import token_file, token_of
 
@@ -78,6 +80,7 @@ class Guard:
                     body = await self._body(receive)
                     unread = False
                     limits.require_json_text(body)
+                    limits.require_unique_keys(body)
                     receive = _replay(body, receive)
                 await self.app(scope, receive, answer)
             finally:
@@ -278,7 +281,7 @@ def _add_routes(app: FastAPI, endpoint: Endpoint) -> None:
         return await run_in_threadpool(endpoint.about)
 
     @app.post("/v1/predict", response_model=PredictAnswer)
-    async def predict(asked: PredictRequest) -> Response:
+    async def predict(asked: PredictRequest, request: Request) -> Response:
         """Answer one item or several."""
         served = endpoint.current
         if served is None:
@@ -286,7 +289,7 @@ def _add_routes(app: FastAPI, endpoint: Endpoint) -> None:
         if (asked.input is None) == (asked.inputs is None):
             raise Problem(422, "give either `input` or `inputs`", field="inputs", fix='send {"inputs": ["..."]} or {"input": "..."}')
         rows = endpoint.rows(served, asked.inputs, "inputs") if asked.inputs is not None else endpoint.rows(served, [asked.input], "input")
-        answers = await asyncio.wrap_future(endpoint.engine.submit(served, rows))
+        answers = await _while_there(endpoint.engine.submit(served, rows), request.receive)
         reply, log = endpoint.reply(served, rows, answers, asked.top_k)
         if log is not None and not await _committed(log):
             for prediction in reply["predictions"]:
@@ -302,6 +305,25 @@ def _add_routes(app: FastAPI, endpoint: Endpoint) -> None:
             raise Problem(422, "the header is not the body's key, or not 1 to 100 characters long", field="Idempotency-Key", fix="send one of the two")
         limits.require_texts(given.model_dump(), "body", endpoint.keys.max_text_chars)
         return await run_in_threadpool(endpoint.feedback, given.request_id, given.answer, given.comment, given.key or key, given.new_label)
+
+
+async def _while_there(job: Future[list[Prediction]], receive: Receive) -> list[Prediction]:
+    """The model's answer; a client that goes away takes its rows out of the queue, where they still wait."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    answer, left = asyncio.wrap_future(job), asyncio.ensure_future(gone())
+    both: set[asyncio.Future[Any]] = {answer, left}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            job.cancel()  # nothing happens where the model is at work on it already
+            raise Problem(400, "the client went away")
+        return answer.result()
+    finally:
+        left.cancel()
 
 
 async def _committed(log: Future[bool]) -> bool:
@@ -406,7 +428,7 @@ def run(
 
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=TimedProtocol,
             ws="none",
             loop="asyncio",
             lifespan="on",

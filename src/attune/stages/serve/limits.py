@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -100,6 +102,22 @@ def require_json_text(body: bytes) -> None:
         depth += 1 if bracket in b"[{" else -1
         if depth > MAX_DEPTH:
             raise Problem(422, f"the JSON is nested deeper than {MAX_DEPTH}", field="body", fix="send a flat object")
+
+
+def require_unique_keys(body: bytes) -> None:
+    """Refuse an object in which a key stands twice: readers disagree about which one counts. What is no JSON is left to the reader behind."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+            raise Problem(422, "the key stands twice in one object", field=twice[:100], fix="send it once")
+        return found
+
+    try:
+        json.loads(body, object_pairs_hook=unique)
+    except ValueError:
+        return
 
 
 def require_text(value: str, field: str, limit: int) -> None:
