@@ -115,7 +115,8 @@ def test_the_loop_stops_early_and_keeps_the_best_rounds(workspace):
     validation = rows.dataset_rows(workspace, dataset, recipe.task, "validation")
     surprise = -np.mean([np.log(answer.scores[row["label"]]) for row, answer in zip(validation, specialist.predict(validation), strict=True)])
     assert surprise == pytest.approx(made.validation["log_loss"], abs=1e-12)
-    assert sorted(made.chosen) == ["learning rate", "threads", "trees"], "no number format where there are no matrix products"
+    assert {"learning rate", "threads", "trees"} <= set(made.chosen)
+    assert "precision" not in made.chosen, "no number format where there are no matrix products"
 
 
 KEYS = {

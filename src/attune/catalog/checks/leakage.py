@@ -47,7 +47,7 @@ class Leakage(Check):
                 for i in inside:
                     if rank[i] > rank[best[name]] and i not in told:
                         told.add(i)
-                        what = f"the same {column if kind == 'text' and column == 'features' else kind}" if kind == "text" else f"the same {kind} '{name}'"
+                        what = f"the same {'text' if 'text-in' in context.task.traits else column}" if kind == "text" else f"the same {kind} '{name}'"
                         yield self._finding(rows, i, best[name], column if kind == "text" else kind, what, splits)
         if "text-in" not in context.task.traits:
             return  # rows of a table that differ in one cell are two rows

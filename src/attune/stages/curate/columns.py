@@ -188,11 +188,11 @@ def detect(task: Task, found: dict[str, Profile], given: Columns, taken: Sequenc
         for one in named({name: column}):
             if one not in found:
                 raise DataError(f"there is no column '{one}'\n{_listing(found)}", place=f"data.columns.{name}", fix=did_you_mean(one, found))
-            uses = [role for role, other in given.items() for same in named({role: other}) if same == one]
-            if uses != [name] and uses[0] == name and uses[-1] == name:
+            twin = next(role for role, other in given.items() if one in named({role: other}))
+            if isinstance(column, list) and column.count(one) > 1:
                 raise DataError(f"column '{one}' is named twice", place=f"data.columns.{name}", fix="name it once")
-            if uses[0] != name:
-                raise DataError(f"column '{one}' is given as {uses[0]} and as {name}", place=f"data.columns.{name}", fix=f"name another column for the {name}; the columns are:\n{_listing(found)}")
+            if twin != name:
+                raise DataError(f"column '{one}' is given as {twin} and as {name}", place=f"data.columns.{name}", fix=f"name another column for the {name}; the columns are:\n{_listing(found)}")
     chosen: Columns = {role: [column] if roles[role].type == "features" and isinstance(column, str) else column for role, column in given.items()}
     free = [name for name in found if name not in taken and name not in named(chosen)]
     rest = [role for role in task.roles if role.type == "features" and role.name not in chosen]
