@@ -57,6 +57,9 @@ def test_a_folder_of_trees_answers_as_the_trees_did(grown):
     folder, table, said = grown
     again = TreeModel.read(folder)
     assert np.array_equal(again.probabilities(table), said)
+    from attune.core.trees import booster, text_of
+
+    assert text_of(booster(again.text)) == again.text, "read and written again, it is the same"
     assert "parameters" not in (folder / TEXT).read_text(), "settings of a training machine are no part of a model"
     assert np.allclose(TreeModel(again.features, again.labels).probabilities(table), 1 / 3), "without a tree nothing is known"
 

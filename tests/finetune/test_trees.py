@@ -52,6 +52,8 @@ def test_stop_and_resume_is_bit_identical(workspace, labels):
     again = finetune.run(recipe, workspace, dataset, Events(), run="broken")
     assert again.store_key == whole.store_key
     assert again.curve == whole.curve
+    over = finetune.run(recipe, workspace, dataset, Events(), run="whole")
+    assert over.store_key == whole.store_key, "killed behind the last step: nothing is left to grow, and the same is written"
     assert whole.best_step > 5
     assert whole.curve[-1]["loss"] < whole.curve[1]["loss"]
 

@@ -24,6 +24,9 @@ FORMAT = 1
 FACTS, TEXT = "features.json", "model.txt"
 _SETTINGS = re.compile(r"\nparameters:\n.*?\nend of parameters\n", re.DOTALL)
 
+_GAP = re.compile(r"\n{3,}(?=pandas_categorical:)")
+"""A text that was read and written again has fewer empty lines there."""
+
 
 class TreeModel:
     """Trees with the columns they read and the labels they tell apart.
@@ -110,7 +113,7 @@ def booster(text: str) -> Any:
 def text_of(trees: Any, rounds: int | None = None) -> str:
     """A booster as text, its first `rounds` rounds or all, without the settings it was trained with: equal trees give equal text."""
     found: str = trees.model_to_string(num_iteration=rounds or -1)
-    return _SETTINGS.sub("\n", found).rstrip("\n") + "\n"
+    return _GAP.sub("\n\n", _SETTINGS.sub("\n", found)).rstrip("\n") + "\n"
 
 
 def require_library() -> None:
