@@ -1,0 +1,37 @@
+"""What to do when memory runs out: the same work in smaller parts."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+_SIGNS = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "failed to allocate")
+
+
+def ran_out(error: BaseException) -> bool:
+    """True when an error says that memory ran out, in any of the ways that Python and torch say it."""
+    return isinstance(error, MemoryError) or (isinstance(error, (RuntimeError, OSError)) and any(sign in str(error).lower() for sign in _SIGNS))
+
+
+def in_parts(work: Callable[[Sequence[T]], list[R]], items: Sequence[T], told: Callable[[int], Any] = lambda size: None) -> list[R]:
+    """`work(items)`; where memory runs out, halves of them one after the other, down to single items.
+
+    Args:
+        work: answers of items, one for each and in order, where no answer depends on the other items.
+        told: called with the size of the parts when they get smaller.
+
+    Raises:
+        whatever `work` raises; the memory's own error when a single item does not fit.
+    """
+    try:
+        return work(items)
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not ran_out(error) or len(items) < 2:
+            raise
+    gc.collect()
+    half = (len(items) + 1) // 2
+    told(half)
+    return in_parts(work, items[:half], told) + in_parts(work, items[half:], told)
