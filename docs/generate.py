@@ -114,6 +114,22 @@ def kill_table(body: dict[str, Any]) -> list[str]:
     ]
 
 
+def fault_table(bodies: list[dict[str, Any]]) -> list[str]:
+    """What the fault harness counted, of Attune and of others, in one table."""
+    lines = ["## Faults: kills, full disks, flipped bits, power loss", ""]
+    lines += ["A small real model through the real `finetune` stage, a checkpoint at every step. Each harness also runs planted faults that it has to catch.", ""]
+    lines += ["| what | command | n | failures | at most (95 %) | details | planted faults caught | commit |", "|---|---|---|---|---|---|---|---|"]
+    for body in bodies:
+        details = []
+        for name, value in body["details"].items():
+            text = ", ".join(f"{inner}: {count}" for inner, count in value.items()) if isinstance(value, dict) else str(value)
+            details.append(f"{name.replace('_', ' ')}: {text}")
+        caught = f"{sum(body['twins'].values())} of {len(body['twins'])}" if body["twins"] else ""
+        cells = [body["what"], f"`{body['command']}`", body["n"], f"**{body['failures']}**", percent(body["upper95"]) + " %", "; ".join(details), caught, body["commit"]]
+        lines.append("| " + " | ".join(cell(str(value)) for value in cells) + " |")
+    return [*lines, ""]
+
+
 def generic_table(body: dict[str, Any]) -> list[str]:
     """A benchmark that brings its own table: `title`, `command`, `columns`, `rows`, `notes`."""
     lines = [f"## {body['title']}", "", f"`{body['command']}`", "", "| " + " | ".join(body["columns"]) + " |", "|" + "---|" * len(body["columns"])]
@@ -123,8 +139,13 @@ def generic_table(body: dict[str, Any]) -> list[str]:
 
 def benchmarks() -> str:
     lines = ["# Benchmarks", "", "Every figure is written by the command beside it; nothing here is typed by hand (`python docs/generate.py`).", ""]
-    for path in sorted(RESULTS.glob("*.json")):
-        body = json.loads(path.read_text())
+    bodies = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    faults = [body for body in bodies if body["name"].startswith("faults_")]
+    if faults:
+        lines += fault_table(faults)
+    for body in bodies:
+        if body in faults:
+            continue
         if body["name"] == "classification":
             lines += classification_table(body)
         elif body["name"] == "kill_resume":

@@ -209,3 +209,74 @@ def test_sealing_again_after_a_change_is_a_new_digest(tmp_path):
     (tmp_path / "more").write_text("x")
     assert seal(tmp_path) != first
     verify(tmp_path)
+
+
+def manifest_bits_that_pass(folder: Path) -> list[int]:
+    """Bits of the manifest whose flip nobody notices."""
+    manifest = folder / MANIFEST
+    whole = manifest.read_bytes()
+    passed = []
+    for place in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        manifest.write_bytes(data)
+        passed += [place] * is_valid(folder)
+    manifest.write_bytes(whole)
+    return passed
+
+
+def test_every_bit_of_the_manifest_counts(folder):
+    assert manifest_bits_that_pass(folder) == []
+
+
+def test_without_its_own_hash_a_manifest_can_be_damaged_unnoticed(folder, monkeypatch):
+    """The must-fail twin: the hash of the manifest is what notices a flip in its facts."""
+    monkeypatch.setattr(commit, "_check", lambda manifest: manifest.get("check"))
+    assert manifest_bits_that_pass(folder) != []
+
+
+def test_a_manifest_from_before_it_had_a_hash_of_itself_is_still_valid(folder):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["check"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert is_valid(folder)
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "chfck": "0"}))
+    assert not is_valid(folder)
+
+
+def test_a_rename_that_may_not_be_durable_is_made_so_by_the_next_attempt(tmp_path, monkeypatch):
+    synced = []
+    real = commit._fsync
+    monkeypatch.setattr(commit, "_fsync", lambda path: (synced.append(path), real(path))[1])
+    for _ in range(2):
+        synced.clear()
+        with committed_folder(tmp_path / "target") as temporary:
+            (temporary / "a").write_text("a")
+        assert synced[-1] == tmp_path
+
+
+def test_new_folders_are_made_durable(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(commit, "_fsync", synced.append)
+    commit.make_folder(tmp_path / "a" / "b")
+    assert set(synced) == {tmp_path, tmp_path / "a"}
+    synced.clear()
+    commit.make_folder(tmp_path / "a" / "b")
+    assert synced == []
+
+
+def test_a_checked_file_notices_every_flipped_bit(tmp_path):
+    path = tmp_path / "plan.json"
+    commit.write_checked(path, {"threads": 2, "why": "so"})
+    assert commit.read_checked(path) == {"threads": 2, "why": "so"}
+    whole = path.read_bytes()
+    for place in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        if data.decode("utf-8", "replace").strip() != whole.decode().strip():
+            with pytest.raises(IntegrityError, match=r"plan\.json"):
+                commit.read_checked(path)
+    path.unlink()
+    with pytest.raises(IntegrityError):
+        commit.read_checked(path)

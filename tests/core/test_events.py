@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
+
+import pytest
 
 from attune.core.events import HELD, Events, read_events
 
@@ -67,3 +70,21 @@ def test_what_is_not_json_is_written_as_text_and_half_a_surrogate_does_no_harm(t
     written = read_events(tmp_path / "e.jsonl")
     assert written[0]["where"] == str(tmp_path)
     assert len(written) == 2
+
+
+def test_a_full_disk_holds_events_back_and_loses_none(tmp_path):
+    heard = []
+    events = Events(Path("/dev/full"), [heard.append])  # every write there finds no room
+    events.note("one")
+    events.note("two")
+    events.path = tmp_path / "e.jsonl"
+    events.note("three")
+    assert [event["message"] for event in read_events(tmp_path / "e.jsonl")] == ["one", "two", "three"]
+    assert len(heard) == 3
+
+
+def test_another_fault_of_the_disk_is_not_held_back(tmp_path):
+    events = Events(tmp_path / "e.jsonl")
+    (tmp_path / "e.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
+        events.note("one")

@@ -328,3 +328,28 @@ def test_a_killed_run_goes_on_with_the_same_command(folder):
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "resumed at step" in done.stderr
+
+
+def test_sigterm_commits_a_checkpoint_and_says_how_to_go_on(folder):
+    settings = ("--set", "method=lora", "--set", "train.epochs=6", "--set", "train.batch_size=4", "--set", "train.checkpoint_every=1000", "--set", "train.max_length=16")
+    command = [sys.executable, "-m", "attune", "finetune", "claims", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    before = set(folder.glob(".attune/runs/*"))
+    child = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and child.poll() is None:
+            if any(path not in before and list(path.glob("checkpoints/best-*")) for path in folder.glob(".attune/runs/*")):
+                break  # the steps have begun
+            time.sleep(0.02)
+        child.send_signal(signal.SIGTERM)
+        _, told = child.communicate(timeout=120)
+    finally:
+        child.kill()
+        child.wait(30)
+    assert child.returncode == 143, told
+    assert "is saved; the same command goes on from there" in told
+    assert "stopped; the same command goes on where it stands" in told
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step" in done.stderr

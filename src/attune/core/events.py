@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -13,12 +14,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 HELD = 1000
-"""How many events wait for a file to be named; without one the oldest go."""
+"""How many events wait for a file to be named, or for room on a full disk; beyond that the oldest go."""
 Listener = Callable[[dict[str, Any]], None]
 
 
 class Events:
-    """Writes events of one run and passes them on. Kinds in use: run, stage, note, warning, progress, receipt, result."""
+    """Writes events of one run and passes them on. Kinds in use: run, stage, note, warning, progress, checkpoint, receipt, result."""
 
     def __init__(self, path: Path | None = None, listeners: Iterable[Listener] = ()) -> None:
         self.path: Path | None = None
@@ -31,22 +32,31 @@ class Events:
         """From now on write to this file; what was said before it was known is written first."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        for happened in self._held:
-            self._write(happened)
-        self._held.clear()
+        if self._held:
+            self._write(self._held.pop())
 
     def _write(self, happened: dict[str, Any]) -> None:
-        if self.path is None:
-            self._held.append(happened)
-            return
+        self._held.append(happened)
+        while self.path is not None and self._held:
+            try:
+                self._append(self.path, self._held[0])
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                return  # a full disk must not end the run that is about to tell of it: the event waits for room
+            self._held.popleft()
+
+    def _append(self, path: Path, happened: dict[str, Any]) -> None:
         line = (json.dumps(happened, ensure_ascii=False, default=str) + "\n").encode("utf-8", "backslashreplace")
-        with self.path.open("a+b", buffering=0) as stream:
+        with path.open("a+b", buffering=0) as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)  # threads and processes must neither mix their lines nor take one that is being written for a torn one
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(size - 1, 0))
             if size and stream.read(1) != b"\n":
                 line = b"\n" + line  # the last line was torn by a crash: it must not take this one with it
-            stream.write(line)
+            if stream.write(line) != len(line):
+                stream.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def emit(self, kind: str, message: str = "", **facts: Any) -> None:
         """Record one event; progress is passed on but not written."""

@@ -25,7 +25,7 @@ class Store:
         """Let `fill` write files into a fresh folder, commit it, and return its store key."""
         parent = self.root / kind
         try:
-            parent.mkdir(parents=True, exist_ok=True)
+            commit.make_folder(parent)
             temporary = parent / f".tmp-{uuid.uuid4().hex[:12]}"
             temporary.mkdir()
         except OSError as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from attune.core.commit import make_folder
 from attune.core.errors import MachineError
 from attune.core.events import Events, Listener
 from attune.core.ledger import Ledger
@@ -52,9 +53,7 @@ class Workspace:
 
     def run_folder(self, name: str) -> Path:
         """The folder of a run, made when new."""
-        folder = self.root / "runs" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return make_folder(self.root / "runs" / name)
 
     def events(self, run: str) -> Events:
         """Events of a run: its JSON lines file plus the listeners."""

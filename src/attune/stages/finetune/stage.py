@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from attune.core import catalog
-from attune.core.commit import write_json
+from attune.core.commit import read_checked, write_checked
 from attune.core.contracts import Example, Metric, Row
-from attune.core.errors import DataError
+from attune.core.errors import DataError, IntegrityError, MachineError
 from attune.core.events import Events
 from attune.core.learner import Learner
 from attune.core.models import Base, require_base, resolve_base
@@ -21,7 +20,9 @@ from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, write_bundle
 from attune.core.workspace import Workspace
 from attune.stages.finetune.checkpoints import Checkpoints
+from attune.stages.finetune.interrupt import Interrupt
 from attune.stages.finetune.plan import start_plan
+from attune.stages.finetune.saver import Saver
 
 VERSION = 1
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
@@ -29,7 +30,10 @@ VERSION = 1
 
 def inputs(recipe: Recipe, dataset: DatasetVersion) -> dict[str, Any]:
     """Everything the checkpoint depends on."""
-    base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
+    return _inputs(recipe, dataset, resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder))
+
+
+def _inputs(recipe: Recipe, dataset: DatasetVersion, base: Base) -> dict[str, Any]:
     parts = recipe.part("task", "objective", "method", "seed", "train")
     return {"recipe": parts, "main_metric": recipe.main_metric, "dataset": dataset.id, "base": base.identity, "version": VERSION}
 
@@ -57,8 +61,13 @@ class _Session:
         self.keys = recipe.keys.train
         self.validation = validation
         self.metric: Metric = catalog.build("metrics", recipe.main_metric, "grade.main_metric")
-        self.plan = self._plan(folder / "plan.json")
+        self.purpose = digest(_inputs(recipe, dataset, base))
+        """What the checkpoints are checkpoints of: those of another recipe, dataset or base are not gone on from."""
         self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.checkpoints.clear()
+        self.found = self._find()
+        self.plan = self._plan(folder / "plan.json")
+        self.saver = Saver(self.checkpoints, events, self.keys.wait_for_disk)
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
         self.waited = 0
@@ -67,14 +76,38 @@ class _Session:
         self.next_step = 0
         self._start(train)
 
+    def _find(self) -> tuple[str, dict[str, Any]] | None:
+        """The checkpoint to go on from; each that had to be passed over is named."""
+        found = self.checkpoints.find()
+        refused = self.checkpoints.refused
+        for error in refused:
+            name = Path(error.place or "").name
+            self.events.warn(f"checkpoint {name} is refused: {error.what}", refused=name, why=error.what)
+        if refused:
+            self.events.warn(f"going on from the next older checkpoint, {found[0]}" if found else "no checkpoint of this run is whole: it starts from the beginning", refused=len(refused))
+        if found and found[1].get("purpose", self.purpose) != self.purpose:
+            raise DataError(f"checkpoint {found[0]} belongs to another recipe, dataset or base", place=str(self.checkpoints.folder), fix="run with --fresh")
+        self.checkpoints.go_on_after(found[1]["step"] if found else -1)
+        return found
+
     def _plan(self, path: Path) -> dict[str, Any]:
-        """The choices of the run's first start, read again on a resume."""
+        """The choices of the run's first start, read again on a resume; a checkpoint carries them too."""
         import torch
 
         wanted = self.keys.precision
-        if not path.is_file():
-            write_json(path, start_plan(wanted))
-        plan: dict[str, Any] = json.loads(path.read_text())
+        plan: dict[str, Any] | None = self.found[1].get("plan") if self.found else None
+        written = None
+        if path.is_file():
+            try:
+                written = read_checked(path)
+            except IntegrityError as error:
+                self.events.warn(f"{error.what}; " + ("the checkpoint's own copy is used" if plan else "the choices of the run's start are made again"), refused=path.name, why=error.what)
+        plan = plan or written or start_plan(wanted)
+        if plan != written:
+            try:
+                write_checked(path, plan)
+            except OSError as error:
+                raise MachineError(f"cannot write {path.name}: {error}", place=str(path.parent), fix="free disk space or mend the permissions, then run again") from error
         torch.set_num_threads(plan["threads"])
         return plan
 
@@ -91,11 +124,16 @@ class _Session:
         own = recipe.method.learner(self)
         self.refit = own is None and (recipe.method.refit if self.keys.refit is None else self.keys.refit)
         self.learner: Learner = own or TorchLearner(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["precision"], self.cache)
-        self.chosen = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}", "threads": str(self.plan["threads"]), **({"features": done} if done else {}), **self.learner.chosen}
-        found = self.checkpoints.newest()
-        if found is not None:
-            tensors, facts = found
-            self.learner.load_state(tensors, facts["learner"])
+        self.chosen = {
+            "precision": f"{self.plan['precision']}: {self.plan['precision_why']}",
+            "threads": str(self.plan["threads"]),
+            "checkpoints": f"every {self.keys.checkpoint_every} steps and at each evaluation, in the background",
+            **({"features": done} if done else {}),
+            **self.learner.chosen,
+        }
+        if self.found is not None:
+            name, facts = self.found
+            self.learner.load_state(self.checkpoints.read(name), facts["learner"])
             self.next_step, self.best, self.curve, self.waited, self.recent = (facts[name] for name in ("step", "best", "curve", "waited", "recent"))
             recipe.objective.keys.assume_read()  # what only `begin` reads was read by the start that this run goes on from
             self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)
@@ -115,7 +153,16 @@ class _Session:
             self.events.warn(f"{len(cut)} of {len(examples)} training rows are longer than train.max_length = {self.keys.max_length} tokens and are cut there", rows=cut[:50])
 
     def loop(self) -> None:
-        """Step until the plan or patience ends; evaluate and checkpoint on the way."""
+        """Step until the plan or patience ends, or somebody asks to stop; evaluate and checkpoint on the way. Everything is committed on return."""
+        with Interrupt() as interrupt:
+            self.saver.stop = lambda: interrupt.asked is not None
+            with self.saver:
+                self._steps(interrupt)
+            if interrupt.asked is not None:
+                self.events.note(f"{interrupt.name}: step {self.next_step} of {self.learner.total_steps} is saved; the same command goes on from there", step=self.next_step)
+        interrupt.follow()
+
+    def _steps(self, interrupt: Interrupt) -> None:
         learner, total = self.learner, self.learner.total_steps
         every, save_every, patience = max(1, learner.steps_per_epoch // self.keys.evaluations_per_epoch), self.keys.checkpoint_every, self.keys.patience
         first = True
@@ -133,8 +180,11 @@ class _Session:
             if step % every == 0 or step == total:
                 self._evaluate(step, report["learning_rate"])
                 self._commit(step)
-            elif step % save_every == 0:
+            elif step % save_every == 0 or interrupt.asked is not None:
                 self._commit(step)
+            self.saver.poll()
+            if interrupt.asked is not None:
+                return
         if self.waited >= patience and self.next_step < total:
             self.events.note(f"stopped at step {self.next_step} of {total}: no better {self.recipe.main_metric} in {self.waited} evaluations")
 
@@ -146,7 +196,7 @@ class _Session:
             tied = bool(self.best) and value == self.best["value"] and validation_loss < self.best["loss"]
             if better or tied:
                 self.best = {"step": step, "value": value, "loss": validation_loss}
-                self.checkpoints.save_best(step, self.learner.weights())
+                self.saver.save_best(step, self.learner.weights())
         self.waited = 0 if better else self.waited + 1
         point = {"step": float(step), "epoch": step / self.learner.steps_per_epoch, "validation_loss": validation_loss, f"validation_{self.recipe.main_metric}": value}
         if step:
@@ -165,7 +215,8 @@ class _Session:
 
     def _commit(self, step: int) -> None:
         tensors, facts = self.learner.state()
-        self.checkpoints.save(step, tensors, {"step": step, "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts})
+        own = {"step": step, "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts}
+        self.saver.save(step, tensors, {**own, "plan": self.plan, "purpose": self.purpose})
 
     def _train_again(self, best: int) -> None:
         """From the base once more, on training and validation rows, for as many passes as the best step had seen; a kill starts this over."""
@@ -190,6 +241,7 @@ class _Session:
 
     def checkpoint(self, workspace: Workspace, run: str) -> Checkpoint:
         """The best weights as a bundle in the store, and its record."""
+        self.saver.tell()
         best = int(self.best["step"])
         self.learner.load_weights(self.checkpoints.best(best))
         self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)

@@ -1,0 +1,1 @@
+"""Fault injection into training runs: processes, disks, bits and power."""
