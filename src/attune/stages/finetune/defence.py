@@ -18,14 +18,6 @@ SKIPS = 3
 LOWER = 0.5
 
 
-class Unsteady(Exception):
-    """Too many steps had to be skipped: the loop goes back once, then stops."""
-
-    def __init__(self, step: int, why: str) -> None:
-        super().__init__(why)
-        self.step, self.why = step, why
-
-
 class Watchman:
     """Judges each step by the ones before it. Its memory is a few numbers, kept with every checkpoint."""
 
