@@ -206,7 +206,22 @@ def main() -> None:
         for ours_name, peer in (("attune full", "trainer full"), ("attune full", "trainer full best"), ("attune lora", "trainer lora"), ("attune lora top2", "trainer lora"))
         if {ours_name, peer} <= medians.keys()
     }
-    write(options.out, "engine", {"repeats": options.repeats, "steps": options.steps, "medians": medians, "ratios": ratios, "memory": memory, "rounds": rounds, "seed": 0})
+    columns = ["", "step, ms", "whole run, s", "peak memory, MB", "share of the machine's bf16 ceiling"]
+    rows = [[name, f"{1e3 * m['step']:.1f}", f"{m['whole']:.1f}", f"{m['peak_mb']:.0f}", f"{m['share_of_ceiling']:.2f}" if "share_of_ceiling" in m else ""] for name, m in medians.items()]
+    rows += [[f"**{value:.2f} times**: {name}", "", "", "", ""] for name, value in ratios.items() if value is not None]
+    rows += [[f"**{value:.2f}**: {name}", "", "", "", ""] for name, value in memory.items()]
+    body = {
+        "title": "The training engine beside Hugging Face Trainer and PEFT",
+        "command": "python benchmarks/engine.py --data DATA_FOLDER",
+        "columns": columns,
+        "rows": rows,
+        "notes": [
+            f"MiniLM-L6 on banking77, batches of {BATCH}, {options.steps} steps, {options.repeats} interleaved rounds, medians, seed 0. `best`: bf16 and rows grouped by length. "
+            "Whole runs differ in length: `attune head` makes 5 epochs, with evaluations and checkpoints.",
+            "",
+        ],
+    }
+    write(options.out, "engine", body | {"repeats": options.repeats, "steps": options.steps, "medians": medians, "ratios": ratios, "memory": memory, "rounds": rounds, "seed": 0})
     print(json.dumps({"ratios": ratios, "memory": memory}, indent=1))
 
 
