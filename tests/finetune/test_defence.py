@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import psutil
 import pytest
 import torch
 
 from attune.catalog.objectives.supervised import Supervised
 from attune.core.errors import DataError, MachineError
 from attune.core.events import Events
-from attune.core.memory import in_parts, ran_out
+from attune.core.memory import give_back, in_parts, ran_out
 from attune.stages import finetune
 from attune.stages.finetune.defence import Watchman, diverging, overfitting
 
@@ -184,6 +185,18 @@ def test_parts_keep_the_order_and_stop_at_one():
         in_parts(lambda items: (_ for _ in ()).throw(MemoryError), [1, 2])
     assert ran_out(torch.OutOfMemoryError("CUDA out of memory"))
     assert not ran_out(ValueError("out of memory"))
+
+
+def test_freed_memory_is_given_back():
+    blocks = [bytearray(100_000) for _ in range(3000)]
+    keep = blocks[::100]  # the holes between them cannot be given back by themselves
+    before = psutil.Process().memory_info().rss
+    del blocks
+    done = give_back(50_000_000)
+    assert len(keep) == 30
+    if done:  # glibc
+        assert psutil.Process().memory_info().rss < before - 100_000_000
+    assert not give_back(1 << 40)
 
 
 def curve(losses, validation):

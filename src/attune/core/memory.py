@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +24,36 @@ def available_memory() -> int:
     with suppress(OSError, ValueError):  # no Linux, no such group, or one without a limit
         return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return free
+
+
+class _Kept(ctypes.Structure):
+    """What glibc's `mallinfo2` says; `free` are bytes that were given back to the allocator and not to the system."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "chunks", "small", "mapped", "mapped_bytes", "unused", "small_bytes", "used", "free", "top")]
+
+
+@lru_cache(maxsize=1)
+def _allocator() -> Any:
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        library.mallinfo2.restype = _Kept
+        library.malloc_trim.argtypes = [ctypes.c_size_t]
+    except (OSError, AttributeError):  # another system or an older library
+        return None
+    return library
+
+
+def give_back(above: int) -> bool:
+    """Hand freed memory back to the system when the allocator keeps more than `above` bytes of it; batches of ever new sizes leave holes.
+
+    Returns:
+        whether anything was to be done.
+    """
+    library = _allocator()
+    if library is None or library.mallinfo2().free <= above:
+        return False
+    library.malloc_trim(0)
+    return True
 
 
 def ran_out(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from attune.core.errors import DataError, MachineError, RecipeError
 from attune.core.events import Events
 from attune.core.flat import key_dropout, network_of, noise
 from attune.core.learner import Unsteady
-from attune.core.memory import in_parts, ran_out
+from attune.core.memory import give_back, in_parts, ran_out
 from attune.core.randomness import key as random_key
 from attune.core.recipe import TrainKeys
 from attune.core.specialist import Specialist
@@ -27,6 +27,8 @@ from attune.stages.finetune.prefix import Prefix, frozen_layers
 
 Tensors = dict[str, torch.Tensor]
 LEFT = "unused embedding rows"
+TIDY, HOLES = 8, 192_000_000
+"""Every so many steps memory that was freed is given back when there is more than so much of it, in bytes."""
 
 
 class TorchLearner:
@@ -160,6 +162,8 @@ class TorchLearner:
             return report | {"skipped": why, "rows": [e["row_id"] for e in rows]}
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if index % TIDY == 0:
+            give_back(HOLES)
         if self.compact is not None:
             self.compact.left *= 1 - self.embedding_rate * factor * self.keys.weight_decay
         if self.average:
