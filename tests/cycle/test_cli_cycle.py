@@ -56,7 +56,7 @@ def document(answer: tuple[int, str, str]) -> Any:
 
 def test_three_commands_from_nothing_to_a_verdict(attune, folder):
     assert attune("init", "claims", "--data", "tickets.csv")[0] == 0
-    code, out, _ = attune("check", "claims")
+    code, out, _ = attune("check", "--quick", "claims")
     assert code == 0
     assert out.count("would run") == 4
     code, out, err = attune("run", "claims", *QUICK, *OVER_MAJORITY)
@@ -75,7 +75,7 @@ def test_again_nothing_is_done(attune):
     assert found["release"]["version"] == 1
     _, _, err = attune("run", "claims", *QUICK, *OVER_MAJORITY)
     assert [line for line in err.splitlines() if line.endswith("unchanged")] == ["curate    unchanged", "finetune  unchanged", "grade     unchanged", "register  unchanged"]
-    checked = document(attune("check", "claims", *QUICK, *OVER_MAJORITY, "--json"))
+    checked = document(attune("check", "--quick", "claims", *QUICK, *OVER_MAJORITY, "--json"))
     assert set(checked["stages"].values()) == {"unchanged"}
 
 
@@ -85,7 +85,7 @@ def test_only_what_changed_is_done(attune):
     assert "some of the 36 test rows have now been opened 2 times" in err
     assert "finetune  unchanged" in err
     assert "grade     unchanged" not in err
-    checked = document(attune("check", "claims", *QUICK, "--set", "train.epochs=3", "--json"))
+    checked = document(attune("check", "--quick", "claims", *QUICK, "--set", "train.epochs=3", "--json"))
     assert checked["stages"] == {"curate": "unchanged", "finetune": "would run", "grade": "would run", "register": "would run"}
 
 

@@ -226,3 +226,21 @@ def test_plugs_that_read_texts_are_refused_with_their_reason():
         make_recipe({"name": "loans", "task": "tabular_classification", "method": "lora", "data": {"path": "rows.csv"}}, folder=Path("."))
     with pytest.raises(Problems, match="method 'boosted_trees' does not fit task 'text_classification': it needs table-in"):
         make_recipe({"name": "loans", "task": "text_classification", "method": "boosted_trees", "data": {"path": "rows.csv"}}, folder=Path("."))
+
+
+def test_a_lowered_rate_outlives_a_resume():
+    from attune.testing import bench
+
+    tables = bench("tabular_classification")
+    method, objective = tables.method(), tables.objective()
+
+    def learner():
+        specialist = tables.prepared(method)
+        return method.learner(tables.context(objective, specialist, tables.examples(objective, specialist)))
+
+    first, second = learner(), learner()
+    first.step(0)
+    first.lower()
+    second.load_state(*first.state())
+    assert (second.lowered, learner().lowered) == (True, False)
+    assert second.step(1)["learning_rate"] == method.learning_rate / 2

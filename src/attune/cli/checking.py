@@ -22,7 +22,7 @@ MOST_LABELS = 12
 CELL = 70
 
 
-def look(screen: Screen, path: str) -> dict[str, Any]:
+def look(screen: Screen, path: str, quick: bool = False) -> dict[str, Any]:
     """Check a recipe; every problem is reported at once, and the exit code is 2 when there is one."""
     from attune.core.models import require_base, resolve_base
     from attune.stages import grade
@@ -52,6 +52,8 @@ def look(screen: Screen, path: str) -> dict[str, Any]:
         result["data"] = show_data(screen, seen)
     if recipe is not None and seen is not None and not problems:
         result |= _plan(screen, recipe, seen)
+        if not quick and result["stages"]["finetune"] == "would run":
+            result["forecast"] = _forecast(screen, recipe, seen)
     screen.end_live()
     screen.exit_code = result["exit_code"] = RecipeError.exit_code if problems else 0
     if problems:
@@ -201,6 +203,30 @@ def _plan(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any]:
     if stages["finetune"] == "would run":
         screen.show("", f"about {cost['train_rows']:,} training rows; {cost['words']}")
     return {"stages": stages, "cost": cost}
+
+
+def _forecast(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any] | None:
+    """Time, memory and disk of tuning, from a short probe; None where the method does not run in the loop of its own kind."""
+    from attune.stages.finetune.forecast import forecast
+
+    if "torch" not in recipe.task.traits or not seen.sample:
+        return None
+    screen.note("probing this machine with a few steps; --quick leaves that out")
+    try:
+        found = forecast(recipe, seen.sample, seen.read - len(seen.unreadable), screen.root)
+    except AttuneError as error:
+        screen.warn(f"no forecast: {error.what}" + (f" -> {error.fix}" if error.fix else ""))
+        return None
+    giga = 1e9
+    seconds = f"{found.seconds:.0f} seconds" if found.seconds < 100 else f"{found.seconds / 60:.0f} minutes" if found.seconds < 7200 else f"{found.seconds / 3600:.1f} hours"
+    screen.show(
+        "",
+        f"tuning would take about {seconds}, {found.memory_bytes / giga:.1f} GB of memory ({found.free_memory / giga:.1f} free) "
+        f"and {found.disk_bytes / giga:.2f} GB of disk ({found.free_disk / giga:.1f} free)",
+    )
+    if not found.fits:
+        screen.warn("that does not fit" + (f"; it would with {found.way_out}" if found.way_out else "; no setting tried here fits: choose a smaller base or a larger machine"))
+    return found.as_json()
 
 
 def _cost(recipe: Recipe, seen: Preview) -> dict[str, Any]:

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from attune.core.specialist import Specialist
 
 
+class Unsteady(Exception):
+    """Too many steps had to be skipped: the loop goes back to its last checkpoint and `lower`s once, then stops."""
+
+    def __init__(self, step: int, why: str) -> None:
+        super().__init__(why)
+        self.step, self.why = step, why
+
+
 @dataclass(frozen=True)
 class LearnerContext:
     """What a learner may use; the same at every start of a run, resumes included."""
@@ -40,11 +48,19 @@ class Learner(Protocol):
     chosen: dict[str, str]
     """What it chose and why, in plain words, for the record."""
 
+    @property
+    def lowered(self) -> bool:
+        """True after `lower`, also when that was before a resume."""
+
+    def lower(self) -> None:
+        """Go on with smaller steps, after a return to a checkpoint that `Unsteady` caused."""
+
     def begin(self) -> None:
         """Called before the first step of a fresh run, after the objective's `begin`; never on a resume."""
 
-    def step(self, index: int) -> dict[str, float]:
-        """Do optimizer step (or tree, or pass) `index`; a pure function of (state, seed, index). Returns loss, items, learning_rate."""
+    def step(self, index: int) -> dict[str, Any]:
+        """Do optimizer step (or tree, or pass) `index`; a pure function of (state, seed, index). Returns loss, items, learning_rate, and
+        `skipped` (why) with `rows` (their ids) where nothing was learned. Raises Unsteady where that happens too often."""
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Everything needed to continue bit-identically: tensors and JSON."""

@@ -13,6 +13,7 @@ from attune.core import catalog
 from attune.core.commit import verify
 from attune.core.contracts import Method, Prediction, Row, Signature, Task
 from attune.core.errors import IntegrityError
+from attune.core.memory import in_parts
 from attune.core.models import Base, require_same_base, resolve_base
 from attune.core.text import portion
 
@@ -127,9 +128,8 @@ def text_features(specialist: Specialist, texts: Sequence[str]) -> Any:
     missing = [text for text in dict.fromkeys(texts) if text not in known]
     ids = specialist.token_ids(missing)
     for index in by_length([len(one) for one in ids]):
-        found = specialist.model.features(Tokens.of([ids[i] for i in index]))
-        for place, i in enumerate(index):
-            known[missing[i]] = found[place]
+        for i, vector in zip(index, in_parts(lambda part: list(specialist.model.features(Tokens.of([ids[j] for j in part]))), index), strict=True):
+            known[missing[i]] = vector
     return torch.stack([known[text] for text in texts]) if texts else torch.zeros((0, 0))
 
 

@@ -105,13 +105,22 @@ class _Boosting:
         of_base = booster(self.earlier).current_iteration() if self.earlier is not None else 0
         self.chosen = {"trees": f"LightGBM {library().__version__}, " + (f"continued from {of_base} rounds of the general model" if of_base else "from nothing"), "learning rate": f"{rate:g}"}
 
+    @property
+    def lowered(self) -> bool:
+        """True after `lower`."""
+        return bool(self.settings["learning_rate"] < self.rate)
+
+    def lower(self) -> None:
+        """Half the learning rate for the rounds to come."""
+        self.settings["learning_rate"] = self.rate / 2
+
     def begin(self) -> None:
         """A fresh run starts from what the task built."""
 
     def _seeds(self, index: int) -> dict[str, int]:
         return {"feature_fraction_seed": random_key(self.context.seed, "columns", index) % 2**31}
 
-    def step(self, index: int) -> dict[str, float]:
+    def step(self, index: int) -> dict[str, Any]:
         """Round `index`; the loss is that of all trees so far on the training rows."""
         if self.growing is None:
             self._start(index)
@@ -122,7 +131,7 @@ class _Boosting:
         loss = self._training_loss()
         if not math.isfinite(loss):
             raise DataError(f"the loss is {loss} after round {index + 1}", place="train", fix="lower train.learning_rate")
-        return {"loss": loss, "items": float(len(self.context.examples)), "learning_rate": self.rate}
+        return {"loss": loss, "items": float(len(self.context.examples)), "learning_rate": self.settings["learning_rate"]}
 
     def _training_loss(self) -> float:
         """Mean negative log probability of the right labels; what earlier rounds said is kept, summed in the order in which LightGBM sums it."""
@@ -186,12 +195,14 @@ class _Boosting:
         import torch
 
         text = self._text() or ""
-        return {GROWN: torch.from_numpy(np.frombuffer(text.encode("utf-8"), dtype=np.uint8).copy())}, {"total_steps": self.total_steps, "rounds": self._rounds()}
+        return {GROWN: torch.from_numpy(np.frombuffer(text.encode("utf-8"), dtype=np.uint8).copy())}, {"total_steps": self.total_steps, "lowered": self.lowered}
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Back to the moment of `state`; refuses the state of another plan."""
         if facts["total_steps"] != self.total_steps:
             raise DataError(f"the checkpoint was written with {facts['total_steps']} rounds to go to, this run has {self.total_steps}", place="resume", fix="run with --fresh")
+        if facts["lowered"]:
+            self.lower()
         self.earlier = tensors[GROWN].numpy().tobytes().decode("utf-8") or None
         self.growing, self.model.growing = None, booster(self.earlier) if self.earlier is not None else None
 

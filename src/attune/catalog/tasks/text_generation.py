@@ -11,6 +11,7 @@ from attune.core.contracts import Defaults, Prediction, Role, Row, Signature, Ta
 from attune.core.conversation import Message, messages_of, prompt_ids, stop_ids, template_digest, template_of
 from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
+from attune.core.memory import in_parts
 from attune.core.specialist import Specialist, by_length, pad_id, text_features
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class TextGeneration(Task):
         stops = stop_ids(specialist)
         answers: list[Any] = [None] * len(rows)
         for index in by_length([len(one) for one in ids], AT_ONCE):
-            for i, answer in zip(index, self._generate(specialist, [ids[i] for i in index], stops), strict=True):
+            for i, answer in zip(index, in_parts(lambda part: self._generate(specialist, part, stops), [ids[i] for i in index]), strict=True):
                 answers[i] = dataclasses.replace(answer, extra={**answer.extra, "cut": asked[i][1]})
         return answers
 

@@ -17,12 +17,14 @@ from attune.cli.verb import CYCLE, verb
     examples=(
         ("attune check claims", "what is wrong, what was detected, what would run; no training"),
         ("attune check claims --set method=lora", "with another setting"),
+        ("attune check claims --quick", "without the forecast of time, memory and disk"),
         ("attune check --schema > recipe.schema.json", "the JSON Schema of recipes, for editors"),
     ),
 )
 def check(
     screen: Screen,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the folder that holds recipe.yaml.")] = ".",
+    quick: Annotated[bool, typer.Option("--quick", help="No forecast: leave out the probe of a few training steps.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes instead.")] = False,
 ) -> Any:
     """What is wrong, what was detected in the rows, and what a run would do: seconds, no training."""
@@ -31,4 +33,4 @@ def check(
 
     if schema:
         return print_schema(screen)
-    return look(screen, recipe)
+    return look(screen, recipe, quick)

@@ -15,6 +15,7 @@ from attune.stages.curate.reading import locations
 MOST = 200_000
 """Records that are looked at; larger data is counted up to here."""
 SHOWN = 3
+SAMPLED = 1000
 FEW = 10
 """So many labels that come once may be typing errors; more of them, in most of the rows, are not labels."""
 
@@ -36,6 +37,8 @@ class Preview:
     """(place, problem, fix) of records that will be set aside."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The first parsed rows, with `place`."""
+    sample: list[dict[str, Any]] = field(default_factory=list)
+    """Parsed rows spread over the whole of them, at most twice `SAMPLED`, each with `place` and `row_id`."""
     labels: Counter[str] = field(default_factory=Counter)
     """Value -> rows, for tasks with labels."""
     hints: list[str] = field(default_factory=list)
@@ -73,7 +76,8 @@ def preview(recipe: Recipe) -> Preview:
     found.columns = detect(recipe.task, seen, recipe.keys.data.columns, taken, records[:20])
     found.hints = suggestions(recipe.task, seen, [*named(found.columns), *taken])
     targets = [role.name for role in recipe.task.roles if role.target and role.type in ("label", "labels")]
-    for record in records:
+    stride = max(1, len(records) // SAMPLED)
+    for number, record in enumerate(records):
         try:
             row = recipe.task.parse(dict(record.values or {}), found.columns)
         except DataError as error:
@@ -81,6 +85,8 @@ def preview(recipe: Recipe) -> Preview:
             continue
         if len(found.rows) < SHOWN:
             found.rows.append({"place": record.place, **row})
+        if number % stride == 0 and all(row.get(role.name) not in (None, "") for role in recipe.task.roles if role.required):
+            found.sample.append({"place": record.place, "row_id": str(number), **row})
         for target in targets:
             value = row.get(target)
             found.labels.update(str(one) for one in (value if isinstance(value, list) else [value]) if one not in (None, ""))

@@ -9,11 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from attune.core.events import Events
+from attune.core.memory import available_memory
 from attune.stages.finetune.checkpoints import Checkpoints, DiskFull
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Saver:
     def _room(self, kind: str, tensors: Mapping[str, torch.Tensor]) -> bool:
         need = sum(t.numel() * t.element_size() for t in tensors.values()) - sum(t.numel() * t.element_size() for t in self._buffers[kind].values())
         available = available_memory()
-        return need <= 0 or available is None or need <= SHARE * available
+        return need <= 0 or need <= SHARE * available
 
     def _copy(self, kind: str, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """A copy in memory that training does not touch; the memory of the copy before is used again where shapes agree."""
@@ -230,16 +230,3 @@ class Saver:
             if not write.skipped:
                 self._acknowledge(write)
         self._flying.clear()
-
-
-def available_memory() -> int | None:
-    """Bytes of memory that can be had without swapping, on the machine or in the container; None where the system does not say."""
-    said = []
-    try:
-        line = next(one for one in Path("/proc/meminfo").read_text().splitlines() if one.startswith("MemAvailable:"))
-        said.append(int(line.split()[1]) * 1024)
-        group = Path("/sys/fs/cgroup")
-        said.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, StopIteration, ValueError):  # no Linux, no such group, or one without a limit
-        return min(said, default=None)
-    return min(said)

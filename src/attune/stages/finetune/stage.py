@@ -12,7 +12,7 @@ from attune.core.commit import read_checked, write_checked
 from attune.core.contracts import Example, Metric, Row
 from attune.core.errors import DataError, IntegrityError, MachineError, PlugError
 from attune.core.events import Events
-from attune.core.learner import Learner, LearnerContext
+from attune.core.learner import Learner, LearnerContext, Unsteady
 from attune.core.models import Base, require_base, resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, digest
@@ -20,6 +20,7 @@ from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, write_bundle
 from attune.core.workspace import Workspace
 from attune.stages.finetune.checkpoints import Checkpoints
+from attune.stages.finetune.defence import SKIPS, diverging, overfitting
 from attune.stages.finetune.interrupt import Interrupt
 from attune.stages.finetune.plan import start_plan
 from attune.stages.finetune.saver import Saver
@@ -152,7 +153,7 @@ class _Session:
                 place="method",
                 fix="give the method a learner of its own",
             )
-        return TorchLearner(self.specialist, self.recipe.objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache)
+        return TorchLearner(self.specialist, self.recipe.objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache, self.events)
 
     def _untuned(self) -> Specialist:
         """The base put together for the task, with the method's weights marked."""
@@ -181,14 +182,22 @@ class _Session:
         first = True
         if self.next_step == 0 and not self.best:
             self._evaluate(0, 0.0)
+            self._commit(0)
         while self.next_step < total and self.waited < patience:
-            report = learner.step(self.next_step)
+            try:
+                report = learner.step(self.next_step)
+            except Unsteady as unsteady:
+                self._go_back(unsteady)
+                continue
             self.next_step += 1
+            if report.get("skipped"):
+                self.events.warn(f"step {self.next_step} was skipped: {report['skipped']}", rows=report["rows"])
             if first:  # one step has read whatever will be read: a key without effect is told before hours go by
                 self.recipe.require_read("train", "objective", "method")
                 first = False
             step = self.next_step
-            self.recent = [self.recent[0] + report["loss"] * report["items"], self.recent[1] + report["items"]]
+            if not report.get("skipped"):
+                self.recent = [self.recent[0] + report["loss"] * report["items"], self.recent[1] + report["items"]]
             self.events.progress("train", step, total, loss=report["loss"], learning_rate=report["learning_rate"])
             if step % every == 0 or step == total:
                 self._evaluate(step, report["learning_rate"])
@@ -200,6 +209,25 @@ class _Session:
                 return
         if self.waited >= patience and self.next_step < total:
             self.events.note(f"stopped at step {self.next_step} of {total}: no better {self.recipe.main_metric} in {self.waited} evaluations")
+
+    def _go_back(self, unsteady: Unsteady) -> None:
+        """Once: to the last checkpoint, on with a lower rate. The second time the run stops with what it knows."""
+        if self.learner.lowered:
+            raise DataError(
+                f"training is not steady at step {unsteady.step + 1}, though the learning rate was halved already: {unsteady.why}",
+                place="train.learning_rate",
+                fix="lower it to a third, raise train.warmup_ratio, set train.precision to fp32, or look at the rows named above",
+            )
+        self.saver.wait()
+        found = self.checkpoints.find()
+        if found is None:
+            raise IntegrityError("there is no whole checkpoint to go back to", place=str(self.checkpoints.folder), fix="run with --fresh")
+        name, facts = found
+        self.learner.load_state(self.checkpoints.read(name), facts["learner"])
+        self.next_step, self.best, self.curve, self.waited, self.recent = (facts[key] for key in ("step", "best", "curve", "waited", "recent"))
+        self.learner.lower()
+        self.chosen["went back"] = f"to step {self.next_step} from step {unsteady.step + 1}, and on with half the learning rate: {unsteady.why}"
+        self.events.warn(f"{SKIPS} of the last steps had to be skipped ({unsteady.why}): back to step {self.next_step}, on with half the learning rate")
 
     def _evaluate(self, step: int, rate: float) -> None:
         with self.learner.settled() as specialist:
@@ -213,9 +241,12 @@ class _Session:
         self.waited = 0 if better else self.waited + 1
         point = {"step": float(step), "epoch": step / self.learner.steps_per_epoch, "validation_loss": validation_loss, f"validation_{self.recipe.main_metric}": value}
         if step:
-            point |= {"loss": self.recent[0] / self.recent[1], "learning_rate": rate}
+            point |= {"loss": self.recent[0] / self.recent[1] if self.recent[1] else math.nan, "learning_rate": rate}
         self.recent = [0.0, 0.0]
         self.curve.append(point)
+        for wrong in (overfitting(self.curve), diverging(self.curve)):
+            if wrong:
+                self.events.warn(wrong)
         self.events.note(f"step {step}: {self.recipe.main_metric} {value:.4f}, validation loss {validation_loss:.4f}", **point)
 
     def _score(self, specialist: Specialist) -> float:

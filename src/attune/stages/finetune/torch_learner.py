@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,17 +12,23 @@ from typing import Any
 import torch
 
 from attune.core.contracts import Example, Objective
-from attune.core.errors import DataError, RecipeError
+from attune.core.errors import DataError, MachineError, RecipeError
+from attune.core.events import Events
 from attune.core.flat import key_dropout, network_of, noise
+from attune.core.learner import Unsteady
+from attune.core.memory import give_back, in_parts, ran_out
 from attune.core.randomness import key as random_key
 from attune.core.recipe import TrainKeys
 from attune.core.specialist import Specialist
 from attune.stages.finetune.compact import compacted
+from attune.stages.finetune.defence import LOWER, Watchman
 from attune.stages.finetune.plan import length_grouped, rate_factor
 from attune.stages.finetune.prefix import Prefix, frozen_layers
 
 Tensors = dict[str, torch.Tensor]
 LEFT = "unused embedding rows"
+TIDY, HOLES = 8, 192_000_000
+"""Every so many steps memory that was freed is given back when there is more than so much of it, in bytes."""
 
 
 class TorchLearner:
@@ -35,10 +42,22 @@ class TorchLearner:
         seed: the recipe's seed.
         precision: fp32 or bf16 (autocast; weights, optimizer state and losses stay float32).
         cache: folder for what frozen layers answer to the training rows; None: compute it each time.
+        events: told when the run has to defend itself.
     """
 
-    def __init__(self, specialist: Specialist, objective: Objective, examples: Sequence[Example], keys: TrainKeys, seed: int, precision: str, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        specialist: Specialist,
+        objective: Objective,
+        examples: Sequence[Example],
+        keys: TrainKeys,
+        seed: int,
+        precision: str,
+        cache: Path | None = None,
+        events: Events | None = None,
+    ) -> None:
         assert specialist.method is not None
+        self.events = events or Events()
         self._specialist = specialist
         self.model = specialist.model
         self.objective = objective
@@ -58,6 +77,7 @@ class TorchLearner:
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.steps_per_epoch = len(self._batches(0))
         self.total_steps = math.ceil((keys.epochs or specialist.method.epochs) * self.steps_per_epoch)
+        self.watchman = Watchman()
         self.compact = compacted(self.model.body, examples)
         """The embedding of the tokens in use, where the whole table trains."""
         self.average_left = 1.0
@@ -106,37 +126,44 @@ class TorchLearner:
         epoch, place = divmod(index, self.steps_per_epoch)
         return [self.examples[i] for i in self._batches(epoch)[place]]
 
-    def step(self, index: int) -> dict[str, float]:
-        """One optimizer step: micro-batches are summed, then divided by the supervised items of the whole step."""
+    def step(self, index: int) -> dict[str, Any]:
+        """One optimizer step: micro-batches are summed, then divided by the supervised items of the whole step.
+
+        A step whose loss or gradient is no number, or jumps, makes no update (`skipped` says why, `rows` which rows it had); rows that are
+        to blame alone are left out from then on. Where memory runs out, micro-batches get smaller and the step is computed again.
+
+        Raises:
+            Unsteady: too many of the last steps had to be skipped.
+        """
         if not self.model.training:  # setting it walks through every module
             self.model.train()
-        factor = rate_factor(index, self.total_steps, self.keys.warmup_ratio, self.keys.scheduler)
+        factor = rate_factor(index, self.total_steps, self.keys.warmup_ratio, self.keys.scheduler) * (LOWER if self.lowered else 1.0)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        rows = self.batch_at(index)
-        total, items = 0.0, 0.0
-        for micro, begin in enumerate(range(0, len(rows), self.micro_batch_size)):
-            batch = self.objective.collate(self._specialist, rows[begin : begin + self.micro_batch_size])
-            if not self.model.fit.flat:  # a padded network draws its dropout from torch's own stream
-                torch.default_generator.manual_seed(random_key(self.seed, "dropout", index, micro))
-            with noise(random_key(self.seed, "dropout", index)), self._autocast():
-                loss, count = self.objective.loss(self.model, batch)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise DataError(
-                    f"the loss is {value} at step {index + 1}",
-                    place="rows " + ", ".join(str(e["row_id"]) for e in rows[begin : begin + self.micro_batch_size][:8]),
-                    fix="look at these rows; then lower train.learning_rate or set train.precision to fp32",
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
-            total, items = total + value, items + count
+        parameters = list(self.trained.values())
+        rows = self._allowed(index)
+        total, items = self._gradients(index, rows)
+        if not math.isfinite(total):
+            banned = self._ban(index, rows)
+            if banned and len(banned) < len(rows):
+                rows = self._allowed(index)
+                self.optimizer.zero_grad(set_to_none=True)
+                total, items = self._gradients(index, rows)
         if items == 0:
             raise DataError(f"step {index + 1} has nothing to learn from", place="rows " + ", ".join(str(e["row_id"]) for e in rows[:8]), fix="give rows with targets, or raise train.max_length")
-        parameters = list(self.trained.values())
         torch._foreach_div_([p.grad for p in parameters if p.grad is not None], items)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.keys.max_gradient_norm))
+        report: dict[str, Any] = {"loss": total / items, "items": items, "learning_rate": self.peaks[0] * factor, "gradient_norm": norm}
+        why = self.watchman.judge(index, total / items, norm)
+        if why is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.watchman.must_go_back():
+                raise Unsteady(index, why)
+            return report | {"skipped": why, "rows": [e["row_id"] for e in rows]}
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if index % TIDY == 0:
+            give_back(HOLES)
         if self.compact is not None:
             self.compact.left *= 1 - self.embedding_rate * factor * self.keys.weight_decay
         if self.average:
@@ -144,7 +171,72 @@ class TorchLearner:
             torch._foreach_lerp_(list(self.averaged.values()), [p.detach() for p in parameters], 1 - decay)
             if self.compact is not None:
                 self.average_left += (self.compact.left - self.average_left) * (1 - decay)
-        return {"loss": total / items, "items": items, "learning_rate": self.peaks[0] * factor, "gradient_norm": norm}
+        return report
+
+    @property
+    def lowered(self) -> bool:
+        """True after `lower`."""
+        return self.watchman.lowered
+
+    def lower(self) -> None:
+        """From here on half the learning rate."""
+        self.watchman.went_back()
+
+    def _allowed(self, index: int) -> list[Example]:
+        return [one for one in self.batch_at(index) if one["row_id"] not in self.watchman.banned]
+
+    def _gradients(self, index: int, rows: Sequence[Example]) -> tuple[float, float]:
+        """Sum of losses and supervised items of a step; its gradients are left on the parameters. Smaller micro-batches where memory runs out."""
+        while True:
+            try:
+                return self._sums(index, rows)
+            except (MemoryError, RuntimeError, OSError) as error:
+                self.optimizer.zero_grad(set_to_none=True)
+                size = min(self.micro_batch_size, len(rows))
+                if not ran_out(error):
+                    raise
+                if size < 2 or not self.objective.separable:
+                    raise self._too_large(error, size) from error
+                self.micro_batch_size = (size + 1) // 2
+                gc.collect()
+                self.events.warn(f"memory ran out at step {index + 1}: {self.micro_batch_size} rows are computed at once from here on, before it was {size}; the batch of {len(rows)} stays")
+
+    def _too_large(self, error: BaseException, size: int) -> MachineError:
+        return MachineError(
+            f"memory ran out with {size} row{'s' if size != 1 else ''} at once ({error})",
+            place="train",
+            fix="lower train.max_length"
+            + (", choose method lora or head," if size < 2 else " or train.batch_size (this objective needs the whole batch at once)")
+            + " or close other programs; the run goes on from its last checkpoint",
+        )
+
+    def _sums(self, index: int, rows: Sequence[Example]) -> tuple[float, float]:
+        total, items = 0.0, 0.0
+        for micro, begin in enumerate(range(0, len(rows), self.micro_batch_size)):
+            batch = self.objective.collate(self._specialist, rows[begin : begin + self.micro_batch_size])
+            if not self.model.fit.flat:  # a padded network draws its dropout from torch's own stream
+                torch.default_generator.manual_seed(random_key(self.seed, "dropout", index, micro))
+            with noise(random_key(self.seed, "dropout", index)), self._autocast():
+                loss, count = self.objective.loss(self.model, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total, items = total + loss.item(), items + count
+        return total, items
+
+    def _ban(self, index: int, rows: Sequence[Example]) -> list[str]:
+        """Find the rows whose loss is no number on their own, and leave them out from now on; none where the rows are not to blame alone."""
+        found = []
+        if self.objective.separable:
+            for one in rows:
+                with torch.no_grad(), noise(random_key(self.seed, "dropout", index)), self._autocast():
+                    loss, _ = self.objective.loss(self.model, self.objective.collate(self._specialist, [one]))
+                if not math.isfinite(loss.item()):
+                    found.append(str(one["row_id"]))
+        if len(found) < len(rows):
+            for name in found:
+                self.watchman.banned[name] = f"the loss is no number, first seen at step {index + 1}"
+            if found:
+                self.events.warn(f"step {index + 1}: the loss of {len(found)} row{'s' if len(found) != 1 else ''} is no number; left out from here on: {', '.join(found[:8])}", rows=found)
+        return found
 
     def _autocast(self) -> Any:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
@@ -165,12 +257,23 @@ class TorchLearner:
     def validation_loss(self, examples: Sequence[Example]) -> float:
         """Mean loss over examples in evaluation mode; the caller chooses the weights with `settled`."""
         self.model.eval()
+        size = self.micro_batch_size if self.objective.separable else self.batch_size
         total, items = 0.0, 0.0
-        with torch.no_grad():
-            for begin in range(0, len(examples), self.micro_batch_size):
-                loss, count = self.objective.loss(self.model, self.objective.collate(self._specialist, examples[begin : begin + self.micro_batch_size]))
-                total, items = total + loss.item(), items + count
+        for begin in range(0, len(examples), size):
+            part = examples[begin : begin + size]
+            try:
+                found = in_parts(self._losses, part) if self.objective.separable else self._losses(part)
+            except (MemoryError, RuntimeError, OSError) as error:
+                if ran_out(error):
+                    raise self._too_large(error, 1 if self.objective.separable else len(part)) from error
+                raise
+            total, items = total + sum(loss for loss, _ in found), items + sum(count for _, count in found)
         return total / items if items else math.nan
+
+    def _losses(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
+        with torch.no_grad():
+            loss, count = self.objective.loss(self.model, self.objective.collate(self._specialist, examples))
+        return [(loss.item(), count)]
 
     def weights(self) -> Tensors:
         """Copies of the trained weights, as they stand."""
@@ -206,13 +309,15 @@ class TorchLearner:
         for name, parameter in self.trained.items():
             for part, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer/{part}/{name}"] = value
-        return tensors, {"total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
+        return tensors, {"total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch, "micro_batch_size": self.micro_batch_size, "watchman": self.watchman.facts()}
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Back to the moment of `state`; refuses the state of another plan."""
         for name in ("total_steps", "steps_per_epoch"):
             if facts[name] != getattr(self, name):
                 raise DataError(f"the checkpoint was written with {name} {facts[name]}, this run has {getattr(self, name)}", place="resume", fix="run with --fresh")
+        self.micro_batch_size = facts["micro_batch_size"]
+        self.watchman.load(facts["watchman"])
         self._set({key.removeprefix("weight/"): value for key, value in tensors.items() if key.startswith("weight/")})
         for name in self.averaged:
             self.averaged[name].copy_(tensors[f"average/{name}"])

@@ -1,0 +1,89 @@
+"""A run defends itself: numbers that are none, losses that jump, memory that runs out, and training that goes wrong slowly."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+WINDOW = 50
+"""Steps that a step is compared with."""
+LEAST = 10
+"""Steps before a jump can be told from a start."""
+LOSS_JUMP, NORM_JUMP = 3.0, 6.0
+"""A spike has this many times the median loss, and a gradient of this many times the median length."""
+SKIPS = 3
+"""So many skipped steps within the window, and the run goes back to its last checkpoint, once, with a lower rate."""
+LOWER = 0.5
+
+
+class Watchman:
+    """Judges each step by the ones before it. Its memory is a few numbers, kept with every checkpoint."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.skipped: list[int] = []
+        self.banned: dict[str, str] = {}
+        """Rows that are left out from now on, and why."""
+        self.lowered = False
+
+    def judge(self, step: int, loss: float, norm: float) -> str | None:
+        """Why the update of a step must not be made, or None; steps that pass are remembered."""
+        why = None
+        if not math.isfinite(loss):
+            why = f"the loss is {loss}"
+        elif not math.isfinite(norm):
+            why = f"the gradient's length is {norm}"
+        elif len(self.losses) >= LEAST and loss > LOSS_JUMP * statistics.median(self.losses) and norm > NORM_JUMP * statistics.median(self.norms):
+            why = f"the loss jumped to {loss:.3g} from about {statistics.median(self.losses):.3g}, the gradient's length to {norm:.3g} from about {statistics.median(self.norms):.3g}"
+        if why is None:
+            self.losses, self.norms = [*self.losses, loss][-WINDOW:], [*self.norms, norm][-WINDOW:]
+            return None
+        self.skipped = [one for one in self.skipped if one > step - WINDOW] + [step]
+        return why
+
+    def must_go_back(self) -> bool:
+        """True when too many of the last steps were skipped."""
+        return len(self.skipped) >= SKIPS
+
+    def went_back(self) -> None:
+        """The run stands at its last checkpoint again, with a lower rate."""
+        self.lowered, self.skipped = True, []
+
+    def facts(self) -> dict[str, Any]:
+        """JSON for a checkpoint."""
+        return {"losses": self.losses, "norms": self.norms, "skipped": self.skipped, "banned": self.banned, "lowered": self.lowered}
+
+    def load(self, facts: dict[str, Any]) -> None:
+        """Back to the moment of `facts`."""
+        self.losses, self.norms, self.skipped = list(facts["losses"]), list(facts["norms"]), list(facts["skipped"])
+        self.banned, self.lowered = dict(facts["banned"]), bool(facts["lowered"])
+
+
+def overfitting(curve: Sequence[dict[str, float]]) -> str | None:
+    """What a learning curve says when it has just begun to show overfitting: the training loss falls, the validation loss rises for the
+    second time in a row and stands clearly above its best."""
+    points = [point for point in curve if "loss" in point]
+    if len(points) < 3:
+        return None
+    a, b, c = points[-3:]
+    best = min(point["validation_loss"] for point in curve)
+    if c["loss"] < b["loss"] < a["loss"] and c["validation_loss"] > b["validation_loss"] > a["validation_loss"] and c["validation_loss"] > 1.05 * best:
+        return (
+            f"overfitting: since epoch {a['epoch']:.1f} the training loss fell from {a['loss']:.3f} to {c['loss']:.3f} while the validation loss rose from "
+            f"{a['validation_loss']:.3f} to {c['validation_loss']:.3f}; fewer epochs, more rows or more weight decay would help, and the best step is kept"
+        )
+    return None
+
+
+def diverging(curve: Sequence[dict[str, float]]) -> str | None:
+    """What a learning curve says when training makes things worse: the training loss rises for the second time in a row, above its first value."""
+    points = [point for point in curve if "loss" in point]
+    if len(points) < 3:
+        return None
+    a, b, c = points[-3:]
+    if c["loss"] > b["loss"] > a["loss"] and c["loss"] > 1.2 * points[0]["loss"]:
+        return f"diverging: the training loss rose from {a['loss']:.3f} to {c['loss']:.3f} since epoch {a['epoch']:.1f}; lower train.learning_rate (it is {c['learning_rate']:.1e} now)"
+    return None
