@@ -33,7 +33,7 @@ def harness(folder: Path, *words: str) -> dict:
 
 def test_killed_runs_end_bit_identical(tmp_path):
     found = harness(tmp_path, "kill", "--n", "4")
-    assert found["details"]["inside_a_save"] >= 2
+    assert found["details"]["inside_a_save"] >= 1
     again = harness(tmp_path, "kill", "--n", "5")
     assert again["trials"][:4] == found["trials"], "it goes on where it stood"
 

@@ -18,7 +18,7 @@ FAMILIES = {
     "bert": lambda: transformers.BertConfig(**SMALL),
     "roberta": lambda: transformers.RobertaConfig(**SMALL | {"pad_token_id": 1}),
     "distilbert": lambda: transformers.DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=200),
-    "modernbert": lambda: transformers.ModernBertConfig(**SMALL, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2),
+    "modernbert": lambda: transformers.ModernBertConfig(**SMALL, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2, local_attention=4),
     "electra": lambda: transformers.ElectraConfig(**SMALL, embedding_size=32),
     "llama": lambda: transformers.LlamaConfig(**GROUPED),
     "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
@@ -75,6 +75,30 @@ def test_hidden_states_and_gradients_agree_with_padding(family):
         assert float((ours - theirs).abs().max()) <= 2e-4 * max(float(theirs.abs().max()), 1e-2)
 
 
+def test_windows_and_filled_up_rows_give_finite_gradients():
+    """A place behind a row's end may see nothing at all; that must not reach the weights."""
+    body = body_of("mistral")
+    fit = fit_of(body)
+    tokens = Tokens.of([list(range(10, 50)), list(range(20, 54))])
+    assert tokens.groups[0].give is not None
+    run_flat(body, tokens, fit.offset, use_cache=False)[0].sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in body.parameters() if p.grad is not None)
+
+
+def test_local_attention_that_looks_both_ways_is_kept_on_long_rows():
+    body = body_of("modernbert")
+    tokens = Tokens.of([list(range(5, 105)), list(range(50, 90))])
+    told = run_padded(body, tokens, 0)[0][tokens.row, tokens.positions[0]]
+    assert float((run_flat(body, tokens, fit_of(body).offset)[0][0] - told).abs().max()) < 1e-3
+
+
+def test_a_window_that_is_forgotten_is_noticed(monkeypatch):
+    """The must-fail twin."""
+    band = flat._band
+    monkeypatch.setattr(flat, "_band", lambda length, window, causal: band(length, window if causal else None, causal))
+    assert not fit_of(body_of("modernbert")).flat
+
+
 def test_a_family_that_disagrees_is_padded():
     config = transformers.MPNetConfig(**SMALL | {"pad_token_id": 1})  # relative positions are added to its scores
     fit = fit_of(transformers.AutoModel.from_config(config))
@@ -96,7 +120,7 @@ def test_a_planted_fault_in_flat_rows_is_noticed(fault, monkeypatch):
 
         monkeypatch.setattr(flat, "attend", faulty)
     elif fault == "no causal mask":
-        monkeypatch.setattr(flat, "_causal", lambda length, window: None)
+        monkeypatch.setattr(flat, "_band", lambda length, window, causal: None)
     else:
         run = flat.run_flat
         monkeypatch.setattr(flat, "run_flat", lambda body, tokens, *rest, **options: run(body, dataclasses.replace(tokens, positions=torch.arange(tokens.ids.shape[1]).unsqueeze(0)), *rest, **options))

@@ -187,6 +187,43 @@ def test_parts_keep_the_order_and_stop_at_one():
     assert not ran_out(ValueError("out of memory"))
 
 
+def test_a_run_that_knows_its_rows_by_heart_has_no_spikes():
+    """Losses far below the start may jump by any factor; above the start a jump is a spike."""
+    watchman = Watchman()
+    for step in range(60):
+        assert watchman.judge(step, 2.0 * 0.8**step, 1.0 * 0.8**step) is None
+    assert watchman.judge(60, 0.5, 1.0) is None
+    assert "jumped" in watchman.judge(61, 50.0, 30.0)
+    watchman.went_back()
+    assert watchman.judge(62, 50.0, 30.0) is None  # with the lower rate it is learned from, its gradient cut
+    assert "nan" in watchman.judge(63, math.nan, 1.0)
+
+
+def test_a_batch_whose_rows_are_all_left_out_is_passed_over(recipe_of, workspace):
+    from .test_loop import learner_of
+
+    learner = learner_of(recipe_of(), workspace, make_rows(20))
+    learner.watchman.banned = {one["row_id"]: "planted" for one in learner.batch_at(0)}
+    report = learner.step(0)
+    assert "left out" in report["skipped"]
+    assert set(report["rows"]) == learner.left_out
+    assert not learner.watchman.skipped  # that is no reason to go back
+
+
+def test_going_back_to_the_start_forgets_the_optimizer(recipe_of, workspace):
+    from .test_loop import learner_of
+
+    learner = learner_of(recipe_of(), workspace, make_rows(20))
+    tensors, facts = learner.state()
+    start = {name: tensor.clone() for name, tensor in tensors.items()}
+    learner.step(0)
+    once = {name: tensor.clone() for name, tensor in learner.state()[0].items()}
+    learner.load_state(start, facts)
+    learner.step(0)
+    again = learner.state()[0]
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
 def test_freed_memory_is_given_back():
     blocks = [bytearray(100_000) for _ in range(3000)]
     keep = blocks[::100]  # the holes between them cannot be given back by themselves

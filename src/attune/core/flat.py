@@ -23,6 +23,8 @@ LONG = 512
 """From here on the fused attention kernel of the processor is faster than explicit products in bf16 (measured); in fp32 from 64."""
 AGREES = 1e-4
 _now = threading.local()
+_switching = threading.RLock()
+"""The attention is switched on in the network's configuration, which all threads see."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,16 @@ def _groups(lengths: Sequence[int]) -> Iterator[Group]:
 # ---------------------------------------------------------------- attention
 
 
-@lru_cache(maxsize=64)
-def _causal(length: int, window: int | None) -> torch.Tensor:
-    """bool [length, length]: True where a query (row) may look."""
-    allowed = torch.ones(length, length, dtype=torch.bool).tril()
+@lru_cache(maxsize=4)
+def _band(length: int, window: int | None, causal: bool) -> torch.Tensor | None:
+    """bool [length, length]: True where a query (row) may look; less than `window` places away, where there is one. None: everywhere."""
+    if not causal and (window is None or window >= length):
+        return None
+    allowed = torch.ones(length, length, dtype=torch.bool)
+    if causal:
+        allowed = allowed.tril()
+    elif window is not None:
+        allowed = allowed.tril(window - 1)
     return allowed if window is None else allowed.triu(1 - window)
 
 
@@ -171,7 +179,7 @@ def attend(
     with torch.autocast("cpu", enabled=False):
         lines = [part[0].transpose(0, 1).to(kind) for part in (query * scaling, key, value)]  # [total, heads, width]
         site = now.next_site() if now is not None and keys is not None else None
-        found = [_attend_group(group, lines, site, keys, dropout, _causal(group.length, sliding_window) if causal else None, softcap) for group in tokens.groups]
+        found = [_attend_group(group, lines, site, keys, dropout, _band(group.length, sliding_window, causal), softcap) for group in tokens.groups]
         return (torch.cat(found) if len(found) > 1 else found[0]).unsqueeze(0), None
 
 
@@ -189,7 +197,7 @@ def _attend_group(group: Group, lines: list[torch.Tensor], site: int | None, key
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         if allowed is not None:
-            scores = scores.masked_fill(~allowed, -torch.inf)
+            scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)  # not infinity: a filled-up place may see nothing at all
         weights = scores.softmax(-1)
         if site is not None and keys is not None:
             own = keys[group.begin : group.end]
@@ -320,6 +328,11 @@ class Fit:
 def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, **options: Any) -> Any:
     """The output of a network for flat rows; `given` is kept for layers that answer with what was computed before."""
     config = network_of(body).config
+    with _switching:
+        return _run_flat(body, config, tokens, offset, given, options)
+
+
+def _run_flat(body: Any, config: Any, tokens: Tokens, offset: int, given: torch.Tensor | None, options: dict[str, Any]) -> Any:
     before = config._attn_implementation
     old, own = getattr(_now, "tokens", None), getattr(_now, "keys", None)
     _now.tokens, _now.given = tokens, given
@@ -345,7 +358,7 @@ def run_padded(body: Any, tokens: Tokens, pad: int, **options: Any) -> Any:
 
 
 def fit_of(body: Any) -> Fit:
-    """Try both ways on three short rows, without dropout, and compare the last hidden states."""
+    """Try both ways on a few rows, without dropout, and compare the last hidden states."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(IMPLEMENTATION, attend)
@@ -355,18 +368,18 @@ def fit_of(body: Any) -> Fit:
     if vocabulary < 8:
         return Fit(False, 0, "padded: the network has no vocabulary")
     draw = torch.Generator().manual_seed(11)
-    tokens = Tokens.of([torch.randint(4, vocabulary, (length,), generator=draw).tolist() for length in (5, 9, 6, 5)])
+    tokens = Tokens.of([torch.randint(4, vocabulary, (length,), generator=draw).tolist() for length in (5, 9, 6, 5, _long(config))])
     pad = int(getattr(config, "pad_token_id", None) or 0)
     training = body.training
     body.eval()
     try:
         with torch.no_grad():
-            told = run_padded(body, tokens, pad, **_options(body))[0][tokens.row, tokens.positions[0]].float()
+            told = run_padded(body, tokens, pad, **options_of(body))[0][tokens.row, tokens.positions[0]].float()
             why = "padded: the network reads no positions"
             for offset in dict.fromkeys((0, pad + 1)):
                 try:
-                    found = run_flat(body, tokens, offset, **_options(body))[0][0].float()
-                except (TypeError, ValueError, RuntimeError, IndexError) as error:
+                    found = run_flat(body, tokens, offset, **options_of(body))[0][0].float()
+                except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
                     why = f"padded: flat rows fail with {type(error).__name__}"
                     continue
                 apart = float((found - told).abs().max() / told.abs().max().clamp(min=1e-6))
@@ -378,5 +391,13 @@ def fit_of(body: Any) -> Fit:
         body.train(training)
 
 
-def _options(body: Any) -> dict[str, Any]:
+def _long(config: Any) -> int:
+    """A length that reaches the fused attention, and beyond a network's window where that is not too wide to try."""
+    window = getattr(config, "sliding_window", None)
+    room = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+    return max(5, min(max(72, window + 8 if isinstance(window, int) and window <= 256 else 0), room - 8))
+
+
+def options_of(body: Any) -> dict[str, Any]:
+    """What a network has to be told besides its rows: a decoder keeps no cache while it reads."""
     return {"use_cache": False} if getattr(network_of(body).config, "is_decoder", False) or getattr(network_of(body).config, "use_cache", None) else {}

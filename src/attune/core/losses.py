@@ -14,8 +14,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of cross-entropies of hidden @ weight.T + bias (Wijmans et al. 2024, 'Cut Your Losses', section 4, without its gradient filter)."""
 
     @staticmethod
-    def forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, softcap: float | None, kind: torch.dtype) -> torch.Tensor:
-        wanted = context.needs_input_grad
+    def forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, softcap: float | None, kind: torch.dtype, learning: bool) -> torch.Tensor:
+        wanted = [learning and one for one in context.needs_input_grad]  # which does not know about no_grad
         source, table = hidden.to(kind), weight.to(kind)
         total = hidden.new_zeros((), dtype=torch.float32)
         to_hidden = torch.empty_like(source) if wanted[0] else None
@@ -55,7 +55,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         kept = iter(context.saved_tensors)
         found = [next(kept) * outer[0] if there else None for there in context.kept]
         kinds = (*context.kinds, None)
-        return (*(None if t is None else t.to(kind) if kind else t for t, kind in zip(found, kinds, strict=True)), None, None, None)
+        return (*(None if t is None else t.to(kind) if kind else t for t, kind in zip(found, kinds, strict=True)), None, None, None, None)
 
 
 def linear_cross_entropy(hidden: torch.Tensor, output: torch.nn.Linear, targets: torch.Tensor, softcap: float | None = None) -> torch.Tensor:
@@ -72,5 +72,5 @@ def linear_cross_entropy(hidden: torch.Tensor, output: torch.nn.Linear, targets:
     """
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
     with torch.autocast("cpu", enabled=False):
-        found: torch.Tensor = _LinearCrossEntropy.apply(hidden, output.weight, output.bias, targets, softcap, kind)  # type: ignore[no-untyped-call]
+        found: torch.Tensor = _LinearCrossEntropy.apply(hidden, output.weight, output.bias, targets, softcap, kind, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return found

@@ -87,7 +87,8 @@ class Specialist:
         if long:
             for i, ids in zip(long, self.tokenizer([seen[i] for i in long], truncation=True, max_length=self.max_length, add_special_tokens=True)["input_ids"], strict=True):
                 found[i] = ids
-        return list(zip(found, cut, strict=True))
+        filler = next((int(i) for i in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if i is not None), 0) if self.tokenizer is not None else 0
+        return [(ids or [filler], was_cut) for ids, was_cut in zip(found, cut, strict=True)]  # a row without a token could not be read at all
 
 
 class _answering:

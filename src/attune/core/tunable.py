@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from attune.core.errors import PlugError
-from attune.core.flat import Fit, Tokens, fit_of, network_of, run_flat, run_padded
+from attune.core.flat import Fit, Tokens, fit_of, network_of, options_of, run_flat, run_padded
 from attune.core.losses import linear_cross_entropy
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -49,10 +49,10 @@ class TunableModel(nn.Module):
         decoder = self.decoder()
         if self.fit.flat:
             given = self.computed(tokens) if self.computed is not None and self.training else None
-            found: torch.Tensor = run_flat(decoder, tokens, self.fit.offset, given)[0][0]
+            found: torch.Tensor = run_flat(decoder, tokens, self.fit.offset, given, **options_of(decoder))[0][0]
             return found
         pad = int(getattr(network_of(decoder).config, "pad_token_id", None) or 0)
-        found = run_padded(decoder, tokens, pad)[0][tokens.row, tokens.positions[0]]
+        found = run_padded(decoder, tokens, pad, **options_of(decoder))[0][tokens.row, tokens.positions[0]]
         return found
 
     def features(self, tokens: Tokens) -> torch.Tensor:

@@ -58,12 +58,13 @@ class Lora(Method):
     def _targets(self, body: Any) -> list[str]:
         """Full names of the linear layers to update; the output layer and an unused pooler are left alone."""
         from torch import nn
+        from transformers.pytorch_utils import Conv1D
 
         from attune.core.models import last_layers
 
         wanted = self.keys.targets
         output = body.get_output_embeddings() if hasattr(body, "get_output_embeddings") else None
-        linear = [name for name, module in body.named_modules() if isinstance(module, nn.Linear) and module is not output and "pooler" not in name.split(".")]
+        linear = [name for name, module in body.named_modules() if isinstance(module, (nn.Linear, Conv1D)) and module is not output and "pooler" not in name.split(".")]
         if self.keys.layers is not None:
             above = last_layers(body, self.keys.layers)
             linear = [name for name in linear if any(name.startswith(stem + ".") for stem in above)]

@@ -25,20 +25,28 @@ class Watchman:
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.skipped: list[int] = []
+        self.start = math.inf
+        """The median loss of the first steps: what is not above it is no spike."""
         self.banned: dict[str, str] = {}
         """Rows that are left out from now on, and why."""
         self.lowered = False
 
     def judge(self, step: int, loss: float, norm: float) -> str | None:
-        """Why the update of a step must not be made, or None; steps that pass are remembered."""
+        """Why the update of a step must not be made, or None; steps that pass are remembered.
+
+        A spike stands above the losses of the run's start too: when a run has learned its rows by heart, a harder batch is no spike. After a
+        return with a lower rate spikes are learned from, with their gradient cut: they never end a run.
+        """
         why = None
         if not math.isfinite(loss):
             why = f"the loss is {loss}"
         elif not math.isfinite(norm):
             why = f"the gradient's length is {norm}"
-        elif len(self.losses) >= LEAST and loss > LOSS_JUMP * statistics.median(self.losses) and norm > NORM_JUMP * statistics.median(self.norms):
+        elif not self.lowered and len(self.losses) >= LEAST and loss > self.start and loss > LOSS_JUMP * statistics.median(self.losses) and norm > NORM_JUMP * statistics.median(self.norms):
             why = f"the loss jumped to {loss:.3g} from about {statistics.median(self.losses):.3g}, the gradient's length to {norm:.3g} from about {statistics.median(self.norms):.3g}"
         if why is None:
+            if math.isinf(self.start) and len(self.losses) + 1 == LEAST:
+                self.start = statistics.median([*self.losses, loss])
             self.losses, self.norms = [*self.losses, loss][-WINDOW:], [*self.norms, norm][-WINDOW:]
             return None
         self.skipped = [one for one in self.skipped if one > step - WINDOW] + [step]
@@ -54,12 +62,13 @@ class Watchman:
 
     def facts(self) -> dict[str, Any]:
         """JSON for a checkpoint."""
-        return {"losses": self.losses, "norms": self.norms, "skipped": self.skipped, "banned": self.banned, "lowered": self.lowered}
+        return {"losses": self.losses, "norms": self.norms, "skipped": self.skipped, "banned": self.banned, "lowered": self.lowered, "start": self.start if math.isfinite(self.start) else None}
 
     def load(self, facts: dict[str, Any]) -> None:
         """Back to the moment of `facts`."""
         self.losses, self.norms, self.skipped = list(facts["losses"]), list(facts["norms"]), list(facts["skipped"])
         self.banned, self.lowered = dict(facts["banned"]), bool(facts["lowered"])
+        self.start = math.inf if facts["start"] is None else float(facts["start"])
 
 
 def overfitting(curve: Sequence[dict[str, float]]) -> str | None:

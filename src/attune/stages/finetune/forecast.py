@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,18 +70,29 @@ def forecast(recipe: Recipe, rows: Sequence[Row], total: int, workspace: Path) -
         MachineError: the probe's process was killed, which on most machines means that memory ran out.
     """
     free_memory, free_disk = available_memory(), float(shutil.disk_usage(_existing(workspace)).free)
-    first = _apart(recipe, rows, total, {})
+    try:
+        first = _apart(recipe, rows, total, {})
+    except _Killed as error:
+        rung = _rung(recipe, rows, total, free_memory)
+        if rung:
+            error.fix = f"most likely memory ran out; it would fit with {rung}"
+        raise
     fits = first.memory_bytes <= free_memory and first.disk_bytes <= free_disk
-    way_out = ""
-    if first.memory_bytes > free_memory:
-        for words, changes in LADDER:
-            try:
-                if _apart(recipe, rows, total, changes).memory_bytes <= free_memory:
-                    way_out = words
-                    break
-            except AttuneError:
-                continue
+    way_out = _rung(recipe, rows, total, free_memory) if first.memory_bytes > free_memory else ""
     return Forecast(**{**first.as_json(), "free_memory": free_memory, "free_disk": free_disk, "fits": fits, "way_out": way_out})
+
+
+class _Killed(MachineError):
+    """The probe's process ended without a word."""
+
+
+def _rung(recipe: Recipe, rows: Sequence[Row], total: int, free: float) -> str:
+    """The first setting of the ladder that fits into `free` bytes, or nothing."""
+    for words, changes in LADDER:
+        with suppress(AttuneError):
+            if _apart(recipe, rows, total, changes).memory_bytes <= free:
+                return words
+    return ""
 
 
 def _existing(folder: Path) -> Path:
@@ -101,7 +113,7 @@ def _apart(recipe: Recipe, rows: Sequence[Row], total: int, changes: dict[str, A
         kind, found = ours.recv()
     except EOFError:
         process.join(10)
-        raise MachineError(
+        raise _Killed(
             f"the probe ended without an answer (exit code {process.exitcode})",
             place="forecast",
             fix="most likely memory ran out: lower train.micro_batch_size or train.max_length, or choose method lora or head",
@@ -117,13 +129,13 @@ def _child(pipe: Any, values: dict[str, Any], folder: str, rows: list[Row], tota
         pipe.send(("forecast", _probe(make_recipe(values, folder=Path(folder)), rows, total).as_json()))
     except AttuneError as error:
         pipe.send(("error", {"what": error.what, "place": error.place, "fix": error.fix}))
+    except Exception as error:  # it has to reach the parent, whatever it is
+        pipe.send(("error", {"what": f"the probe failed: {type(error).__name__}: {error}", "place": "forecast", "fix": "a run would most likely fail the same way"}))
     finally:
         pipe.close()
 
 
 def _probe(recipe: Recipe, rows: Sequence[Row], total: int) -> Forecast:
-    import resource
-
     import numpy as np
 
     from attune.core.models import resolve_base
@@ -195,8 +207,19 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int) -> Forecast:
         cached = sum(path.stat().st_size for path in Path(cache).rglob("*") if path.is_file()) / len(few) * train_rows
     if keys.refit or (keys.refit is None and recipe.method.refit):
         parts["training again"] = parts["steps"] + parts["start of the head"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + state + weights
-    return Forecast(sum(parts.values()), peak, 2 * state + 2 * weights + bundle + cached, steps, {name: round(value, 3) for name, value in parts.items()})
+    peak = _peak() + state + weights
+    return Forecast(sum(parts.values()), peak, 3 * state + 3 * weights + bundle + cached, steps, {name: round(value, 3) for name, value in parts.items()})
+
+
+def _peak() -> float:
+    """The most memory that this process held, in bytes. What `resource` says may be the parent's from before the start."""
+    import resource
+    import sys
+
+    with suppress(OSError, StopIteration, ValueError):
+        line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:"))
+        return float(line.split()[1]) * 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 def _expected(taken: Sequence[tuple[float, float]], sizes: Any) -> float:

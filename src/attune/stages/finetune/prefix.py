@@ -6,6 +6,8 @@ This is exact up to the number format, except that dropout below the first train
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +78,8 @@ class Prefix:
         target = folder / f"layers-{key[:32]}"
         self.reused = is_valid(target)
         if not self.reused:
+            for torn in folder.glob(f".tmp-{target.name}-*"):  # of a run that was killed meanwhile
+                shutil.rmtree(torn, ignore_errors=True)
             with committed_folder(target) as new:
                 self._compute(model, rows, new)
         self.places: dict[bytes, tuple[int, int]] = {}
@@ -113,6 +117,12 @@ class Prefix:
         for one in ids:
             begins.append(begins[-1] + len(one))
         path = folder / "hidden.bin"
+        need = begins[-1] * self.width * torch.empty(0, dtype=self.kind).element_size()
+        with path.open("wb") as stream:  # a mapped file without room behind it would end the process
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, need)
+            else:
+                stream.truncate(need)
         table = torch.from_file(str(path), shared=True, size=begins[-1] * self.width, dtype=self.kind).view(begins[-1], self.width)
         training = model.training
         model.eval()
@@ -138,4 +148,4 @@ class Prefix:
         places = [self.places.get(tokens.names[i]) for i in tokens.order]
         if any(place is None for place in places):
             return None
-        return torch.cat([self.table[place[0] : place[1]] for place in places if place is not None]).unsqueeze(0)
+        return torch.cat([self.table[place[0] : place[1]] for place in places if place is not None]).unsqueeze(0).float()

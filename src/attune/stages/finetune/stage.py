@@ -25,7 +25,7 @@ from attune.stages.finetune.interrupt import Interrupt
 from attune.stages.finetune.plan import start_plan
 from attune.stages.finetune.saver import Saver
 
-VERSION = 1
+VERSION = 2
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
@@ -138,6 +138,7 @@ class _Session:
             name, facts = self.found
             self.learner.load_state(self.checkpoints.read(name), facts["learner"])
             self.next_step, self.best, self.curve, self.waited, self.recent = (facts[name] for name in ("step", "best", "curve", "waited", "recent"))
+            self.chosen = facts["chosen"]
             recipe.objective.keys.assume_read()  # what only `begin` reads was read by the start that this run goes on from
             self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)
         else:
@@ -259,21 +260,28 @@ class _Session:
 
     def _commit(self, step: int) -> None:
         tensors, facts = self.learner.state()
-        own = {"step": step, "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts}
+        own = {"step": step, "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts, "chosen": self.chosen}
         self.saver.save(step, tensors, {**own, "plan": self.plan, "purpose": self.purpose})
 
     def _train_again(self, best: int) -> None:
         """From the base once more, on training and validation rows, for as many passes as the best step had seen; a kill starts this over."""
         settled, objective = self.specialist, self.recipe.objective
-        examples = [*self.examples, *self.validation_examples]
+        bad: frozenset[str] = getattr(self.learner, "left_out", frozenset())
+        examples = [one for one in (*self.examples, *self.validation_examples) if one["row_id"] not in bad]
         self.specialist = self._untuned()
         self.specialist.signature, self.specialist.known_features = settled.signature, settled.known_features
+        self.specialist.tokenizer = settled.tokenizer
         learner = self._torch_learner(examples)
         objective.begin(self.specialist, examples)
         learner.begin()
         steps = round(best / self.learner.steps_per_epoch * learner.steps_per_epoch)
         for index in range(steps):
-            report = learner.step(index)
+            try:
+                report = learner.step(index)
+            except Unsteady as unsteady:
+                self.specialist = settled
+                self.events.warn(f"training once more was not steady ({unsteady.why}): the model of the first pass is kept")
+                return
             self.events.progress("refit", index + 1, steps, loss=report["loss"], learning_rate=report["learning_rate"])
         with learner.settled():
             weights = learner.weights()

@@ -95,6 +95,8 @@ class TorchLearner:
             for name, module in self.model.body.named_modules():
                 if isinstance(module, torch.nn.Dropout) and "lora_dropout" not in name:
                     module.p = keys.dropout
+                elif isinstance(getattr(module, "attention_dropout", None), float):
+                    module.attention_dropout = keys.dropout  # type: ignore[assignment]
         self.model.eval()  # all of it: `step` only looks at the top
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.embedding_rate = keys.learning_rate or specialist.method.learning_rate
@@ -142,6 +144,14 @@ class TorchLearner:
             group["lr"] = peak * factor
         parameters = list(self.trained.values())
         rows = self._allowed(index)
+        if not rows:
+            return {
+                "loss": 0.0,
+                "items": 0.0,
+                "learning_rate": self.peaks[0] * factor,
+                "skipped": "all its rows were left out before",
+                "rows": [e["row_id"] for e in self.batch_at(index)],
+            }
         total, items = self._gradients(index, rows)
         if not math.isfinite(total):
             banned = self._ban(index, rows)
@@ -177,6 +187,11 @@ class TorchLearner:
     def lowered(self) -> bool:
         """True after `lower`."""
         return self.watchman.lowered
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Ids of rows that are left out because their loss is no number."""
+        return frozenset(self.watchman.banned)
 
     def lower(self) -> None:
         """From here on half the learning rate."""
@@ -214,8 +229,8 @@ class TorchLearner:
         total, items = 0.0, 0.0
         for micro, begin in enumerate(range(0, len(rows), self.micro_batch_size)):
             batch = self.objective.collate(self._specialist, rows[begin : begin + self.micro_batch_size])
-            if not self.model.fit.flat:  # a padded network draws its dropout from torch's own stream
-                torch.default_generator.manual_seed(random_key(self.seed, "dropout", index, micro))
+            # a padded network, or one that calls dropout as a function, draws from torch's own stream
+            torch.default_generator.manual_seed(random_key(self.seed, "dropout", index, micro))
             with noise(random_key(self.seed, "dropout", index)), self._autocast():
                 loss, count = self.objective.loss(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -317,6 +332,7 @@ class TorchLearner:
             if facts[name] != getattr(self, name):
                 raise DataError(f"the checkpoint was written with {name} {facts[name]}, this run has {getattr(self, name)}", place="resume", fix="run with --fresh")
         self.micro_batch_size = facts["micro_batch_size"]
+        self.optimizer.state.clear()  # a start has none
         self.watchman.load(facts["watchman"])
         self._set({key.removeprefix("weight/"): value for key, value in tensors.items() if key.startswith("weight/")})
         for name in self.averaged:
