@@ -41,7 +41,7 @@ def say(**facts):
 def hear(event):
     if event["kind"] in ("stage", "warning"):
         say(what=event["message"], state=event.get("state"))
-        if waits == "yes" and (event["message"], event["state"]) == ("finetune", "started"):
+        if waits == "yes" and (event["message"], event.get("state")) == ("finetune", "started"):
             sys.stdin.readline()
 workspace, recipe = Workspace(folder + "/space", listeners=(hear,)), read_recipe(folder)
 say(what="ready")
