@@ -10,17 +10,17 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 
-from attune.cli import program
 from attune.core.events import read_events
 from attune.core.recipe import read_recipe
 from tests.cli.conftest import topic_rows, write_csv
+from tests.cycle.conftest import document
 
 QUICK = ("--set", "method=head", "--set", "train.epochs=2", "--set", "grade.rivals=[majority]", "--set", "grade.probes=[]", "--set", "grade.resamples=200", "--set", "data.splits.test=0.3")
 OVER_MAJORITY = ("--set", "gates=[{metric: accuracy, better_than: majority}]")
@@ -33,25 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("story")
     write_csv(made / "tickets.csv", {"Nr.": list(range(len(texts))), "What they wrote": texts, "Kind of case": labels}, ";")
     return made
-
-
-@pytest.fixture
-def attune(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.chdir(folder)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = program.run(list(words))
-        said = capsys.readouterr()
-        assert "Traceback" not in said.out + said.err
-        return code, said.out, said.err
-
-    return call
-
-
-def document(answer: tuple[int, str, str]) -> Any:
-    assert answer[0] == 0, answer
-    return json.loads(answer[1])
 
 
 def test_three_commands_from_nothing_to_a_verdict(attune, folder):
@@ -308,48 +289,54 @@ def test_a_damaged_result_is_made_again(attune, folder):
     assert "register" in err
 
 
-def test_a_killed_run_goes_on_with_the_same_command(folder):
-    settings = ("--set", "method=lora", "--set", "train.epochs=4", "--set", "train.batch_size=8", "--set", "train.checkpoint_every=1", "--set", "train.max_length=16")
-    command = [sys.executable, "-m", "attune", "finetune", "claims", *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    before = set(folder.glob(".attune/runs/*"))
-    child = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
+@pytest.fixture
+def started(folder: Path) -> Iterator[Callable[..., Tuning]]:
+    """started(sign, settings ...) begins a tuning and returns when its new run folder shows `sign`; what still runs is ended afterwards."""
+    found: list[Tuning] = []
+
+    def start(sign: str, *settings: str) -> Tuning:
+        command = [sys.executable, "-m", "attune", "finetune", "claims", *[word for one in settings for word in ("--set", one)]]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        before = set(folder.glob(".attune/runs/*"))
+        child = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        found.append(Tuning(child, lambda: subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)))
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and child.poll() is None:
-            if any(path not in before and list(path.glob("checkpoints/step-*")) for path in folder.glob(".attune/runs/*")):
+            if any(path not in before and list(path.glob(f"checkpoints/{sign}")) for path in folder.glob(".attune/runs/*")):
                 break
             time.sleep(0.02)
-        assert child.poll() is None, child.stderr.read() if child.stderr else ""
-        child.send_signal(signal.SIGKILL)
-    finally:
-        child.kill()
-        child.wait(30)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        return found[-1]
+
+    yield start
+    for one in found:
+        one.child.kill()
+        one.child.wait(30)
+
+
+class Tuning(NamedTuple):
+    """A process that tunes, and the same command once more, to its end."""
+
+    child: subprocess.Popen[str]
+    again: Callable[[], subprocess.CompletedProcess[str]]
+
+
+def test_a_killed_run_goes_on_with_the_same_command(started):
+    tuning = started("step-*", "method=lora", "train.epochs=4", "train.batch_size=8", "train.checkpoint_every=1", "train.max_length=16")
+    assert tuning.child.poll() is None, tuning.child.stderr.read() if tuning.child.stderr else ""
+    tuning.child.send_signal(signal.SIGKILL)
+    tuning.child.wait(30)
+    done = tuning.again()
     assert done.returncode == 0, done.stderr
     assert "resumed at step" in done.stderr
 
 
-def test_sigterm_commits_a_checkpoint_and_says_how_to_go_on(folder):
-    settings = ("--set", "method=lora", "--set", "train.epochs=6", "--set", "train.batch_size=4", "--set", "train.checkpoint_every=1000", "--set", "train.max_length=16")
-    command = [sys.executable, "-m", "attune", "finetune", "claims", *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    before = set(folder.glob(".attune/runs/*"))
-    child = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and child.poll() is None:
-            if any(path not in before and list(path.glob("checkpoints/best-*")) for path in folder.glob(".attune/runs/*")):
-                break  # the steps have begun
-            time.sleep(0.02)
-        child.send_signal(signal.SIGTERM)
-        _, told = child.communicate(timeout=120)
-    finally:
-        child.kill()
-        child.wait(30)
-    assert child.returncode == 143, told
+def test_sigterm_commits_a_checkpoint_and_says_how_to_go_on(started):
+    tuning = started("best-*", "method=lora", "train.epochs=6", "train.batch_size=4", "train.checkpoint_every=1000", "train.max_length=16")  # the steps have begun
+    tuning.child.send_signal(signal.SIGTERM)
+    _, told = tuning.child.communicate(timeout=120)
+    assert tuning.child.returncode == 143, told
     assert "is saved; the same command goes on from there" in told
     assert "stopped; the same command goes on where it stands" in told
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = tuning.again()
     assert done.returncode == 0, done.stderr
     assert "resumed at step" in done.stderr

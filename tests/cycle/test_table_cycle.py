@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from attune.cli import program
 from attune.core.commit import verify
 from attune.core.specialist import open_bundle
+from tests.cycle.conftest import document
 from tests.tables import loans, write
 
 pytest.importorskip("lightgbm")
@@ -30,25 +28,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records[4] |= {"outcome": ""}
     write(made / "loans.csv", records)
     return made
-
-
-@pytest.fixture
-def attune(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.chdir(folder)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = program.run(list(words))
-        said = capsys.readouterr()
-        assert "Traceback" not in said.out + said.err
-        return code, said.out, said.err
-
-    return call
-
-
-def document(answer: tuple[int, str, str]) -> Any:
-    assert answer[0] == 0, answer
-    return json.loads(answer[1])
 
 
 def test_a_recipe_is_written_from_the_table(attune, folder):
