@@ -111,7 +111,8 @@ def _defaults(recipe: Recipe) -> None:
 
 
 def _show_recipe(screen: Screen, recipe: Recipe, base: Any) -> None:
-    parts = " · ".join((recipe.task.name, recipe.objective.name, recipe.method.name))
+    method = f"auto ({', '.join(one.name for one in recipe.candidates)})" if recipe.candidates else recipe.method.name
+    parts = " · ".join((recipe.task.name, recipe.objective.name, method))
     screen.show(
         facts(
             [
@@ -219,9 +220,10 @@ def _forecast(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any] |
         return None
     giga = 1e9
     seconds = f"{found.seconds:.0f} seconds" if found.seconds < 100 else f"{found.seconds / 60:.0f} minutes" if found.seconds < 7200 else f"{found.seconds / 3600:.1f} hours"
+    whole = (f"auto takes at most {recipe.keys.budget}; " if recipe.keys.budget else "auto tries several methods; ") + recipe.method.name + " alone" if recipe.candidates else "tuning"
     screen.show(
         "",
-        f"tuning would take about {seconds}, {found.memory_bytes / giga:.1f} GB of memory ({found.free_memory / giga:.1f} free) "
+        f"{whole} would take about {seconds}, {found.memory_bytes / giga:.1f} GB of memory ({found.free_memory / giga:.1f} free) "
         f"and {found.disk_bytes / giga:.2f} GB of disk ({found.free_disk / giga:.1f} free)",
     )
     if not found.fits:
@@ -238,4 +240,7 @@ def _cost(recipe: Recipe, seen: Preview) -> dict[str, Any]:
         return {"train_rows": rows, "words": f"method {recipe.method.name} decides how many steps"}
     steps = max(1, math.ceil(rows / train.batch_size))
     epochs = train.epochs or recipe.method.epochs
+    if recipe.candidates:
+        words = f"auto decides how many steps; {recipe.method.name} alone takes at most {math.ceil(steps * epochs):,} of {train.batch_size} rows"
+        return {"train_rows": rows, "words": words}
     return {"train_rows": rows, "steps_per_epoch": steps, "steps": math.ceil(steps * epochs), "words": f"at most {math.ceil(steps * epochs):,} steps of {train.batch_size} rows ({epochs:g} epochs)"}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from attune.core.contracts import Metric
     from attune.core.recipe import Recipe
-    from attune.core.records import DatasetVersion, Scorecard
+    from attune.core.records import Checkpoint, DatasetVersion, Scorecard
     from attune.core.workspace import Workspace
     from attune.lifecycle import Cycle
 
@@ -72,12 +72,35 @@ def print_summary(screen: Screen, recipe: Recipe, cycle: Cycle, result: dict[str
         tuned = cycle.checkpoint
         best = f"best at {tuned.best_step}" if tuned.best_step else "none of which was better on the validation rows than the start: tuning did not help, the model is kept as it began"
         pairs.append(("training", f"{tuned.method} · {tuned.steps} steps, {best} · validation " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in tuned.validation.items())))
+        if tuned.trials:
+            screen.show(trials(tuned, recipe.main_metric), "")
     if result["report"]:
         pairs.append(("report", short(Path(result["report"]))))
     elif cycle.dataset is not None:
         pairs.append(("run folder", short(Path(result["run_folder"]))))
     pairs.append(("next", next_command(recipe, cycle, option)))
     screen.show(facts(pairs))
+
+
+def trials(tuned: Checkpoint, main_metric: str) -> Table:
+    """What `method: auto` tried, in order."""
+    value_name = main_metric.replace("_", " ")
+    made = table("tried", "learning rate", "steps", "seconds", value_name, "validation loss", "", right=("learning rate", "steps", "seconds", value_name, "validation loss"))
+    for one in tuned.trials:
+        value, loss = (f"{one[name]:.4f}" if one[name] is not None else "" for name in ("validation", "loss"))
+        kept = one["outcome"].endswith("kept")
+        add(
+            made,
+            one["method"] + (" (sweep)" if one["kind"] == "sweep" else ""),
+            f"{one['learning_rate']:.2g}",
+            one["steps"],
+            f"{one['seconds']:.1f}",
+            value,
+            loss,
+            one["outcome"],
+            style="bold" if kept else "",
+        )
+    return made
 
 
 def verdict(name: str, scorecard: Scorecard, version: int | None) -> Text:

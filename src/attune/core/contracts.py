@@ -7,6 +7,7 @@ states which traits it `requires`. A combination that does not fit is refused by
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -183,6 +184,8 @@ class Task(Plug):
     defaults: ClassVar[Defaults]
     bases: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     """Kinds of bases (`core.models.base_kind`) that it can be built on."""
+    shaped: bool = False
+    """True for a task whose rows an objective has shaped (`with_rows`)."""
     default_base: ClassVar[str | None] = None
     """The base model of recipes that name none; None: the recipe's own default."""
 
@@ -226,6 +229,12 @@ class Task(Plug):
         """The signature after training, for example with decision thresholds chosen on the validation rows."""
         return specialist.signature
 
+    def with_rows(self, roles: Sequence[Role], parse: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]]) -> Task:
+        """This task over rows with other roles, read by `parse(values, columns)`; how it is built and how it answers stay."""
+        found = copy.copy(self)
+        vars(found).update(roles=tuple(roles), parse=parse, shaped=True)
+        return found
+
     def request(self, payload: dict[str, Any]) -> Row:
         """A row made from one HTTP item; raises DataError naming the field when it does not fit."""
         row: Row = {}
@@ -248,6 +257,10 @@ class Objective(Plug):
     kind = "objectives"
     separable: ClassVar[bool] = True
     """False when a row's loss depends on the other rows of its batch, so that a batch cannot be computed in parts."""
+
+    def shaped(self, task: Task) -> Task:
+        """The task over the rows that this objective learns from, where they are others than the task's own (see `Task.with_rows`)."""
+        return task
 
     @abstractmethod
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
@@ -280,6 +293,10 @@ class Method(Plug):
     learning_rate: ClassVar[float] = 1e-4
     epochs: ClassVar[float] = 5
     """Both are used when the recipe gives none."""
+    rung: ClassVar[int] = 0
+    """Its place among what `method: auto` tries, small models first; 0: only where a recipe names it."""
+    sweeps: ClassVar[bool] = True
+    """Whether `method: auto` looks for its learning rate."""
     refit: ClassVar[bool] = False
     """Used when the recipe does not say: train once more on training and validation rows together after the best step was chosen."""
     needs_base: ClassVar[bool] = True

@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
 
 
-def key(default: Any = ..., description: str = "", *, aliases: tuple[str, ...] = (), plugs: str = "", **constraints: Any) -> Any:
+def key(default: Any = ..., description: str = "", *, aliases: tuple[str, ...] = (), plugs: str = "", words: tuple[str, ...] = (), **constraints: Any) -> Any:
     """Declare one recipe key: its default, one line of meaning, other spellings users know, and constraints (ge, le, ...).
 
     `...` as default makes the key required. `plugs` names the kind of plug that the key (or each item of its list) holds.
+    `words` are what may stand there instead of a plug.
     The listing reads this call from the source text, so keep the arguments literal.
     """
-    facts: dict[str, Any] = {name: value for name, value in (("aliases", list(aliases)), ("plugs", plugs)) if value}
+    facts: dict[str, Any] = {name: value for name, value in (("aliases", list(aliases)), ("plugs", plugs), ("words", list(words))) if value}
     return Field(default, description=description, json_schema_extra=facts or None, **constraints)
 
 
@@ -63,6 +64,12 @@ def aliases_of(model: type[BaseModel]) -> dict[str, str]:
 def plugs_of(field: FieldInfo) -> str:
     """The kind of plug that a key holds, or ''."""
     return str(_facts(field).get("plugs", ""))
+
+
+def words_of(field: FieldInfo) -> tuple[str, ...]:
+    """What may stand in a key instead of a plug's name."""
+    found = _facts(field).get("words", [])
+    return tuple(str(one) for one in found) if isinstance(found, list) else ()
 
 
 def groups_of(model: type[BaseModel]) -> dict[str, type[Keys]]:

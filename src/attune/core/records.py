@@ -83,6 +83,8 @@ class Checkpoint(Record):
     """step, epoch, loss, learning_rate, validation values along the run."""
     chosen: dict[str, str]
     """What the loop chose and why: precision, threads, cached features ..."""
+    trials: tuple[dict[str, Any], ...] = ()
+    """What `method: auto` tried, in order: method, kind (sweep or train), learning_rate, epochs, steps, seconds, validation, loss, outcome."""
     run: str
     """The run folder's name."""
 

@@ -46,6 +46,8 @@ class BoostedTrees(Method):
     keys_type = BoostedTreesKeys
     requires = frozenset({"table-in", "label-out"})
     learning_rate = 0.05
+    rung = 1
+    sweeps = False
     needs_base = False
     library = "lightgbm"
 

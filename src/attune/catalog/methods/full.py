@@ -25,6 +25,7 @@ class Full(Method):
     keys_type = FullKeys
     requires = frozenset({"torch"})
     learning_rate = 2e-4
+    rung = 3
     epochs = 6
     needs_base = False
 

@@ -18,6 +18,8 @@ class Head(Method):
 
     requires = frozenset({"torch", "label-out"})
     learning_rate = 1e-3
+    rung = 1
+    sweeps = False
     epochs = 10
     refit = True  # costs seconds, and no row is wasted on validation alone
 

@@ -31,6 +31,7 @@ class Lora(Method):
     keys_type = LoraKeys
     requires = frozenset({"torch"})
     learning_rate = 1e-3
+    rung = 2
     epochs = 8
 
     def prepare(self, model: TunableModel, seed: int) -> TunableModel:

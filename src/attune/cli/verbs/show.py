@@ -36,7 +36,7 @@ def print_schema(screen: Screen) -> Any:
     """The JSON Schema of recipes: the document itself is what is printed."""
     import json
 
-    from attune.core.recipe import json_schema
+    from attune.core.recipe_schema import json_schema
 
     schema = json_schema()
     screen.show(json.dumps(schema, indent=1, ensure_ascii=False))

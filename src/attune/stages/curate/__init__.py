@@ -31,12 +31,13 @@ def inputs(recipe: Recipe, *, extra_rows: Path | None = None, previous: DatasetV
     places = reading.locations(recipe, extra_rows)
     checks = _checks(recipe)
     _split_columns(recipe)
+    shaping = [recipe.objective] if recipe.task.shaped else []
     return {
-        "recipe": {**recipe.part("task", "data", "seed"), "name": recipe.name},
+        "recipe": {**recipe.part("task", "data", "seed", *(["objective"] if shaping else [])), "name": recipe.name},
         "sources": [[place.path, place.source.name, reading.fingerprint(place)] for place in places],
         "extra_rows": sha256_file(extra_rows) if extra_rows is not None else None,
         "previous": previous.id if previous is not None else None,
-        "code": _code([*(place.source for place in places), *checks, recipe.task]),
+        "code": _code([*(place.source for place in places), *checks, recipe.task, *shaping]),
     }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attune.core import catalog
 from attune.core.commit import read_checked, write_checked
@@ -25,6 +26,9 @@ from attune.stages.finetune.interrupt import Interrupt
 from attune.stages.finetune.plan import start_plan
 from attune.stages.finetune.saver import Saver
 
+if TYPE_CHECKING:
+    import numpy as np
+
 VERSION = 2
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
@@ -35,7 +39,7 @@ def inputs(recipe: Recipe, dataset: DatasetVersion) -> dict[str, Any]:
 
 
 def _inputs(recipe: Recipe, dataset: DatasetVersion, base: Base) -> dict[str, Any]:
-    parts = recipe.part("task", "objective", "method", "seed", "train")
+    parts = recipe.part("task", "objective", "method", "seed", "train", *(("budget",) if recipe.candidates else ()))
     return {"recipe": parts, "main_metric": recipe.main_metric, "dataset": dataset.id, "base": base.identity, "version": VERSION}
 
 
@@ -48,16 +52,25 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: E
     validation = dataset_rows(workspace, dataset, recipe.task, "validation")
     if not train or not validation:
         raise DataError(f"{len(train)} training and {len(validation)} validation rows", place=f"dataset {dataset.id}", fix="give more rows, or a larger data.splits.validation")
-    session = _Session(recipe, dataset, base, train, validation, folder, workspace.root / "cache", events)
-    session.loop()
-    return session.checkpoint(workspace, run)
+
+    def session(of: Recipe, at: Path) -> Session:
+        return Session(of, dataset, base, train, validation, at, workspace.root / "cache", events, trial=of is not recipe)
+
+    if recipe.candidates:
+        from attune.stages.finetune.autopilot import Autopilot
+
+        pilot = Autopilot(recipe, session, folder, events)
+        return pilot.best().checkpoint(workspace, run, trials=pilot.trials)
+    only = session(recipe, folder)
+    only.loop()
+    return only.checkpoint(workspace, run)
 
 
-class _Session:
+class Session:
     """One run of the loop."""
 
-    def __init__(self, recipe: Recipe, dataset: DatasetVersion, base: Base, train: Sequence[Row], validation: Sequence[Row], folder: Path, cache: Path, events: Events) -> None:
-        self.cache = cache
+    def __init__(self, recipe: Recipe, dataset: DatasetVersion, base: Base, train: Sequence[Row], validation: Sequence[Row], folder: Path, cache: Path, events: Events, *, trial: bool = False) -> None:
+        self.cache, self.trial = cache, trial
         self.recipe, self.dataset, self.base, self.events = recipe, dataset, base, events
         self.keys = recipe.keys.train
         self.descends = "torch" in recipe.task.traits
@@ -78,6 +91,10 @@ class _Session:
         self.recent = [0.0, 0.0]
         """Sum of losses and supervised items since the last evaluation."""
         self.next_step = 0
+        self.deadline = math.inf
+        """When the loop ends at the latest, on the clock of `time.monotonic`."""
+        self.kept = False
+        """Whether the best weights were set for good."""
         self._start(train)
 
     def _find(self) -> tuple[str, dict[str, Any]] | None:
@@ -117,7 +134,7 @@ class _Session:
 
     def _start(self, train: Sequence[Row]) -> None:
         recipe = self.recipe
-        self.specialist = self._untuned()
+        self.specialist = self.untuned()
         self.examples = examples = recipe.objective.examples(self.specialist, train, self.max_length)
         self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.max_length)
         self._tell_cut(examples)
@@ -125,7 +142,7 @@ class _Session:
         recipe.objective.precompute(self.specialist, self.validation_examples)
         own = recipe.method.learner(LearnerContext(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["threads"]))
         self.refit = own is None and (recipe.method.refit if self.keys.refit is None else self.keys.refit)
-        self.learner: Learner = own or self._torch_learner(examples)
+        self.learner: Learner = own or self.torch_learner(examples)
         precision = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}"} if self.descends else {}
         self.chosen = {
             **precision,
@@ -141,11 +158,9 @@ class _Session:
             self.chosen = facts["chosen"]
             recipe.objective.keys.assume_read()  # what only `begin` reads was read by the start that this run goes on from
             self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)
-        else:
-            recipe.objective.begin(self.specialist, examples)
-            self.learner.begin()
 
-    def _torch_learner(self, examples: Sequence[Example]) -> Learner:
+    def torch_learner(self, examples: Sequence[Example]) -> Learner:
+        """Gradient descent over these rows."""
         from attune.stages.finetune.torch_learner import TorchLearner
 
         if not self.descends:
@@ -156,7 +171,7 @@ class _Session:
             )
         return TorchLearner(self.specialist, self.recipe.objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache, self.events)
 
-    def _untuned(self) -> Specialist:
+    def untuned(self) -> Specialist:
         """The base put together for the task, with the method's weights marked."""
         recipe = self.recipe
         model = recipe.method.prepare(recipe.task.build(self.base, self.dataset.signature), recipe.keys.seed)
@@ -181,7 +196,9 @@ class _Session:
         learner, total = self.learner, self.learner.total_steps
         every, save_every, patience = max(1, learner.steps_per_epoch // self.keys.evaluations_per_epoch), self.keys.checkpoint_every, self.keys.patience
         first = True
-        if self.next_step == 0 and not self.best:
+        if self.found is None:
+            self.recipe.objective.begin(self.specialist, self.examples)
+            learner.begin()
             self._evaluate(0, 0.0)
             self._commit(0)
         while self.next_step < total and self.waited < patience:
@@ -194,19 +211,24 @@ class _Session:
             if report.get("skipped"):
                 self.events.warn(f"step {self.next_step} was skipped: {report['skipped']}", rows=report["rows"])
             if first:  # one step has read whatever will be read: a key without effect is told before hours go by
-                self.recipe.require_read("train", "objective", "method")
+                if not self.trial:
+                    self.recipe.require_read("train", "objective", "method")
                 first = False
             step = self.next_step
             if not report.get("skipped"):
                 self.recent = [self.recent[0] + report["loss"] * report["items"], self.recent[1] + report["items"]]
             self.events.progress("train", step, total, loss=report["loss"], learning_rate=report["learning_rate"])
-            if step % every == 0 or step == total:
+            late = time.monotonic() > self.deadline
+            if step % every == 0 or step == total or late:
                 self._evaluate(step, report["learning_rate"])
                 self._commit(step)
             elif step % save_every == 0 or interrupt.asked is not None:
                 self._commit(step)
             self.saver.poll()
             if interrupt.asked is not None:
+                return
+            if late:
+                self.events.note(f"stopped at step {step} of {total}: the budget is used up")
                 return
         if self.waited >= patience and self.next_step < total:
             self.events.note(f"stopped at step {self.next_step} of {total}: no better {self.recipe.main_metric} in {self.waited} evaluations")
@@ -250,10 +272,13 @@ class _Session:
                 self.events.warn(wrong)
         self.events.note(f"step {step}: {self.recipe.main_metric} {value:.4f}, validation loss {validation_loss:.4f}", **point)
 
-    def _score(self, specialist: Specialist) -> float:
-        predictions = specialist.examine(self.validation)
+    def contributions(self, specialist: Specialist) -> np.ndarray:
+        """What each validation row adds to the main metric, float64 [n, k]."""
         truth = [self.recipe.task.truth(row) for row in self.validation]
-        value = float(self.metric.value(self.metric.contributions(truth, predictions, self.dataset.signature).sum(0)))
+        return self.metric.contributions(truth, specialist.examine(self.validation), self.dataset.signature)
+
+    def _score(self, specialist: Specialist) -> float:
+        value = float(self.metric.value(self.contributions(specialist).sum(0)))
         if math.isnan(value):
             raise DataError(f"{self.recipe.main_metric} is undefined on the validation rows", place="grade.main_metric", fix="choose another main metric or give more validation rows")
         return value
@@ -268,10 +293,10 @@ class _Session:
         settled, objective = self.specialist, self.recipe.objective
         bad: frozenset[str] = getattr(self.learner, "left_out", frozenset())
         examples = [one for one in (*self.examples, *self.validation_examples) if one["row_id"] not in bad]
-        self.specialist = self._untuned()
+        self.specialist = self.untuned()
         self.specialist.signature, self.specialist.known_features = settled.signature, settled.known_features
         self.specialist.tokenizer = settled.tokenizer
-        learner = self._torch_learner(examples)
+        learner = self.torch_learner(examples)
         objective.begin(self.specialist, examples)
         learner.begin()
         steps = round(best / self.learner.steps_per_epoch * learner.steps_per_epoch)
@@ -289,11 +314,18 @@ class _Session:
         self.chosen["refit"] = f"trained once more on all {len(examples):,} training and validation rows, as far as step {best} of the first pass"
         self.events.note(self.chosen["refit"])
 
-    def checkpoint(self, workspace: Workspace, run: str) -> Checkpoint:
+    def keep_best(self) -> Specialist:
+        """The specialist with its best weights, for good: training cannot go on."""
+        if not self.kept:
+            self.learner.load_weights(self.checkpoints.best(int(self.best["step"])))
+            self.kept = True
+        return self.specialist
+
+    def checkpoint(self, workspace: Workspace, run: str, trials: Sequence[dict[str, Any]] = ()) -> Checkpoint:
         """The best weights as a bundle in the store, and its record."""
         self.saver.tell()
         best = int(self.best["step"])
-        self.learner.load_weights(self.checkpoints.best(best))
+        self.keep_best()
         self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
         if self.refit:
             self._train_again(best)
@@ -316,5 +348,6 @@ class _Session:
             validation={self.recipe.main_metric: self.best["value"], "loss": self.best["loss"]},
             curve=tuple(self.curve),
             chosen=self.chosen,
+            trials=tuple(trials),
             run=run,
         )

@@ -76,6 +76,7 @@ def context(grading: Grading, dataset_folder: Path) -> dict[str, Any]:
         "probes": [_probe(name, probe) for name, probe in facts["probes"].items()],
         "curves": plots.curves(grading.checkpoint.curve, grading.checkpoint.best_step, grading.checkpoint.main_metric),
         "training": _training(grading),
+        "trials": _trials(grading),
         "data": _data(grading, dataset_folder),
         "made": _made(grading),
         "limits": _limits(grading),
@@ -337,6 +338,22 @@ def _training(grading: Grading) -> list[tuple[str, str]]:
     helped = f"the start: tuning did not help, none of {checkpoint.steps} steps was better by {plain(checkpoint.main_metric)} on the validation rows"
     facts = [("kept", kept if checkpoint.best_step else helped)]
     return facts + [(plain(name), value) for name, value in sorted(checkpoint.chosen.items())]
+
+
+def _trials(grading: Grading) -> list[dict[str, str]]:
+    """What `method: auto` tried, as it is shown."""
+    return [
+        {
+            "method": one["method"] + (" (sweep)" if one["kind"] == "sweep" else ""),
+            "rate": f"{one['learning_rate']:.2g}",
+            "steps": f"{one['steps']:,}",
+            "seconds": f"{one['seconds']:.1f}",
+            "value": f"{one['validation']:.4f}" if one["validation"] is not None else "",
+            "loss": f"{one['loss']:.4f}" if one["loss"] is not None else "",
+            "outcome": one["outcome"],
+        }
+        for one in grading.checkpoint.trials
+    ]
 
 
 def _data(grading: Grading, dataset_folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Rows are resampled with one set of weights for all contestants and metrics, so e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -16,9 +16,7 @@ import numpy as np
 from attune.core import randomness
 from attune.core.contracts import Metric
 from attune.core.records import Comparison, Estimate
-
-CHUNK_CELLS = 4_000_000
-"""Weights held at once, in numbers."""
+from attune.core.resampling import bootstrap_weights, parts
 
 
 @dataclass
@@ -104,23 +102,6 @@ def sum_by_group(rows: np.ndarray, groups: Sequence[int]) -> np.ndarray:
     return summed
 
 
-def bootstrap_weights(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of `rows` is drawn in each resample, float64 [part, rows]; every row of it sums to `rows`.
-
-    Efron & Tibshirani 1993, chapter 6: rows drawn with replacement.
-    """
-    random = randomness.generator(seed, "grade.bootstrap")
-    for part in _parts(resamples, rows):
-        drawn = random.integers(0, rows, size=(part, rows)) + np.arange(part)[:, None] * rows
-        yield np.bincount(drawn.ravel(), minlength=part * rows).reshape(part, rows).astype(np.float64)
-
-
-def _parts(resamples: int, rows: int) -> Iterator[int]:
-    size = max(1, CHUNK_CELLS // max(rows, 1))
-    for begin in range(0, resamples, size):
-        yield min(size, resamples - begin)
-
-
 def permutation_p(ours: np.ndarray, theirs: np.ndarray, value: Callable[[np.ndarray], np.ndarray], resamples: int, seed: int) -> float:
     """Two-sided p-value that two contestants are exchangeable row by row (paired permutation test; Noreen 1989; Yeh 2000, section 2.3).
 
@@ -135,7 +116,7 @@ def permutation_p(ours: np.ndarray, theirs: np.ndarray, value: Callable[[np.ndar
     change = theirs[differs] - ours[differs]
     random = randomness.generator(seed, "grade.permutation")
     reached = 0
-    for part in _parts(resamples, len(change)):
+    for part in parts(resamples, len(change)):
         moved = random.integers(0, 2, size=(part, len(change))).astype(np.float64) @ change
         gaps = np.abs(value(total_ours + moved) - value(total_theirs - moved))
         reached += int((gaps >= abs(observed) - 1e-12).sum())

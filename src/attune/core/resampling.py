@@ -1,0 +1,38 @@
+"""Drawing rows again: what intervals and comparisons stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from attune.core import randomness
+from attune.core.contracts import Metric
+
+CHUNK_CELLS = 4_000_000
+"""Weights held at once, in numbers."""
+
+
+def bootstrap_weights(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of `rows` is drawn in each resample, float64 [part, rows]; every row of it sums to `rows`.
+
+    Efron & Tibshirani 1993, chapter 6: rows drawn with replacement.
+    """
+    random = randomness.generator(seed, "grade.bootstrap")
+    for part in parts(resamples, rows):
+        drawn = random.integers(0, rows, size=(part, rows)) + np.arange(part)[:, None] * rows
+        yield np.bincount(drawn.ravel(), minlength=part * rows).reshape(part, rows).astype(np.float64)
+
+
+def parts(resamples: int, rows: int) -> Iterator[int]:
+    """Sizes of the pieces in which so many resamples of so many rows are drawn."""
+    size = max(1, CHUNK_CELLS // max(rows, 1))
+    for begin in range(0, resamples, size):
+        yield min(size, resamples - begin)
+
+
+def chance_better(ours: np.ndarray, theirs: np.ndarray, metric: Metric, seed: int, resamples: int = 2000) -> float:
+    """Share of paired bootstrap resamples in which our contributions [n, k] make the better value than theirs; ties count half."""
+    sign = 1.0 if metric.higher_is_better else -1.0
+    gains = np.concatenate([sign * (metric.value(weights @ ours) - metric.value(weights @ theirs)) for weights in bootstrap_weights(len(ours), resamples, seed)])
+    return float(((gains > 0) + 0.5 * (gains == 0)).mean())

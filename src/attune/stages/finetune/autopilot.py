@@ -1,0 +1,247 @@
+"""`method: auto`: the methods that fit, smallest first, each with a learning rate from a short sweep, as long as the validation rows say it
+pays and the budget lasts. What is kept is the smallest model that is not clearly worse than the best.
+
+The journal `trials.json` is written before and after each trial, so that a killed search goes on with the trial that it was in.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attune.core.commit import read_checked, write_checked
+from attune.core.contracts import Method
+from attune.core.errors import IntegrityError
+from attune.core.events import Events
+from attune.core.learner import Unsteady
+from attune.core.randomness import generator
+from attune.core.recipe import Recipe
+from attune.core.resampling import chance_better
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from attune.stages.finetune.stage import Session
+    from attune.stages.finetune.torch_learner import TorchLearner
+
+CLEARLY = 0.75
+"""A larger model is taken when its chance of being better, by paired resampling of the validation rows, is at least this."""
+SWEPT_RATES = 6
+"""Learning rates that a sweep tries, the method's own first."""
+SPAN = 5.0
+"""It tries rates from the method's own divided by this to the method's own times this."""
+SWEPT_ROWS, SWEPT_STEPS, SWEPT_VALIDATION = 2000, 40, 400
+"""A sweep trains on at most so many rows, at least so many steps, and looks at so many validation rows."""
+LOOKS = 3
+"""How often a trial of a sweep is looked at; after each look it may be given up."""
+WORTH = 0.01
+"""Another rate than the method's own is taken when its validation loss is lower by this share."""
+SHARE = 0.25
+"""A sweep takes at most this share of the time that is left."""
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Autopilot:
+    """The search of one run.
+
+    Args:
+        recipe: with its candidates.
+        session: makes the loop of a recipe in a folder.
+        folder: the run's.
+    """
+
+    def __init__(self, recipe: Recipe, session: Callable[[Recipe, Path], Session], folder: Path, events: Events) -> None:
+        self.recipe, self.session, self.folder, self.events = recipe, session, folder, events
+        budget = recipe.keys.budget
+        self.budget = float(budget[:-1]) * UNITS[budget[-1]] if budget else math.inf
+        self.began = time.monotonic()
+        self.path = folder / "trials.json"
+        self.trials: list[dict[str, Any]] = self._read()
+        self.used = sum(one["seconds"] for one in self.trials)
+        """Seconds that earlier, killed parts of this run took."""
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        try:
+            found: list[dict[str, Any]] = read_checked(self.path)
+        except IntegrityError as error:
+            self.events.warn(f"{error.what}: the search starts again", refused=self.path.name, why=error.what)
+            return []
+        return found
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.budget - self.used - (time.monotonic() - self.began)
+
+    def best(self) -> Session:
+        """Search, and give the loop of the model to keep, with its best weights."""
+        tried: list[tuple[dict[str, Any], np.ndarray]] = []
+        metric = None
+        for method in self.recipe.candidates:
+            trained = self._train(method, first=not tried)
+            if trained is None:
+                continue
+            trial, session = trained
+            metric = session.metric
+            rows = session.contributions(session.keep_best())
+            if tried:
+                leader, theirs = max(tried, key=lambda one: one[0]["validation"] if session.metric.higher_is_better else -one[0]["validation"])
+                chance = chance_better(rows, theirs, metric, self.recipe.keys.seed)
+                trial["outcome"] = f"better than {leader['method']} with a chance of {chance:.0%}"
+                self.events.note(f"{method.name}: {self.recipe.main_metric} {trial['validation']:.4f}, {trial['outcome']}")
+            tried.append((trial, rows))
+            self._write()
+            if len(tried) > 1 and chance < 0.5:
+                larger = [one.name for one in self.recipe.candidates[self.recipe.candidates.index(method) + 1 :]]
+                if larger:
+                    self.events.note(f"{method.name} did not improve on what was smaller: {', '.join(larger)} is not tried")
+                break
+        assert metric is not None  # the first candidate is trained whatever the budget
+        winner = self._smallest(tried, metric)
+        winner["outcome"] = ", ".join(part for part in (winner["outcome"], "kept") if part)
+        self._write()
+        method = next(one for one in self.recipe.candidates if one.name == winner["method"])
+        session = self._open(method, winner)
+        session.chosen["method"] = f"{method.name}, the smallest of {', '.join(one['method'] for one, _ in tried)} that is not clearly worse on the validation rows than the best of them"
+        self.events.note(f"auto keeps {method.name}: {self.recipe.main_metric} {winner['validation']:.4f} on the validation rows, learning rate {winner['learning_rate']:.2g}")
+        return session
+
+    def _smallest(self, tried: list[tuple[dict[str, Any], np.ndarray]], metric: Any) -> dict[str, Any]:
+        """The first than which the best is not clearly better."""
+        best, rows = max(tried, key=lambda one: one[0]["validation"] if metric.higher_is_better else -one[0]["validation"])
+        for trial, theirs in tried:
+            if trial is best or chance_better(rows, theirs, metric, self.recipe.keys.seed) < CLEARLY:
+                return trial
+        return best
+
+    def _train(self, method: Method, *, first: bool) -> tuple[dict[str, Any], Session] | None:
+        """Sweep and train one method, or find it done; None where the time that is left is too little."""
+        known = next((one for one in self.trials if one["method"] == method.name and one["kind"] == "train"), None)
+        if known is not None and known["outcome"] != "running":
+            return (known, self._open(method, known)) if known["steps"] else None
+        if known is None:
+            known = self._planned(method, first=first)
+            if not known["epochs"]:
+                return None
+        session = self._open(method, known)
+        begun = time.monotonic()
+        session.deadline = begun + max(0.0, self.left) if math.isfinite(self.budget) else math.inf
+        try:
+            session.loop()
+        finally:
+            known["seconds"] += time.monotonic() - begun
+            self._write()
+        known |= {"steps": session.next_step, "validation": session.best["value"], "loss": session.best["loss"], "outcome": ""}
+        self._write()
+        return known, session
+
+    def _open(self, method: Method, trial: dict[str, Any]) -> Session:
+        """The loop of a trial, as far as it has come."""
+        own = {"learning_rate": trial["learning_rate"], "epochs": trial["epochs"]}
+        return self.session(self.recipe.tried(method, **own), self.folder / "trials" / method.name)
+
+    def _planned(self, method: Method, *, first: bool) -> dict[str, Any]:
+        """Rate and passes of a method, written down before its training begins; no passes where there is no time for one."""
+        keys = self.recipe.keys.train
+        wanted, rate = float(keys.epochs or method.epochs), keys.learning_rate or method.learning_rate
+        epochs, why = wanted, ""
+        if self.left <= 0 and not first:
+            epochs, why = 0.0, "the budget is used up"
+        elif method.sweeps:
+            rate, seconds = self._sweep(method, keys.learning_rate)
+            epochs = max(1.0 if first else 0.0, min(wanted, float(math.floor(self.left / seconds)))) if math.isfinite(self.budget) else wanted
+            if epochs < wanted:
+                why = f"{wanted:g} passes would take longer than what is left of the budget" + (f"; {epochs:g} are made" if epochs else ", and so would one")
+        trial = self._note(method, "train", rate, epochs=epochs, outcome="running" if epochs else why)
+        self._write()
+        if why:
+            self.events.note(f"{method.name}: {why}")
+        return trial
+
+    def _note(self, method: Method, kind: str, rate: float, **facts: Any) -> dict[str, Any]:
+        """A new line of the journal."""
+        trial = {"method": method.name, "kind": kind, "learning_rate": rate, "epochs": 0.0, "steps": 0, "seconds": 0.0, "validation": None, "loss": None, **facts}
+        self.trials.append(trial)
+        return trial
+
+    def _sweep(self, method: Method, given: float | None) -> tuple[float, float]:
+        """The learning rate with the lowest validation loss after a short training, and the seconds that one pass over all rows will take."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        session = self.session(self.recipe.tried(method), self.folder / "sweeps" / method.name)
+        own = given or method.learning_rate
+        order = generator(self.recipe.keys.seed, "sweep rows").permutation(len(session.examples))[:SWEPT_ROWS]
+        few = [session.examples[i] for i in sorted(order)]
+        study = optuna.create_study(
+            direction="minimize",
+            sampler=optuna.samplers.TPESampler(seed=self.recipe.keys.seed, n_startup_trials=3),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
+        )
+        study.enqueue_trial({"learning_rate": own})
+        pace, rates = 0.0, 1 if given else SWEPT_RATES
+        start: tuple[Any, Any] | None = None
+        number = 0
+        while number < rates:
+            number += 1
+            asked = study.ask()
+            rate = asked.suggest_float("learning_rate", own / SPAN, own * SPAN, log=True)
+            learner, start = self._short(session, few, rate, start)
+            since = time.monotonic()
+            losses = self._losses(session, learner, asked, (number, rates))
+            taken = time.monotonic() - since
+            pruned = len(losses) < LOOKS or not math.isfinite(losses[-1])
+            study.tell(asked, None if pruned else losses[-1], state=optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE)
+            steps, loss = len(losses) * learner.total_steps // LOOKS, losses[-1] if math.isfinite(losses[-1]) else None
+            self._note(method, "sweep", rate, steps=steps, seconds=taken, loss=loss, outcome="given up" if pruned else "")
+            if number == 1:
+                pace = taken / learner.total_steps * math.ceil(len(session.examples) / session.keys.batch_size)
+                rates = max(1, min(rates, int(SHARE * self.left / taken))) if math.isfinite(self.budget) else rates
+        done = {one.params["learning_rate"]: float(one.value) for one in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]) if one.value is not None}
+        rate = min(done, key=lambda one: done[one] if one != own else done[one] * (1 - WORTH), default=own)
+        self._write()
+        self.events.note(f"{method.name}: learning rate {rate:.2g} of {number} tried" + ("" if rate != own else ", the method's own"))
+        return rate, pace
+
+    def _short(self, session: Session, few: list[Any], rate: float, start: tuple[Any, Any] | None) -> tuple[TorchLearner, tuple[Any, Any]]:
+        """A learner of a few rows at a rate; all of a sweep start from the same weights."""
+        from attune.stages.finetune.torch_learner import TorchLearner
+
+        steps = math.ceil(len(few) / session.keys.batch_size)
+        keys = session.keys.model_copy(update={"learning_rate": rate, "epochs": float(math.ceil(SWEPT_STEPS / steps))})
+        specialist = session.untuned()
+        learner = TorchLearner(specialist, self.recipe.objective, few, keys, self.recipe.keys.seed, session.plan["precision"])
+        if start is None:
+            self.recipe.objective.begin(specialist, few)
+            learner.begin()
+            return learner, learner.state()
+        learner.load_state(*start)
+        return learner, start
+
+    def _losses(self, session: Session, learner: TorchLearner, asked: Any, place: tuple[int, int]) -> list[float]:
+        """Validation losses at the looks of one trial; it ends early where the pruner says so or training is not steady."""
+        found: list[float] = []
+        order = generator(self.recipe.keys.seed, "sweep validation").permutation(len(session.validation_examples))[:SWEPT_VALIDATION]
+        seen = [session.validation_examples[i] for i in sorted(order)]
+        looks = [round(learner.total_steps * (one + 1) / LOOKS) for one in range(LOOKS)]
+        for index in range(learner.total_steps):
+            try:
+                learner.step(index)
+            except Unsteady:
+                return [*found, math.inf]
+            self.events.progress(f"learning rate {place[0]} of {place[1]}", index + 1, learner.total_steps)
+            if index + 1 in looks:
+                with learner.settled():
+                    found.append(learner.validation_loss(seen))
+                asked.report(found[-1], len(found))
+                if asked.should_prune():
+                    break
+        return found
+
+    def _write(self) -> None:
+        write_checked(self.path, self.trials)

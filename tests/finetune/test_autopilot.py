@@ -1,0 +1,188 @@
+"""`method: auto`: small first, only what pays, within the budget, and a killed search goes on where it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attune.core import catalog
+from attune.core.commit import read_checked
+from attune.core.errors import Problems
+from attune.core.events import Events
+from attune.core.recipe import make_recipe
+from attune.core.resampling import chance_better
+from attune.core.specialist import open_bundle
+from attune.stages import finetune
+
+from .conftest import make_dataset, make_rows
+
+
+@pytest.fixture
+def auto_of(recipe_of):
+    """Recipes with `method: auto`; without a rate of their own unless one is given."""
+
+    def make(budget=None, **train):
+        values = {**recipe_of(**train).given, "method": "auto"} | ({"budget": budget} if budget else {})
+        if "learning_rate" not in train:
+            del values["train"]["learning_rate"]
+        return make_recipe(values, folder=recipe_of().folder)
+
+    return make
+
+
+def searched(recipe, workspace, rows, run="search", listeners=()):
+    dataset = make_dataset(workspace, recipe, rows)
+    return dataset, finetune.run(recipe, workspace, dataset, Events(None, listeners), run=run)
+
+
+def trained(checkpoint):
+    return [one for one in checkpoint.trials if one["kind"] == "train"]
+
+
+def test_what_is_kept_is_in_the_record_and_answers(auto_of, workspace):
+    recipe = auto_of()
+    _, checkpoint = searched(recipe, workspace, make_rows(120))
+    assert [one.name for one in recipe.candidates] == ["head", "lora", "full"]
+    assert [one["method"] for one in trained(checkpoint)] == ["head", "lora", "full"][: len(trained(checkpoint))]
+    kept = [one for one in checkpoint.trials if one["outcome"].endswith("kept")]
+    assert [one["method"] for one in kept] == [checkpoint.method]
+    assert kept[0]["validation"] == checkpoint.validation["accuracy"]
+    specialist = open_bundle(workspace.store.path(checkpoint.store_key))
+    assert specialist.method.name == checkpoint.method
+    assert specialist.predict([{"text": "refund please"}])[0].output in recipe.task.signature(make_rows(20))["labels"]
+
+
+def test_a_sweep_leaves_a_rate_that_is_far_too_high(auto_of, workspace, monkeypatch):
+    lora = catalog.load("methods", "lora")
+    monkeypatch.setattr(lora, "learning_rate", 3.0)
+    _, checkpoint = searched(auto_of(), workspace, make_rows(120))
+    rates = [one["learning_rate"] for one in checkpoint.trials if (one["method"], one["kind"]) == ("lora", "sweep")]
+    assert rates[0] == 3.0
+    assert len(rates) == 6
+    assert next(one["learning_rate"] for one in trained(checkpoint) if one["method"] == "lora") < 2.0
+
+
+def test_a_rate_of_the_user_is_not_swept(auto_of, workspace):
+    _, checkpoint = searched(auto_of(learning_rate=1.5e-3), workspace, make_rows(80))
+    assert {one["learning_rate"] for one in checkpoint.trials} == {1.5e-3}
+
+
+@pytest.mark.parametrize("at", ["lora", "learning rate 3"])
+def test_a_killed_search_goes_on_and_ends_the_same(auto_of, workspace, at):
+    recipe, rows = auto_of(), make_rows(100)
+    _, whole = searched(recipe, workspace, rows, "whole")
+    seen = []
+
+    def killer(event):
+        seen.append(event)
+        sweeping = event["kind"] == "progress" and event["message"].startswith(at)
+        training = event["kind"] == "progress" and event["message"] == "train" and any(one["kind"] == "note" and one["message"].startswith(at) for one in seen)
+        if sweeping or (training and event["done"] == 5):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        searched(recipe, workspace, rows, "killed", [killer])
+    journal = read_checked(workspace.run_folder("killed") / "trials.json")
+    assert journal[0]["method"] == "head"
+    assert journal[0]["validation"] is not None
+    told = []
+    _, again = searched(recipe, workspace, rows, "killed", [told.append])
+    assert again.store_key == whole.store_key
+    timeless = [[{name: value for name, value in one.items() if name != "seconds"} for one in made.trials] for made in (whole, again)]
+    assert timeless[0] == timeless[1]
+    assert not any(event["kind"] == "progress" and event["message"] == "train" and event["done"] == 1 for event in told if at == "lora" and event is told[0])
+
+
+def test_a_damaged_journal_is_told_and_the_search_begins_again(auto_of, workspace):
+    recipe, rows = auto_of(), make_rows(80)
+    _, whole = searched(recipe, workspace, rows)
+    path = workspace.run_folder("search") / "trials.json"
+    path.write_text(path.read_text().replace("head", "herd", 1))
+    told = []
+    _, again = searched(recipe, workspace, rows, listeners=[told.append])
+    assert any(event["kind"] == "warning" and "the search starts again" in event["message"] for event in told)
+    assert again.store_key == whole.store_key
+
+
+def test_a_budget_that_is_used_up_leaves_the_smallest(auto_of, workspace):
+    told = []
+    _, checkpoint = searched(auto_of(budget="0.01s"), workspace, make_rows(80), listeners=[told.append])
+    assert checkpoint.method == "head"
+    assert checkpoint.steps == 1
+    assert [one["outcome"] for one in trained(checkpoint)[1:]] == ["the budget is used up"] * 2
+    assert any("the budget is used up" in event["message"] for event in told)
+
+
+def test_passes_are_cut_to_the_budget(auto_of, workspace, monkeypatch):
+    """As if a pass took 4 of the 10 seconds that are left."""
+    from attune.stages.finetune import autopilot
+
+    monkeypatch.setattr(autopilot.Autopilot, "left", property(lambda self: 10.0))
+    monkeypatch.setattr(autopilot.Autopilot, "_sweep", lambda self, method, given: (1e-3, 4.0))
+    _, checkpoint = searched(auto_of(budget="1h", epochs=6), workspace, make_rows(80))
+    assert [one["epochs"] for one in trained(checkpoint)] == [6.0, 2.0, 2.0][: len(trained(checkpoint))]
+
+
+def test_the_smallest_that_is_not_clearly_worse_is_kept(auto_of, workspace, tmp_path):
+    from attune.stages.finetune.autopilot import Autopilot
+
+    pilot = Autopilot(auto_of(), lambda recipe, folder: None, tmp_path, Events())
+    metric = catalog.build("metrics", "accuracy")
+
+    def rows(right, of=200):
+        return np.stack([np.arange(of) < right, np.ones(of)], axis=1).astype(np.float64)
+
+    def tried(*right):
+        return [({"method": str(one), "validation": one / 200}, rows(one)) for one in right]
+
+    assert pilot._smallest(tried(150, 150, 150), metric)["method"] == "150"
+    assert pilot._smallest(tried(150, 190), metric)["method"] == "190"
+    assert pilot._smallest(tried(100, 150, 150), metric)["method"] == "150"
+    assert pilot._smallest(tried(190, 150), metric)["method"] == "190"
+
+
+def test_chance_better_knows_the_direction():
+    ones, zeros = np.array([[1.0, 1.0]] * 40), np.array([[0.0, 1.0]] * 40)
+    accuracy = catalog.build("metrics", "accuracy")
+    assert chance_better(ones, zeros, accuracy, 7) == 1.0
+    assert chance_better(zeros, ones, accuracy, 7) == 0.0
+    assert chance_better(ones, ones, accuracy, 7) == 0.5
+    accuracy.higher_is_better = False
+    assert chance_better(ones, zeros, accuracy, 7) == 0.0
+
+
+def test_what_a_trial_reads_counts_as_read(auto_of):
+    recipe = auto_of(average=0.5)
+    assert "train.average" in recipe.keys.unread()
+    assert recipe.tried(recipe.candidates[0], epochs=3.0).keys.train.average == 0.5
+    assert "train.average" not in recipe.keys.unread()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"budget": "10 minutes"}, "budget"),
+        ({"budget": "10m", "method": "lora"}, "a budget is for `method: auto` alone"),
+        ({"method": {"name": "auto", "rank": 8}}, "takes no keys"),
+    ],
+)
+def test_what_auto_cannot_be_given(auto_of, change, said):
+    with pytest.raises(Problems, match=said):
+        make_recipe({**auto_of().given, **change}, folder=auto_of().folder)
+
+
+def test_auto_fits_the_task_and_travels_with_the_recipe(auto_of):
+    trees = make_recipe({"name": "rows", "task": "tabular_classification", "base_model": "none", "method": "auto", "data": {"path": "rows.csv"}}, folder=auto_of().folder)
+    assert [one.name for one in trees.candidates] == ["boosted_trees"]
+    recipe = auto_of(budget="5m")
+    again = make_recipe(recipe.resolved(), folder=recipe.folder)
+    assert (again.digest, again.keys.budget, len(again.candidates)) == (recipe.digest, "5m", 3)
+    assert finetune.inputs(recipe, _dataset())["recipe"]["budget"] == "5m"
+    assert finetune.inputs(auto_of(), _dataset()) != finetune.inputs(recipe, _dataset())
+
+
+def _dataset():
+    class Known:
+        id = "dataset-1"
+
+    return Known()
