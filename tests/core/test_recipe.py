@@ -10,7 +10,8 @@ import pytest
 
 from attune.core import recipe as module
 from attune.core.errors import AttuneError, Problems, RecipeError
-from attune.core.recipe import RecipeKeys, json_schema, make_recipe, read_recipe
+from attune.core.recipe import RecipeKeys, make_recipe, read_recipe
+from attune.core.recipe_schema import json_schema
 from attune.core.yaml_reader import read_yaml
 
 BASE = "name: claims\ntask: text_classification\ndata: {path: a.csv}\n"
