@@ -156,14 +156,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS))
+    parser.add_argument("--keep", type=Path, help="keep finished rounds in this file and go on from there")
+    parser.add_argument("--now", type=int, default=10**6, help="rounds to make now; the result is written once all are there")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.only:
         child(options)
         return
-    rounds: list[dict[str, Any]] = []
-    for number in range(options.repeats):
+    rounds: list[dict[str, Any]] = [json.loads(line) for line in options.keep.read_text().splitlines()] if options.keep and options.keep.exists() else []
+    for number in range(len(rounds), min(options.repeats, len(rounds) + options.now)):
         one: dict[str, Any] = {}
         for name in options.contestants:
             done = subprocess.run(
@@ -179,6 +181,11 @@ def main() -> None:
             one[name] = json.loads(found[0][7:])
             print(number, name, {key: round(value, 4) for key, value in one[name].items() if isinstance(value, float)}, flush=True)
         rounds.append(one)
+        if options.keep:
+            with options.keep.open("a") as stream:
+                stream.write(json.dumps(one) + "\n")
+    if len(rounds) < options.repeats:
+        return
     medians = {name: {key: statistics.median(one[name][key] for one in rounds) for key in ("step", "mean_step", "whole", "peak_mb", "ceiling")} for name in options.contestants}
     flops = 6 * 10_646_784  # multiply-adds forward and backward for every token in MiniLM-L6's six layers (embeddings and head left out)
     tokens = next((one["trainer full"]["tokens_per_row"] for one in rounds if "trainer full" in one), 0) * BATCH
