@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -184,3 +187,63 @@ def test_features_are_dropped_and_scaled_by_their_keys():
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[1])
     assert float(found.mean()) == pytest.approx(1, abs=0.05)
+
+
+def test_one_thread_writes_while_another_reads_flat_rows():
+    """Both share one network. Each is held in the middle of a forward pass while the other works; then both run freely."""
+    config = FAMILIES["llama"]()
+    config._attn_implementation = "eager"
+    torch.manual_seed(3)
+    writer = transformers.AutoModelForCausalLM.from_config(config).eval()
+    body, tokens = writer.base_model, Tokens.of(ROWS)
+    offset, options = fit_of(body).offset, {"use_cache": False}
+    ids, mask = torch.tensor([[0, 0, 5, 6, 7], [8, 9, 10, 11, 12]]), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    held: set[int] = set()
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(*_):
+        if threading.get_ident() in held:
+            held.clear()
+            reached.set()
+            assert go_on.wait(60)
+
+    body.layers[0].register_forward_hook(hold)
+
+    @torch.no_grad()
+    def read(times: int = 1):
+        return [run_flat(body, tokens, offset, **options)[0] for _ in range(times)][-1]
+
+    def write(times: int = 1):
+        return [writer.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0) for _ in range(times)][-1]
+
+    told, written = read(), write()
+
+    def in_the_middle_of(work):
+        held.add(threading.get_ident())
+        return work()
+
+    for first, second in ((read, write), (write, read)):
+        reached.clear()
+        go_on.clear()
+        with ThreadPoolExecutor(1) as pool:
+            begun = pool.submit(in_the_middle_of, first)
+            assert reached.wait(60)
+            try:
+                assert torch.equal(second(), written if second is write else told)
+            finally:
+                go_on.set()
+            assert torch.equal(begun.result(60), told if first is read else written)
+    with ThreadPoolExecutor(3) as pool:
+        works = [pool.submit(read, 20), pool.submit(read, 20), pool.submit(write, 4)]
+        assert [torch.equal(work.result(120), right) for work, right in zip(works, (told, told, written), strict=True)] == [True, True, True]
+
+
+def test_a_listening_configuration_is_saved_and_copied_like_its_own(tmp_path):
+    body = body_of("llama")
+    before = (repr(body.config), body.config.to_json_string())
+    assert fit_of(body).flat
+    assert (repr(body.config), body.config.to_json_string()) == before
+    assert body.config._attn_implementation == "eager"
+    assert copy.deepcopy(body.config).to_json_string() == before[1]
+    body.save_pretrained(tmp_path)
+    assert type(transformers.AutoConfig.from_pretrained(tmp_path)) is transformers.LlamaConfig

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -23,8 +23,7 @@ LONG = 512
 """From here on the fused attention kernel of the processor is faster than explicit products in bf16 (measured); in fp32 from 64."""
 AGREES = 1e-4
 _now = threading.local()
-_switching = threading.RLock()
-"""The attention is switched on in the network's configuration, which all threads see."""
+"""What this thread computes: another one may read padded rows with the same network at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -327,23 +326,38 @@ class Fit:
 
 def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, **options: Any) -> Any:
     """The output of a network for flat rows; `given` is kept for layers that answer with what was computed before."""
-    config = network_of(body).config
-    with _switching:
-        return _run_flat(body, config, tokens, offset, given, options)
-
-
-def _run_flat(body: Any, config: Any, tokens: Tokens, offset: int, given: torch.Tensor | None, options: dict[str, Any]) -> Any:
-    before = config._attn_implementation
+    _listen(network_of(body).config)
     old, own = getattr(_now, "tokens", None), getattr(_now, "keys", None)
     _now.tokens, _now.given = tokens, given
     now: Noise | None = getattr(_now, "noise", None)
     if now is not None:
         _now.keys, now.count, now.line = tokens.token_keys, 0, now.line + 1
-    config._attn_implementation = IMPLEMENTATION
     try:
         return body(input_ids=tokens.ids, position_ids=tokens.positions + offset, **options)
     finally:
-        config._attn_implementation, _now.tokens, _now.keys, _now.given = before, old, own, None
+        _now.tokens, _now.keys, _now.given = old, own, None
+
+
+@cache
+def _listening(kind: Any) -> Any:
+    """A class of configurations that name our attention in a thread that runs flat rows, and their own in every other."""
+    own: property = kind._attn_implementation
+
+    def seen(config: Any) -> Any:
+        return IMPLEMENTATION if getattr(_now, "tokens", None) is not None else own.fget(config)  # type: ignore[misc]
+
+    facts = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__, "_attn_implementation": property(seen, own.fset), "_listens": True}
+    return type(kind.__name__, (kind,), facts)
+
+
+def _listen(config: Any) -> None:
+    """Have a network's configuration, which all threads share, answer each thread by what that thread does."""
+    if getattr(config, "_listens", False):
+        return
+    config.__class__ = _listening(type(config))
+    for name in config.sub_configs:
+        if getattr(config, name, None) is not None:
+            _listen(getattr(config, name))
 
 
 def given() -> torch.Tensor | None:
