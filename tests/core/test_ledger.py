@@ -196,8 +196,8 @@ def test_requests_come_back_in_time_order_with_the_newest_answer(ledger):
     ledger.log_requests([request(n, f"{day}T00:00:00.000000+00:00") for n, day in enumerate(days)])
     ledger.log_requests([])
     ledger.log_requests([request(9, name="other")])
-    assert ledger.add_feedback(key="k1", request_id="req1", specialist="claims", answer="a") is True
-    assert ledger.add_feedback(key="k2", request_id="req1", specialist="claims", answer=["b", "ü"], comment="no") is True
+    assert ledger.add_feedback(key="k1", request_id="req1", specialist="claims", answer="a") == "first"
+    assert ledger.add_feedback(key="k2", request_id="req1", specialist="claims", answer=["b", "ü"], comment="no") == "replaced"
     found = ledger.requests("claims")
     assert [row["id"] for row in found] == ["req1", "req2", "req0"]
     assert [row["answer"] for row in found] == [["b", "ü"], None, None]
@@ -209,7 +209,7 @@ def test_requests_come_back_in_time_order_with_the_newest_answer(ledger):
 def test_feedback_is_stored_once_per_key(ledger):
     ledger.log_requests([request(1), request(2)])
     give = {"key": "k", "request_id": "req1", "specialist": "claims", "answer": "a"}
-    assert [ledger.add_feedback(**give) for _ in range(3)] == [True, False, False]
+    assert [ledger.add_feedback(**give) for _ in range(3)] == ["first", "known", "known"]
     with pytest.raises(Refused, match="another answer"):
         ledger.add_feedback(**{**give, "answer": "b"})
     with pytest.raises(Refused, match="another answer"):

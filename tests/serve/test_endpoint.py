@@ -76,6 +76,7 @@ def test_release_and_openapi_describe_the_endpoint(workspace, client):
     assert about["scorecard"]["tuned"]["accuracy"] == {"value": 0.95, "low": pytest.approx(0.91), "high": pytest.approx(0.98)}
     described = client.get("/openapi.json")
     assert described.headers["content-type"] == "application/json"
+    assert "earlier answer" in described.json()["components"]["schemas"]["FeedbackAnswer"]["properties"]["replaced"]["description"]
     assert {"/v1/predict", "/v1/feedback", "/v1/release", "/metrics"} <= described.json()["paths"].keys()
     for path in ("/docs", "/redoc"):  # pages that would fetch scripts from elsewhere
         assert client.get(path).status_code == 404
@@ -91,14 +92,16 @@ def test_answers_are_logged_masked_before_they_leave_and_take_feedback(workspace
     assert row["input"]["text"].startswith("refund to")
     assert (row["output"], row["answer"]) == (answer["output"], None)
     body = {"request_id": answer["request_id"], "answer": "delivery", "comment": "was late", "key": "k-1"}
-    assert client.post("/v1/feedback", json=body).json() == {"request_id": answer["request_id"], "key": "k-1", "stored": True}
-    assert client.post("/v1/feedback", json=body).json()["stored"] is False
+    assert client.post("/v1/feedback", json=body).json() == {"request_id": answer["request_id"], "key": "k-1", "stored": True, "replaced": False}
+    again = client.post("/v1/feedback", json=body).json()
+    assert (again["stored"], again["replaced"]) == (False, False)
     del body["key"]
     assert client.post("/v1/feedback", json=body, headers={"Idempotency-Key": "k-1"}).json()["stored"] is False
     assert client.post("/v1/feedback", json={**body, "key": "k-2"}, headers={"Idempotency-Key": "k-1"}).json()["field"] == "Idempotency-Key"
     conflict = client.post("/v1/feedback", json={**body, "answer": "refund", "key": "k-1"})
     assert (conflict.status_code, conflict.json()["field"]) == (409, "key")
-    assert client.post("/v1/feedback", json={**body, "answer": "refund"}).json()["stored"] is True
+    other = client.post("/v1/feedback", json={**body, "answer": "refund"}).json()
+    assert (other["stored"], other["replaced"]) == (True, True)
     [row] = [row for row in workspace.ledger.requests(releases.NAME) if row["id"] == answer["request_id"]]
     assert row["answer"] == "refund"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -321,8 +321,12 @@ class Ledger:
             with self._begin() as connection:
                 connection.execute(REQUESTS.insert(), rows)
 
-    def add_feedback(self, *, key: str, request_id: str, specialist: str, answer: Any, comment: str = "") -> bool:
-        """Append the right answer for a served request; False when this idempotency key was stored before with the same answer."""
+    def add_feedback(self, *, key: str, request_id: str, specialist: str, answer: Any, comment: str = "") -> Literal["first", "replaced", "known"]:
+        """Append the right answer for a served request.
+
+        Returns:
+            first; replaced: an earlier answer counted until now; known: this idempotency key brought the same answer before, nothing is stored.
+        """
         text = canonical_json(answer)
         with self._begin() as connection:
             if connection.execute(sa.select(REQUESTS.c.id).where(REQUESTS.c.id == request_id, REQUESTS.c.specialist == specialist)).first() is None:
@@ -335,9 +339,10 @@ class Ledger:
             if known is not None:
                 if (known.request_id, known.answer) != (request_id, text):
                     raise Refused(f"idempotency key '{key}' was used with another answer", place="key", fix="use a new key for a new answer")
-                return False
+                return "known"
+            earlier = connection.execute(sa.select(FEEDBACK.c.key).where(FEEDBACK.c.request_id == request_id, FEEDBACK.c.specialist == specialist)).first()
             connection.execute(FEEDBACK.insert().values(key=key, request_id=request_id, specialist=specialist, answer=text, comment=comment, at=now()))
-        return True
+        return "first" if earlier is None else "replaced"
 
     def requests(self, specialist: str, begin: str | None = None, end: str | None = None) -> list[dict[str, Any]]:
         """Logged requests in time order with `answer` (newest feedback, decoded) or None; begin inclusive, end exclusive (ISO, UTC)."""

@@ -182,7 +182,8 @@ class Endpoint:
     # -------------------------------------------------------- feedback and facts
 
     def feedback(self, request_id: str, answer: Any, comment: str, key: str | None, new_label: bool) -> dict[str, Any]:
-        """Store the right answer for a logged request; `stored` is False when this key brought the same answer before.
+        """Store the right answer for a logged request; `stored` is False when this key brought the same answer before, `replaced` is True
+        when an earlier answer counted until now.
 
         Without a key every call is stored; that repeats nothing, since the newest answer to a request counts.
         """
@@ -199,8 +200,8 @@ class Endpoint:
             if unknown:
                 raise Problem(422, "the answer is not one of the release's labels", field="answer", fix=did_you_mean(unknown[0], labels) + " For a class that is new, send new_label: true.")
         key = key or secrets.token_hex(16)
-        stored = self.workspace.ledger.add_feedback(key=key, request_id=request_id, specialist=self.specialist, answer=answer, comment=comment)
-        return {"request_id": request_id, "key": key, "stored": stored}
+        outcome = self.workspace.ledger.add_feedback(key=key, request_id=request_id, specialist=self.specialist, answer=answer, comment=comment)
+        return {"request_id": request_id, "key": key, "stored": outcome != "known", "replaced": outcome == "replaced"}
 
     def about(self) -> dict[str, Any]:
         """The release in service: id, version, verdict, labels, and the main figures of its scorecard."""

@@ -53,6 +53,7 @@ class FeedbackAnswer(BaseModel):
     request_id: str
     key: str
     stored: bool = Field(description="false: this key brought the same answer before")
+    replaced: bool = Field(description="true: an earlier answer to this request counted until now; from here on this one does")
 
 
 class ProblemDocument(BaseModel):
