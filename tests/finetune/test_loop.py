@@ -121,7 +121,7 @@ def test_precision_is_chosen_with_a_reason():
 
 def test_patience_stops_and_the_best_is_kept(recipe_of, workspace):
     rows = make_rows(80)
-    _, checkpoint = tuned(recipe_of("head", epochs=50, patience=2, learning_rate=1e-12, head_learning_rate=1e-12, average=0.0), workspace, rows)
+    _, checkpoint = tuned(recipe_of("head", epochs=50, patience=2, learning_rate=1e-30, head_learning_rate=1e-30, average=0.0), workspace, rows)
     assert checkpoint.steps <= 3 * 7
     assert checkpoint.best_step <= checkpoint.steps
     values = [point["validation_accuracy"] for point in checkpoint.curve]
@@ -156,13 +156,16 @@ def test_progress_and_reasons_are_in_the_record(recipe_of, workspace):
     assert checkpoint.chosen["precision"].startswith("fp32: set in the recipe")
 
 
-def test_a_run_that_does_not_help_says_so(recipe_of, workspace):
+@pytest.mark.parametrize("head_start", ["probe", "zero"])
+def test_a_run_that_does_not_help_says_so_and_a_trained_start_is_no_failure(recipe_of, workspace, head_start):
     """Steps of almost no size change no answer: the start stays the best."""
     heard = []
     dataset = make_dataset(workspace, recipe_of(), make_rows(80))
-    made = recipe_of("head", learning_rate=1e-12, head_learning_rate=1e-12, average=0.0)
+    made = recipe_of("head", objective={"name": "supervised", "head_start": head_start}, learning_rate=1e-12, head_learning_rate=1e-12, average=0.0)
     checkpoint = finetune.run(made, workspace, dataset, Events(listeners=[heard.append]), run="still")
-    said = [event for event in heard if "tuning did not help" in event["message"]]
-    assert (checkpoint.best_step == 0) == bool(said)
-    helped = [event for event in heard if event["message"].startswith("best at step")]
-    assert len(said) + len(helped) == 1
+    assert checkpoint.best_step == 0
+    [said] = [event for event in heard if "which is kept (step 0 of" in event["message"]]
+    trained = head_start == "probe"
+    assert ("tuning did not help" in said["message"]) != trained
+    assert ("than the start (a logistic regression on" in said["message"]) == trained == ("start" in checkpoint.chosen)
+    assert said["kind"] == ("note" if trained else "warning")

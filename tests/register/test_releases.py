@@ -247,3 +247,6 @@ def test_the_card_says_when_tuning_did_not_help(workspace):
     assert isinstance(checkpoint, Checkpoint)
     assert _steps(checkpoint).startswith("4 of 6 (best by accuracy")
     assert "tuning did not help" in _steps(checkpoint.model_copy(update={"best_step": 0}))
+    trained = _steps(checkpoint.model_copy(update={"best_step": 0, "chosen": {"start": "a logistic regression"}}))
+    assert "the start (a logistic regression), which is kept" in trained
+    assert "did not help" not in trained

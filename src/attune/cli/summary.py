@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attune.cli.names import record_json
 from attune.cli.screen import Screen
 from attune.cli.tables import add, facts, table
+from attune.core.learner import words_of_start
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,7 +71,8 @@ def print_summary(screen: Screen, recipe: Recipe, cycle: Cycle, result: dict[str
             pairs += [("warning", Text(one, "yellow")) for one in result["warnings"]]
     if cycle.checkpoint is not None:
         tuned = cycle.checkpoint
-        best = f"best at {tuned.best_step}" if tuned.best_step else "none of which was better on the validation rows than the start: tuning did not help, the model is kept as it began"
+        start, means = words_of_start(tuned.chosen)
+        best = f"best at {tuned.best_step}" if tuned.best_step else f"none of which was better on the validation rows than {start}: {means}, the model is kept as it began"
         pairs.append(("training", f"{tuned.method} · {tuned.steps} steps, {best} · validation " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in tuned.validation.items())))
         if tuned.trials:
             screen.show(trials(tuned, recipe.main_metric), "")

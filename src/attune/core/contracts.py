@@ -282,8 +282,10 @@ class Objective(Plug):
         """Called at every start, resumes included: compute what cannot change while training; returns what was done, for the record."""
         return None
 
-    def begin(self, specialist: Specialist, examples: Sequence[Example]) -> None:
-        """Called once before the first step of a fresh run (never on resume), for example to start a head from a linear probe."""
+    def begin(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
+        """Called once before the first step of a fresh run (never on resume), for example to start a head from a linear probe; returns what
+        was trained by it, for the record: step 0 is then a result already."""
+        return None
 
 
 class Method(Plug):

@@ -39,6 +39,11 @@ class LearnerContext:
     threads: int
 
 
+def words_of_start(chosen: Mapping[str, str]) -> tuple[str, str]:
+    """For a run that no step made better: what step 0 is, and what it means that it is kept. A start that was trained is no failure."""
+    return (f"the start ({chosen['start']})", "training on brought nothing more") if "start" in chosen else ("the start", "tuning did not help")
+
+
 class Learner(Protocol):
     """Anything the finetune loop can drive: a torch model by default, gradient-boosted trees or counts by a method of their own."""
 

@@ -62,12 +62,12 @@ class Supervised(Objective):
             found: torch.Tensor = text_features(specialist, [e["text"] for e in examples])
         return found
 
-    def begin(self, specialist: Specialist, examples: Sequence[Example]) -> None:
+    def begin(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
         """Fit the head on the untouched features by L-BFGS (convex, so the start does not matter)."""
         import torch
 
         if self.keys.head_start != "probe":
-            return
+            return None
         features = self._features(specialist, examples)
         target = self._targets(specialist.signature["multi_label"], examples)
         head, penalty = specialist.model.head, 0.5 * self.keys.probe_penalty
@@ -81,6 +81,7 @@ class Supervised(Objective):
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         optimizer.zero_grad(set_to_none=True)
+        return "a logistic regression on the features of the base"
 
     def _targets(self, multi_label: bool, examples: Sequence[Example]) -> torch.Tensor:
         import torch

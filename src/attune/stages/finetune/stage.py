@@ -13,7 +13,7 @@ from attune.core.commit import read_checked, write_checked
 from attune.core.contracts import Example, Metric, Row
 from attune.core.errors import DataError, IntegrityError, MachineError, PlugError
 from attune.core.events import Events
-from attune.core.learner import Learner, LearnerContext, Unsteady
+from attune.core.learner import Learner, LearnerContext, Unsteady, words_of_start
 from attune.core.models import Base, require_base, resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, digest
@@ -197,7 +197,8 @@ class Session:
         every, save_every, patience = max(1, learner.steps_per_epoch // self.keys.evaluations_per_epoch), self.keys.checkpoint_every, self.keys.patience
         first = True
         if self.found is None:
-            self.recipe.objective.begin(self.specialist, self.examples)
+            started = self.recipe.objective.begin(self.specialist, self.examples)
+            self.chosen |= {"start": started} if started else {}
             learner.begin()
             self._evaluate(0, 0.0)
             self._commit(0)
@@ -330,8 +331,11 @@ class Session:
         if self.refit:
             self._train_again(best)
         store_key = workspace.store.put("bundle", lambda folder: write_bundle(self.specialist, folder))
-        told = f"best at step {best}" if best else f"tuning did not help: no step was better on the validation rows than the start, which is kept (step 0 of {self.next_step})"
-        (self.events.note if best else self.events.warn)(f"{told}: {self.recipe.main_metric} {self.best['value']:.4f} on {len(self.validation)} validation rows")
+        start, means = words_of_start(self.chosen)
+        told = f"best at step {best}" if best else f"{means}: no step was better on the validation rows than {start}, which is kept (step 0 of {self.next_step})"
+        (self.events.note if best or {"start", "features"} <= self.chosen.keys() else self.events.warn)(
+            f"{told}: {self.recipe.main_metric} {self.best['value']:.4f} on {len(self.validation)} validation rows"
+        )
         return Checkpoint(
             specialist=self.recipe.name,
             parents=(self.dataset.id,),

@@ -15,6 +15,7 @@ import numpy as np
 from attune.core import catalog
 from attune.core.answers import is_right, label_set
 from attune.core.contracts import Metric
+from attune.core.learner import words_of_start
 from attune.core.records import Comparison, Estimate
 from attune.stages.grade import plots
 from attune.stages.grade.gates import CURRENT, MIN_ROWS, TUNED
@@ -335,7 +336,8 @@ def _probe(name: str, probe: dict[str, Any]) -> dict[str, Any]:
 def _training(grading: Grading) -> list[tuple[str, str]]:
     checkpoint = grading.checkpoint
     kept = f"step {checkpoint.best_step} of {checkpoint.steps}, the best by {plain(checkpoint.main_metric)} on the validation rows"
-    helped = f"the start: tuning did not help, none of {checkpoint.steps} steps was better by {plain(checkpoint.main_metric)} on the validation rows"
+    start, means = words_of_start(checkpoint.chosen)
+    helped = f"{start}: {means}, none of {checkpoint.steps} steps was better by {plain(checkpoint.main_metric)} on the validation rows"
     facts = [("kept", kept if checkpoint.best_step else helped)]
     return facts + [(plain(name), value) for name, value in sorted(checkpoint.chosen.items())]
 

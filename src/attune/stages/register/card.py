@@ -8,6 +8,7 @@ from typing import Any
 
 from attune.core.contracts import Task
 from attune.core.errors import AttuneError
+from attune.core.learner import words_of_start
 from attune.core.models import NO_BASE, resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Estimate, Scorecard
@@ -154,7 +155,8 @@ def _training(recipe: Recipe, checkpoint: Checkpoint) -> str:
 
 def _steps(checkpoint: Checkpoint) -> str:
     if not checkpoint.best_step:
-        return f"0 of {checkpoint.steps}: tuning did not help; by {checkpoint.main_metric} on the validation rows no step was better than the start, which is kept"
+        start, means = words_of_start(checkpoint.chosen)
+        return f"0 of {checkpoint.steps}: {means}; by {checkpoint.main_metric} on the validation rows no step was better than {start}, which is kept"
     return f"{checkpoint.best_step} of {checkpoint.steps} (best by {checkpoint.main_metric} on the validation rows)"
 
 
