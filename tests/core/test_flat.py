@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from attune.core import flat
+from attune.core.errors import PlugError
 from attune.core.flat import KeyedDropout, Noise, Tokens, drop, fit_of, key_dropout, noise, run_flat, run_padded
 from attune.core.tunable import TunableModel
 
@@ -105,6 +106,28 @@ def test_a_window_that_is_forgotten_is_noticed(monkeypatch):
 def test_a_family_that_disagrees_is_padded():
     config = transformers.MPNetConfig(**SMALL | {"pad_token_id": 1})  # relative positions are added to its scores
     fit = fit_of(transformers.AutoModel.from_config(config))
+    assert not fit.flat
+    assert fit.why.startswith("padded")
+
+
+SPLIT = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 200, "decoder_start_token_id": 0}
+
+
+@pytest.mark.parametrize("config", [transformers.T5Config(**SPLIT), transformers.BartConfig(**SMALL, d_model=32, encoder_layers=1, decoder_layers=1)], ids=["t5", "bart"])
+def test_a_network_that_reads_with_one_half_and_writes_with_the_other_is_refused_in_words(config):
+    """Bart answers ids alone, by writing; its answers are not those to flat rows, so it is padded."""
+    body = transformers.AutoModel.from_config(config)
+    if isinstance(config, transformers.T5Config):
+        with pytest.raises(PlugError, match="T5Model cannot answer rows of token ids alone: it reads with one network and writes with another"):
+            fit_of(body)
+    else:
+        assert not fit_of(body).flat
+    assert body.training
+
+
+def test_the_reading_half_alone_is_padded():
+    """The clean twin: relative positions are added to its scores."""
+    fit = fit_of(transformers.T5EncoderModel(transformers.T5Config(**SPLIT)))
     assert not fit.flat
     assert fit.why.startswith("padded")
 

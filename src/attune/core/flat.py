@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 
+from attune.core.errors import PlugError
+from attune.core.memory import ran_out
+
 IMPLEMENTATION = "attune_flat"
 NEAR, SHARE = 3, 0.8
 """Rows share a group of the attention when the shorter one lacks at most so many tokens, or has this share of the longer one's."""
@@ -371,8 +374,25 @@ def run_padded(body: Any, tokens: Tokens, pad: int, **options: Any) -> Any:
     return body(input_ids=ids, attention_mask=mask, **options)
 
 
+def _told(body: Any, tokens: Tokens, pad: int) -> torch.Tensor:
+    """Last hidden states [total, hidden] as the tokens lie, by padding, which every network can that reads rows of token ids."""
+    try:
+        found = run_padded(body, tokens, pad, **options_of(body))[0]
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if ran_out(error):
+            raise
+        both = getattr(network_of(body).config, "is_encoder_decoder", False)
+        why = "it reads with one network and writes with another" if both else f"it fails with {type(error).__name__}: {error}"
+        raise PlugError(f"a {type(network_of(body)).__name__} cannot answer rows of token ids alone: {why}", place="base_model", fix="choose a base that is an encoder or a decoder") from error
+    return found[tokens.row, tokens.positions[0]].float()  # type: ignore[no-any-return]
+
+
 def fit_of(body: Any) -> Fit:
-    """Try both ways on a few rows, without dropout, and compare the last hidden states."""
+    """Try both ways on a few rows, without dropout, and compare the last hidden states.
+
+    Raises:
+        PlugError: the network answers neither way; one that reads with one half and writes with the other, for example.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(IMPLEMENTATION, attend)
@@ -388,7 +408,7 @@ def fit_of(body: Any) -> Fit:
     body.eval()
     try:
         with torch.no_grad():
-            told = run_padded(body, tokens, pad, **options_of(body))[0][tokens.row, tokens.positions[0]].float()
+            told = _told(body, tokens, pad)
             why = "padded: the network reads no positions"
             for offset in dict.fromkeys((0, pad + 1)):
                 try:
