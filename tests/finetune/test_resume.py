@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -66,6 +67,38 @@ def test_a_key_without_effect_is_told_after_the_first_step(recipe_of, workspace,
     with pytest.raises(Problems, match=r"objective\.probe_penalty"):
         finetune.run(recipe, workspace, make_dataset(workspace, recipe, make_rows(80)), Events(), run="r")
     assert steps == [0]
+
+
+def test_dropout_for_a_network_that_has_none_is_refused(recipe_of, workspace, tiny_base, tmp_path):
+    """A state space model drops nothing; the same key on a BERT is taken."""
+    import shutil
+
+    from transformers import MambaConfig, MambaModel
+
+    from attune.core.errors import Problems
+
+    dataset = make_dataset(workspace, recipe_of(), make_rows(40))
+    finetune.run(recipe_of(epochs=0.5, dropout=0.2), workspace, dataset, Events(), run="taken")
+    for file in tiny_base.glob("token*.json"):
+        shutil.copy(file, tmp_path)
+    MambaModel(MambaConfig(vocab_size=30522, hidden_size=16, num_hidden_layers=1, state_size=4)).save_pretrained(tmp_path)
+    for dropout in (None, 0.2):
+        recipe = recipe_of(epochs=0.5, **({} if dropout is None else {"dropout": dropout}))
+        recipe = dataclasses.replace(recipe, keys=recipe.keys.model_copy(update={"base_model": str(tmp_path)}))
+        if dropout is None:
+            finetune.run(recipe, workspace, dataset, Events(), run="without")
+        else:
+            with pytest.raises(Problems, match=r"train\.dropout"):
+                finetune.run(recipe, workspace, dataset, Events(), run="refused")
+
+
+def test_rates_of_dropout_that_are_plain_attributes_are_set_too():
+    from transformers import AutoModel, OPTConfig
+
+    from attune.stages.finetune.torch_learner import dropouts
+
+    body = AutoModel.from_config(OPTConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, ffn_dim=16, num_attention_heads=2, word_embed_proj_dim=16))
+    assert {(type(module).__name__, name) for module, name in dropouts(body)} >= {("OPTDecoderLayer", "dropout"), ("OPTAttention", "dropout")}
 
 
 def test_a_resume_without_optimizer_state_would_differ(recipe_of, workspace, monkeypatch):

@@ -31,6 +31,17 @@ TIDY, HOLES = 8, 192_000_000
 """Every so many steps memory that was freed is given back when there is more than so much of it, in bytes."""
 
 
+def dropouts(body: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
+    """Where a network keeps the rates of its own dropout: modules and their attributes. Those of a method (LoRA's) are not its own."""
+    found = []
+    for name, module in body.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            found += [(module, "p")] if "lora_dropout" not in name else []
+        else:
+            found += [(module, one) for one in ("attention_dropout", "dropout") if isinstance(getattr(module, one, None), float)]
+    return found
+
+
 class TorchLearner:
     """Gradient descent with AdamW over the parameters that a method marked.
 
@@ -91,12 +102,10 @@ class TorchLearner:
         if cache is not None and depth:
             prefix = Prefix(self.model, examples, depth, cache, specialist.base.identity, precision)
             self.chosen["frozen layers"] = f"the answers of the first {depth} layers {'were there from an earlier run' if prefix.reused else 'were computed once'} ({prefix.size / 1e6:,.0f} MB)"
-        if keys.dropout is not None:
-            for name, module in self.model.body.named_modules():
-                if isinstance(module, torch.nn.Dropout) and "lora_dropout" not in name:
-                    module.p = keys.dropout
-                elif isinstance(getattr(module, "attention_dropout", None), float):
-                    module.attention_dropout = keys.dropout  # type: ignore[assignment]
+        sites = dropouts(self.model.body)
+        if sites and keys.dropout is not None:  # without any, the key stays unread, and the loop refuses it
+            for module, attribute in sites:
+                setattr(module, attribute, keys.dropout)
         self.model.eval()  # all of it: `step` only looks at the top
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.embedding_rate = keys.learning_rate or specialist.method.learning_rate
