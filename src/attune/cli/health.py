@@ -214,6 +214,14 @@ def _plugs() -> Iterator[Finding]:
     yield Finding("plugs", "ok", f"{len(entries) - len(broken)} of {len(entries)} load" + (f"; others from {', '.join(foreign)}" if foreign else ""))
 
 
+def _cache(folder: Path) -> Finding:
+    from attune.stages.finetune.cache import Cache, size_of
+
+    size, number = size_of(folder)
+    what = f"{size / 1e9:.2g} GB of answers of frozen layers in {number} folder{'s' if number != 1 else ''}" if number else "empty"
+    return Finding("cache", "ok", f"{what}; kept up to {Cache(folder).limit / 1e9:.2g} GB where train.cache_gb says nothing else; {folder} may be deleted while nothing runs")
+
+
 def _workspace(screen: Screen, head: str | None) -> Iterator[Finding]:
     from attune.core.events import Events
     from attune.core.examination import examine as examine_workspace
@@ -234,6 +242,7 @@ def _workspace(screen: Screen, head: str | None) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("workspace", "fault", f"{root}: {error.strerror}", "mend the permissions, or use another one: --workspace FOLDER")
         return
+    yield _cache(root / "cache")
     workspace = screen.workspace(create=False)
     for look in examine_workspace(workspace, Events(None, (screen.hear,)), head):
         screen.end_live()

@@ -71,6 +71,9 @@ class TrainKeys(Keys):
     refit: bool | None = key(None, "after the best step was chosen, train once more so far on training and validation rows together; default: the method's")
     checkpoint_every: int = key(200, "optimizer steps between checkpoints", aliases=("save_steps",), ge=1)
     wait_for_disk: float = key(10, "minutes that a run whose checkpoint finds the disk full waits for room before it stops (it can be resumed); 0: stop at once", ge=0)
+    cache_gb: float | None = key(
+        None, "gigabytes of disk that answers of frozen layers may take in the workspace, older ones go first; default: 20, or a tenth of the disk's room where that is less; 0: none are kept", ge=0
+    )
     precision: Literal["auto", "fp32", "bf16"] = key("auto", "number format of the matrix products; auto probes the processor")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from attune.core.commit import committed_folder, is_valid
 from attune.core.contracts import Example
 from attune.core.flat import Tokens, given, network_of, row_name
 from attune.core.records import digest
 from attune.core.specialist import by_length
 from attune.core.tunable import TunableModel
+from attune.stages.finetune.cache import Cache
 
 VERSION = 1
 
@@ -57,12 +56,15 @@ class Prefix:
         model: prepared by its method; its body reads flat rows.
         examples: with `ids` (a list, or several by name).
         depth: the number of frozen layers, at least 1.
-        folder: where answers are kept for later runs.
+        cache: where answers are kept for later runs.
         identity: what the answers depend on besides the rows: the base and its version.
         precision: fp32 or bf16, for computing and keeping.
+
+    Raises:
+        NoRoom: the answers do not fit; the network is as it was.
     """
 
-    def __init__(self, model: TunableModel, examples: Sequence[Example], depth: int, folder: Path, identity: Any, precision: str) -> None:
+    def __init__(self, model: TunableModel, examples: Sequence[Example], depth: int, cache: Cache, identity: Any, precision: str) -> None:
         layers = layers_of(model.body)
         assert layers is not None
         self.kind = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -75,13 +77,8 @@ class Prefix:
         for number in range(depth):
             self._install(layers[number], last=number == depth - 1)
         key = digest({"base": identity, "depth": depth, "rows": digest([row.hex() for row in rows]), "precision": precision, "version": VERSION})
-        target = folder / f"layers-{key[:32]}"
-        self.reused = is_valid(target)
-        if not self.reused:
-            for torn in folder.glob(f".tmp-{target.name}-*"):  # of a run that was killed meanwhile
-                shutil.rmtree(torn, ignore_errors=True)
-            with committed_folder(target) as new:
-                self._compute(model, rows, new)
+        need = sum(len(row) // 4 for row in rows) * self.width * torch.empty(0, dtype=self.kind).element_size()
+        target, self._in_use, self.reused = cache.keep(f"layers-{key[:32]}", need, lambda new: self._compute(model, rows, new))
         self.places: dict[bytes, tuple[int, int]] = {}
         begin = 0
         for row in rows:

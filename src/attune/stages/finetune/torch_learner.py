@@ -20,6 +20,7 @@ from attune.core.memory import give_back, in_parts, ran_out
 from attune.core.randomness import key as random_key
 from attune.core.recipe import TrainKeys
 from attune.core.specialist import Specialist
+from attune.stages.finetune.cache import Cache, NoRoom
 from attune.stages.finetune.compact import compacted
 from attune.stages.finetune.defence import LOWER, Watchman
 from attune.stages.finetune.plan import length_grouped, rate_factor
@@ -99,9 +100,15 @@ class TorchLearner:
         if self.model.fit.flat:
             key_dropout(self.model.body)
         depth = frozen_layers(self.model.body) if cache is not None and self.model.fit.flat and not self.model.body_is_frozen() and all("ids" in one for one in examples) else 0
+        limit = keys.cache_gb
         if cache is not None and depth:
-            prefix = Prefix(self.model, examples, depth, cache, specialist.base.identity, precision)
-            self.chosen["frozen layers"] = f"the answers of the first {depth} layers {'were there from an earlier run' if prefix.reused else 'were computed once'} ({prefix.size / 1e6:,.0f} MB)"
+            kept = Cache(cache, None if limit is None else limit * 1e9, self.events)
+            try:
+                prefix = Prefix(self.model, examples, depth, kept, specialist.base.identity, precision)
+                how = f"{'were there from an earlier run' if prefix.reused else 'were computed once'} ({prefix.size / 1e6:,.0f} MB)"
+            except NoRoom as error:
+                how = f"are computed in every step: {error}"
+            self.chosen["frozen layers"] = f"the answers of the first {depth} layers {how}"
         sites = dropouts(self.model.body)
         if sites and keys.dropout is not None:  # without any, the key stays unread, and the loop refuses it
             for module, attribute in sites:
