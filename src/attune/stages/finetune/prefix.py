@@ -5,7 +5,6 @@ This is exact up to the number format, except that dropout below the first train
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from attune.core.specialist import by_length
 from attune.core.tunable import TunableModel
 from attune.stages.finetune.cache import Cache
 
-VERSION = 1
+VERSION = 2
 
 
 def layers_of(body: Any) -> nn.ModuleList | None:
@@ -45,6 +44,12 @@ def frozen_layers(body: Any) -> int:
     return next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), len(layers))
 
 
+def _ids(row: bytes) -> list[int]:
+    """The token ids of a row's name."""
+    found: list[int] = torch.frombuffer(bytearray(row), dtype=torch.int32).tolist()
+    return found
+
+
 class _Reached(Exception):
     """The last frozen layer has answered; what is above need not run."""
 
@@ -58,7 +63,7 @@ class Prefix:
         depth: the number of frozen layers, at least 1.
         cache: where answers are kept for later runs.
         identity: what the answers depend on besides the rows: the base and its version.
-        precision: fp32 or bf16, for computing and keeping.
+        precision: fp32 or bf16, for computing; kept is what the layers pass on, which is mostly fp32 in both.
 
     Raises:
         NoRoom: the answers do not fit; the network is as it was.
@@ -67,7 +72,7 @@ class Prefix:
     def __init__(self, model: TunableModel, examples: Sequence[Example], depth: int, cache: Cache, identity: Any, precision: str) -> None:
         layers = layers_of(model.body)
         assert layers is not None
-        self.kind = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._bf16 = precision == "bf16"
         self.width = network_of(model.body).config.hidden_size
         self.depth = depth
         self._single = True
@@ -76,6 +81,7 @@ class Prefix:
         rows = list(dict.fromkeys(row_name(row) for one in examples for row in (one["ids"].values() if isinstance(one["ids"], dict) else [one["ids"]])))
         for number in range(depth):
             self._install(layers[number], last=number == depth - 1)
+        self.kind = self._answers(model, Tokens.of([_ids(rows[0])])).dtype  # a narrower format would be a rounding that the plain way has not
         key = digest({"base": identity, "depth": depth, "rows": digest([row.hex() for row in rows]), "precision": precision, "version": VERSION})
         need = sum(len(row) // 4 for row in rows) * self.width * torch.empty(0, dtype=self.kind).element_size()
         target, self._in_use, self.reused = cache.keep(f"layers-{key[:32]}", need, lambda new: self._compute(model, rows, new))
@@ -84,8 +90,6 @@ class Prefix:
         for row in rows:
             self.places[row] = (begin, begin + len(row) // 4)
             begin += len(row) // 4
-        facts = json.loads((target / "facts.json").read_text())
-        self._single = bool(facts["single"])
         self.table = torch.from_file(str(target / "hidden.bin"), shared=False, size=begin * self.width, dtype=self.kind).view(begin, self.width)
         self.size = begin * self.width * self.table.element_size()
         model.computed = self
@@ -109,7 +113,7 @@ class Prefix:
         layer.forward = forward
 
     def _compute(self, model: TunableModel, rows: Sequence[bytes], folder: Path) -> None:
-        ids = [torch.frombuffer(bytearray(row), dtype=torch.int32).tolist() for row in rows]
+        ids = [_ids(row) for row in rows]
         begins = [0]
         for one in ids:
             begins.append(begins[-1] + len(one))
@@ -121,28 +125,30 @@ class Prefix:
             else:
                 stream.truncate(need)
         table = torch.from_file(str(path), shared=True, size=begins[-1] * self.width, dtype=self.kind).view(begins[-1], self.width)
+        for index in by_length([len(one) for one in ids]):
+            tokens = Tokens.of([ids[i] for i in index])
+            found = self._answers(model, tokens)
+            for place, i in enumerate(index):
+                first = int(tokens.starts[place])
+                table[begins[i] : begins[i + 1]] = found[first : first + len(ids[i])]
+
+    def _answers(self, model: TunableModel, tokens: Tokens) -> torch.Tensor:
+        """What the last frozen layer answers, [total, width] as the tokens lie, in evaluation mode."""
         training = model.training
         model.eval()
         self._watching = True
         try:
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.kind == torch.bfloat16):
-                for index in by_length([len(one) for one in ids]):
-                    tokens = Tokens.of([ids[i] for i in index])
-                    with suppress(_Reached):
-                        model.hidden(tokens)
-                    assert self._last is not None
-                    found = self._last[0].to(self.kind)
-                    for place, i in enumerate(index):
-                        first = int(tokens.starts[place])
-                        table[begins[i] : begins[i + 1]] = found[first : first + len(ids[i])]
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16), suppress(_Reached):
+                model.hidden(tokens)
+            assert self._last is not None
+            return self._last[0]
         finally:
             self._watching, self._last = False, None
             model.train(training)
-        (folder / "facts.json").write_text(json.dumps({"single": self._single}))
 
     def __call__(self, tokens: Tokens) -> torch.Tensor | None:
         """[1, total, width] as the tokens lie; None when a row is unknown."""
         places = [self.places.get(tokens.names[i]) for i in tokens.order]
         if any(place is None for place in places):
             return None
-        return torch.cat([self.table[place[0] : place[1]] for place in places if place is not None]).unsqueeze(0).float()
+        return torch.cat([self.table[place[0] : place[1]] for place in places if place is not None]).unsqueeze(0)
