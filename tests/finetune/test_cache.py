@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -118,6 +119,16 @@ def test_a_disk_that_becomes_full_is_a_reason_and_a_broken_one_is_an_error(small
         small.keep("a", SIZE, fail)
     assert names(small.folder) == []
     assert not list(small.folder.glob(".t*"))
+
+
+def test_what_killed_runs_left_half_made_goes_and_what_is_being_made_stays(small):
+    kept(small, "c")
+    for name in "abc":
+        (small.folder / f".tmp-{name}-0123abcd").mkdir()
+    with (small.folder / ".b.making").open("ab") as maker:
+        fcntl.flock(maker, fcntl.LOCK_EX)
+        kept(small, "d")
+    assert [path.name for path in small.folder.glob(".tmp-*")] == [".tmp-b-0123abcd"]
 
 
 def test_two_at_once_make_it_once(small):

@@ -89,8 +89,7 @@ class Cache:
             yield
 
     def _make(self, target: Path, need: int, make: Callable[[Path], None]) -> None:
-        for torn in self.folder.glob(f".t*-{target.name}-*"):  # of a run that was killed meanwhile
-            shutil.rmtree(torn, ignore_errors=True)
+        self._sweep(target.name)
         self._make_room(need, target)
         free = _free(self.folder)
         if need + SPARED > free:
@@ -100,6 +99,14 @@ class Cache:
                 make(new)
         except MachineError as error:
             raise _refusal(need, error.__cause__) or error from error
+
+    def _sweep(self, own: str) -> None:
+        """Delete what runs that were killed left half made."""
+        for torn in self.folder.glob(".t*-*-*"):
+            name = torn.name.split("-", 1)[1].rsplit("-", 1)[0]
+            with _if_free(self.folder / f".{name}.making") as free:
+                if free or name == own:  # its own lock is held by the caller
+                    shutil.rmtree(torn, ignore_errors=True)
 
     def _make_room(self, need: int, keep: Path) -> None:
         """Delete what was used longest ago and is not in use, until `need` bytes more fit into the limit and onto the disk."""
@@ -142,13 +149,22 @@ def _entries(folder: Path) -> Iterator[tuple[Path, int, float]]:
 
 def _delete(path: Path) -> bool:
     """Delete a kept folder, unless somebody uses it."""
-    with path.with_name(f".{path.name}.lock").open("ab") as lock:
+    with _if_free(path.with_name(f".{path.name}.lock")) as free:
+        if free:
+            shutil.rmtree(path, ignore_errors=True)
+        return free and not path.exists()
+
+
+@contextmanager
+def _if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock alone for the time of the block, if nobody else holds it."""
+    with path.open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return False
-        shutil.rmtree(path, ignore_errors=True)
-        return not path.exists()
+            yield False
+            return
+        yield True
 
 
 def _free(folder: Path) -> int:
