@@ -357,7 +357,8 @@ def _listen(config: Any) -> None:
     """Have a network's configuration, which all threads share, answer each thread by what that thread does."""
     if getattr(config, "_listens", False):
         return
-    config.__class__ = _listening(type(config))
+    kind: Any = type(config)
+    config.__class__ = _listening(kind)
     for name in config.sub_configs:
         if getattr(config, name, None) is not None:
             _listen(getattr(config, name))
