@@ -71,6 +71,9 @@ class TrainKeys(Keys):
     refit: bool | None = key(None, "after the best step was chosen, train once more so far on training and validation rows together; default: the method's")
     checkpoint_every: int = key(200, "optimizer steps between checkpoints", aliases=("save_steps",), ge=1)
     wait_for_disk: float = key(10, "minutes that a run whose checkpoint finds the disk full waits for room before it stops (it can be resumed); 0: stop at once", ge=0)
+    compile: Literal["off", "on", "auto"] = key(
+        "off", "torch.compile for the dense parts of the layers, which needs a C++ compiler; auto: where a measurement says that it pays back; a resume is then equal up to rounding only"
+    )
     cache_gb: float | None = key(
         None, "gigabytes of disk that answers of frozen layers may take in the workspace, older ones go first; default: 20, or a tenth of the disk's room where that is less; 0: none are kept", ge=0
     )

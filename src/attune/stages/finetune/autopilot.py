@@ -213,7 +213,7 @@ class Autopilot:
         from attune.stages.finetune.torch_learner import TorchLearner
 
         steps = math.ceil(len(few) / session.keys.batch_size)
-        keys = session.keys.model_copy(update={"learning_rate": rate, "epochs": float(math.ceil(SWEPT_STEPS / steps))})
+        keys = session.keys.model_copy(update={"learning_rate": rate, "epochs": float(math.ceil(SWEPT_STEPS / steps)), "compile": "off"})
         specialist = session.untuned()
         learner = TorchLearner(specialist, self.recipe.objective, few, keys, self.recipe.keys.seed, session.plan["precision"])
         if start is None:

@@ -173,8 +173,12 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int) -> Forecast:
             parts["frozen layers"] = lap() / len(few) * train_rows
         lap()
         recipe.objective.begin(specialist, few)
-        learner.begin()
         parts["start of the head"] = lap() / len(few) * train_rows
+        steps_per_epoch = math.ceil(train_rows / keys.batch_size)
+        learner.total_steps = steps = math.ceil((keys.epochs or recipe.method.epochs) * steps_per_epoch)
+        learner.begin()
+        if learner.compiling is not None:
+            parts["compiling"] = lap()
         sizes = np.array([sum(one["size"] for one in learner.batch_at(i)) for i in range(learner.steps_per_epoch)], dtype=float)
         order = np.argsort(sizes)
         chosen = sorted({int(order[round(q * (len(order) - 1))]) for q in np.linspace(0, 1, PROBED)}, key=lambda i: -sizes[i])
@@ -184,8 +188,6 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int) -> Forecast:
             lap()
             learner.step(index)
             taken.append((sizes[index], lap()))
-        steps_per_epoch = math.ceil(train_rows / keys.batch_size)
-        steps = math.ceil((keys.epochs or recipe.method.epochs) * steps_per_epoch)
         parts["steps"] = _expected(taken, sizes) * steps
         lap()
         validating = list(rows[:ANSWERED])

@@ -198,8 +198,8 @@ class Session:
         first = True
         if self.found is None:
             started = self.recipe.objective.begin(self.specialist, self.examples)
-            self.chosen |= {"start": started} if started else {}
             learner.begin()
+            self.chosen |= ({"start": started} if started else {}) | learner.chosen
             self._evaluate(0, 0.0)
             self._commit(0)
         while self.next_step < total and self.waited < patience:

@@ -22,6 +22,7 @@ from attune.core.recipe import TrainKeys
 from attune.core.specialist import Specialist
 from attune.stages.finetune.cache import Cache, NoRoom
 from attune.stages.finetune.compact import compacted
+from attune.stages.finetune.compiling import Compiling, Unusable
 from attune.stages.finetune.defence import LOWER, Watchman
 from attune.stages.finetune.plan import length_grouped, rate_factor
 from attune.stages.finetune.prefix import Prefix, frozen_layers
@@ -34,7 +35,7 @@ TIDY, HOLES = 8, 192_000_000
 
 def dropouts(body: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
     """Where a network keeps the rates of its own dropout: modules and their attributes. Those of a method (LoRA's) are not its own."""
-    found = []
+    found: list[tuple[torch.nn.Module, str]] = []
     for name, module in body.named_modules():
         if isinstance(module, torch.nn.Dropout):
             found += [(module, "p")] if "lora_dropout" not in name else []
@@ -113,6 +114,7 @@ class TorchLearner:
         if sites and keys.dropout is not None:  # without any, the key stays unread, and the loop refuses it
             for module, attribute in sites:
                 setattr(module, attribute, keys.dropout)
+        self.compiling = Compiling(self.model.body) if not self.model.body_is_frozen() and keys.compile != "off" else None
         self.model.eval()  # all of it: `step` only looks at the top
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.embedding_rate = keys.learning_rate or specialist.method.learning_rate
@@ -121,8 +123,24 @@ class TorchLearner:
         self.averaged = {name: p.detach().clone() for name, p in self.trained.items()} if self.average else {}
 
     def begin(self) -> None:
-        """The average starts where the weights start."""
+        """The average starts where the weights start. Whether layers are compiled is decided here, where no step was made yet."""
+        if self.compiling is not None:
+            self._choose_compiling(self.compiling)
         self.averaged = {name: p.detach().clone() for name, p in self.trained.items()} if self.average else {}
+
+    def _choose_compiling(self, compiling: Compiling) -> None:
+        def run(index: int) -> float:
+            total, items = self._gradients(index, self.batch_at(index))
+            self.optimizer.zero_grad(set_to_none=True)
+            return total / max(items, 1.0)
+
+        self.model.train()
+        order = sorted(range(self.steps_per_epoch), key=lambda i: sum(one["size"] for one in self.batch_at(i)))
+        batches = sorted({order[round((len(order) - 1) * place / 10)] for place in range(11)})
+        try:
+            self.chosen["compile"] = compiling.choose(self.keys.compile, run, batches, self.total_steps, self.precision)
+        except Unusable as error:
+            raise MachineError(f"the layers cannot be compiled: {error}", place="train.compile", fix="install a C++ compiler, or set train.compile: off") from error
 
     def _groups(self, rate: float) -> list[dict[str, Any]]:
         """Head and body have rates of their own; biases and norms (one-dimensional weights) do not decay."""
@@ -340,7 +358,13 @@ class TorchLearner:
         for name, parameter in self.trained.items():
             for part, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer/{part}/{name}"] = value
-        return tensors, {"total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch, "micro_batch_size": self.micro_batch_size, "watchman": self.watchman.facts()}
+        return tensors, {
+            "total_steps": self.total_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "micro_batch_size": self.micro_batch_size,
+            "watchman": self.watchman.facts(),
+            "compiled": self.compiling is not None and self.compiling.on,
+        }
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Back to the moment of `state`; refuses the state of another plan."""
@@ -348,6 +372,8 @@ class TorchLearner:
             if facts[name] != getattr(self, name):
                 raise DataError(f"the checkpoint was written with {name} {facts[name]}, this run has {getattr(self, name)}", place="resume", fix="run with --fresh")
         self.micro_batch_size = facts["micro_batch_size"]
+        if self.compiling is not None:
+            self.compiling.switch(facts["compiled"])
         self.optimizer.state.clear()  # a start has none
         self.watchman.load(facts["watchman"])
         self._set({key.removeprefix("weight/"): value for key, value in tensors.items() if key.startswith("weight/")})
