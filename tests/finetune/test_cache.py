@@ -105,9 +105,18 @@ def test_what_is_larger_than_the_limit_or_the_disk_deletes_nothing_in_vain(small
     with pytest.raises(NoRoom, match="the limit is"):
         small.keep("b", 4 * SIZE, fill)
     assert names(small.folder) == ["a"]
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=cache_module.SPARED + SIZE - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(NoRoom, match="the disk has"):
         small.keep("b", SIZE, fill)
+    assert names(small.folder) == ["a"]
+
+
+def test_for_room_on_the_disk_older_folders_go(small, monkeypatch):
+    for number, name in enumerate("ab"):
+        kept(small, name, at=1000 + number)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=cache_module.SPARED + 2 * SIZE + SIZE // 2 - len(names(small.folder)) * SIZE))
+    kept(small, "c")
+    assert names(small.folder) == ["b", "c"]
 
 
 @pytest.mark.parametrize(("number", "wanted"), [(errno.ENOSPC, NoRoom), (errno.EDQUOT, NoRoom), (errno.EIO, MachineError)])
@@ -178,3 +187,11 @@ def test_the_record_of_a_run_says_that_nothing_was_kept(recipe_of, workspace):
     checkpoint = finetune.run(recipe, workspace, make_dataset(workspace, recipe, make_rows(40)), Events(), run="r")
     assert "train.cache_gb" in checkpoint.chosen["frozen layers"]
     assert not (workspace.root / "cache").exists()
+
+
+def test_doctor_shows_its_size(small):
+    from attune.cli.health import _cache
+
+    assert _cache(small.folder).found.startswith("empty; kept up to ")
+    kept(small, "a")
+    assert "in 1 folder; kept up to " in _cache(small.folder).found

@@ -90,10 +90,9 @@ class Cache:
 
     def _make(self, target: Path, need: int, make: Callable[[Path], None]) -> None:
         self._sweep(target.name)
+        self._require_disk(need, size_of(self.folder)[0])
         self._make_room(need, target)
-        free = _free(self.folder)
-        if need + SPARED > free:
-            raise NoRoom(f"they would take {need / 1e9:,.2g} GB, and the disk has {free / 1e9:,.2g} GB free")
+        self._require_disk(need)
         try:
             with committed_folder(target) as new:
                 make(new)
@@ -107,6 +106,11 @@ class Cache:
             with _if_free(self.folder / f".{name}.making") as free:
                 if free or name == own:  # its own lock is held by the caller
                     shutil.rmtree(torn, ignore_errors=True)
+
+    def _require_disk(self, need: int, deletable: int = 0) -> None:
+        free = _free(self.folder)
+        if need + SPARED > free + deletable:
+            raise NoRoom(f"they would take {need / 1e9:,.2g} GB, and the disk has {free / 1e9:,.2g} GB free")
 
     def _make_room(self, need: int, keep: Path) -> None:
         """Delete what was used longest ago and is not in use, until `need` bytes more fit into the limit and onto the disk."""
