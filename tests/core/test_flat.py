@@ -13,7 +13,8 @@ import transformers
 
 from attune.core import flat
 from attune.core.errors import PlugError
-from attune.core.flat import KeyedDropout, Noise, Tokens, drop, fit_of, key_dropout, noise, run_flat, run_padded
+from attune.core.flat import KeyedDropout, Noise, drop, fit_of, key_dropout, noise, run_flat, run_padded
+from attune.core.tokens import Tokens, row_key
 from attune.core.tunable import TunableModel
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 200, "pad_token_id": 0}
@@ -190,7 +191,7 @@ def test_torchs_own_dropout_would_depend_on_the_batch():
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
 def test_the_draws_look_random(p):
     """Shares by row, by column and between sites, within five standard errors of independent draws."""
-    keys = torch.tensor([flat.row_key([1, 2, i]) for i in range(500)], dtype=torch.int32)
+    keys = torch.tensor([row_key([1, 2, i]) for i in range(500)], dtype=torch.int32)
     draw = Noise(99)
     first, second = (draw.keep(keys, 400, p).double() for _ in range(2))
     n = first.numel()

@@ -48,3 +48,21 @@ def test_in_bf16_it_is_close(monkeypatch):
         found = linear_cross_entropy(hidden, output, targets)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(exact.item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("bias", [False, True])
+def test_log_probabilities_of_tokens_and_their_gradients(bias, softcap, monkeypatch):
+    """Against torch's own log_softmax over all logits, weighed differently token by token."""
+    from attune.core import losses
+
+    monkeypatch.setattr(losses, "ROWS", 7)
+    torch.manual_seed(1)
+    hidden, output, targets, weights = torch.randn(20, 8, requires_grad=True), torch.nn.Linear(8, 30, bias=bias), torch.randint(0, 30, (20,)), torch.randn(20)
+    logits = output(hidden)
+    told = (torch.tanh(logits / softcap) * softcap if softcap else logits).log_softmax(-1)[range(20), targets]
+    found = losses.token_log_probabilities(hidden, output, targets, softcap)
+    parts = [hidden, *output.parameters()]
+    for ours, theirs in zip(torch.autograd.grad((found * weights).sum(), parts), torch.autograd.grad((told * weights).sum(), parts), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.allclose(found, told, atol=1e-5)

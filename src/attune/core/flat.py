@@ -7,139 +7,24 @@ from __future__ import annotations
 
 import threading
 import zlib
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 
 from attune.core.errors import PlugError
 from attune.core.memory import ran_out
+from attune.core.tokens import LEAST_SHARED, Group, Tokens, columns, mixed
 
 IMPLEMENTATION = "attune_flat"
-NEAR, SHARE = 3, 0.8
-"""Rows share a group of the attention when the shorter one lacks at most so many tokens, or has this share of the longer one's."""
 LONG = 512
 """From here on the fused attention kernel of the processor is faster than explicit products in bf16 (measured); in fp32 from 64."""
 AGREES = 1e-4
 _now = threading.local()
 """What this thread computes: another one may read padded rows with the same network at the same moment."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Neighbouring rows of about equal length, whose attention is computed together."""
-
-    begin: int
-    end: int
-    rows: int
-    length: int
-    take: torch.Tensor | None = None
-    """Where lengths differ: the token at every place of [rows, length], a row's last one behind its end."""
-    give: torch.Tensor | None = None
-    """Places of [rows, length] that hold a token."""
-    inside: torch.Tensor | None = None
-    """bool [rows, 1, 1, length]: True where a token is."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Several rows of token ids in one line, shortest row first."""
-
-    ids: torch.Tensor
-    """int64 [1, total]."""
-    positions: torch.Tensor
-    """int64 [1, total]: place within the own row."""
-    row: torch.Tensor
-    """int64 [total]: the row (as given) of each token."""
-    starts: torch.Tensor
-    """int64 [rows]: where each row (as given) begins."""
-    lengths: torch.Tensor
-    """int64 [rows]."""
-    names: tuple[bytes, ...]
-    """Each row's tokens as bytes: what a row is known by."""
-    keys: torch.Tensor
-    """int32 [rows]: a hash of each row's tokens, from which its dropout is drawn."""
-    groups: tuple[Group, ...]
-    order: tuple[int, ...]
-    """The rows (as given) in the order in which they lie."""
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Tokens:
-        """Lay rows of token ids (none empty) end to end."""
-        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
-        lengths = [len(rows[i]) for i in order]
-        sizes = torch.tensor(lengths)
-        ends = sizes.cumsum(0)
-        begins = ends - sizes
-        total = int(ends[-1])
-        given = torch.tensor(order)
-        starts, own = torch.empty_like(sizes), torch.empty_like(sizes)
-        starts[given], own[given] = begins, sizes
-        return cls(
-            ids=torch.tensor([token for i in order for token in rows[i]]).unsqueeze(0),
-            positions=(torch.arange(total) - begins.repeat_interleave(sizes)).unsqueeze(0),
-            row=given.repeat_interleave(sizes),
-            starts=starts,
-            lengths=own,
-            names=tuple(row_name(row) for row in rows),
-            keys=torch.tensor([row_key(row) for row in rows], dtype=torch.int32),
-            groups=tuple(_groups(lengths)),
-            order=tuple(order),
-        )
-
-    def lay(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """int64 [total]: other values of the same tokens (targets, weights) in the same places."""
-        return torch.tensor([value for i in self.order for value in rows[i]])
-
-    @cached_property
-    def token_keys(self) -> torch.Tensor:
-        """int32 [total]: a hash of each token's row and place."""
-        return mixed(self.keys[self.row] ^ mixed(self.positions[0].to(torch.int32) + 1))
-
-    def padded(self, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids and mask, int64 [rows, longest], in the order given, padded on the right."""
-        shape = (len(self.lengths), int(self.lengths.max()))
-        ids, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
-        ids[self.row, self.positions[0]] = self.ids[0]
-        mask[self.row, self.positions[0]] = 1
-        return ids, mask
-
-
-def row_name(ids: Sequence[int]) -> bytes:
-    """A row's tokens as bytes."""
-    return array("i", ids).tobytes()
-
-
-def row_key(ids: Sequence[int]) -> int:
-    """A hash of a row's tokens, in the range of int32."""
-    return zlib.crc32(row_name(ids)) - 2**31
-
-
-def _groups(lengths: Sequence[int]) -> Iterator[Group]:
-    """Ascending lengths, cut into groups; each group's rows are filled up to its longest inside the attention only."""
-    bounds, high = [len(lengths)], lengths[-1]
-    for i in range(len(lengths) - 1, -1, -1):
-        if high - lengths[i] > NEAR and lengths[i] < SHARE * high:
-            bounds.append(i + 1)
-            high = lengths[i]
-    bounds.append(0)
-    begin = 0
-    for first, last in zip(bounds[:0:-1], bounds[-2::-1], strict=True):
-        own = lengths[first:last]
-        longest, end = own[-1], begin + sum(own)
-        if own[0] == longest:
-            yield Group(begin, end, len(own), longest)
-        else:
-            sizes = torch.tensor(own).unsqueeze(1)
-            places = torch.arange(longest).unsqueeze(0)
-            inside = places < sizes
-            take = (sizes.cumsum(0) - sizes) + torch.minimum(places, sizes - 1)
-            yield Group(begin, end, len(own), longest, take.flatten(), inside.flatten().nonzero().squeeze(1), inside[:, None, None, :])
-        begin = end
 
 
 # ---------------------------------------------------------------- attention
@@ -181,17 +66,27 @@ def attend(
     with torch.autocast("cpu", enabled=False):
         lines = [part[0].transpose(0, 1).to(kind) for part in (query * scaling, key, value)]  # [total, heads, width]
         site = now.next_site() if now is not None and keys is not None else None
-        found = [_attend_group(group, lines, site, keys, dropout, _band(group.length, sliding_window, causal), softcap) for group in tokens.groups]
+        found = [_attend_group(group, lines, site, keys, dropout, _allowed(group, sliding_window, causal), softcap) for group in tokens.groups]
         return (torch.cat(found) if len(found) > 1 else found[0]).unsqueeze(0), None
+
+
+def _allowed(group: Group, window: int | None, causal: bool) -> torch.Tensor | None:
+    """Where a query may look, broadcast to [rows, heads, length, keys]; None: everywhere."""
+    if group.ahead is not None:
+        if not causal:
+            raise PlugError("a shared beginning cannot be attended to by a network that looks both ways", place="base_model", fix="lay the rows without sharing")
+        return (group.ahead >= 0) if window is None else (group.ahead >= 0) & (group.ahead < window)
+    band = _band(group.length, window, causal)
+    if group.inside is None:
+        return band
+    return group.inside if band is None else group.inside & band
 
 
 def _attend_group(group: Group, lines: list[torch.Tensor], site: int | None, keys: torch.Tensor | None, dropout: float, allowed: torch.Tensor | None, softcap: float | None) -> torch.Tensor:
     """[tokens of the group, heads, width]."""
-    q, k, v = (_rows(group, line) for line in lines)  # [rows, heads, length, width]
+    q, k, v = _rows(group, lines[0]), _looked_at(group, lines[1]), _looked_at(group, lines[2])  # [rows, heads, length, width]
     if k.shape[1] != q.shape[1]:
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
-    if group.inside is not None:
-        allowed = group.inside if allowed is None else group.inside & allowed
     if keys is None and softcap is None and group.length >= (LONG if q.dtype == torch.bfloat16 else 64):
         found = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=1.0)
     else:
@@ -204,7 +99,7 @@ def _attend_group(group: Group, lines: list[torch.Tensor], site: int | None, key
         if site is not None and keys is not None:
             own = keys[group.begin : group.end]
             own = own if group.take is None else own[group.take]
-            kept = keep(own, _columns(q.shape[1], group.length), dropout, site).view(group.rows, group.length, q.shape[1], group.length).transpose(1, 2)
+            kept = keep(own, columns(q.shape[1], k.shape[2]), dropout, site).view(group.rows, group.length, q.shape[1], k.shape[2]).transpose(1, 2)
             weights = weights * kept * (1 / (1 - dropout))
         found = weights.to(v.dtype) @ v
     flat = found.transpose(1, 2).reshape(-1, found.shape[1], found.shape[3])
@@ -219,24 +114,14 @@ def _rows(group: Group, line: torch.Tensor) -> torch.Tensor:
     return own.view(group.rows, group.length, *line.shape[1:]).transpose(1, 2)
 
 
+def _looked_at(group: Group, line: torch.Tensor) -> torch.Tensor:
+    """[rows, heads, keys, width]: the places that a group's queries look at."""
+    if group.sources is None or group.reach is None:
+        return _rows(group, line)
+    return line.index_select(0, group.sources).view(group.rows, group.reach, *line.shape[1:]).transpose(1, 2)
+
+
 # ---------------------------------------------------------------- dropout
-
-
-def mixed(x: torch.Tensor) -> torch.Tensor:
-    """int32 to int32: a hash of each number (two rounds of multiply and shift)."""
-    x = x * 0x7FEB352D
-    x = x ^ (x >> 15)
-    x = x * -0x7B935975
-    return x ^ (x >> 16)
-
-
-@lru_cache(maxsize=256)
-def _columns(*shape: int) -> torch.Tensor:
-    """int32 [product of shape]: a hash of each place; in the last dimension it does not depend on how long that is."""
-    place = torch.arange(1, shape[-1] + 1, dtype=torch.int32)
-    for size in shape[:-1]:
-        place = place + (torch.arange(size, dtype=torch.int32) << 20).unsqueeze(1)
-    return mixed(place.flatten())
 
 
 def keep(keys: torch.Tensor, columns: torch.Tensor, p: float, site: int) -> torch.Tensor:
@@ -267,7 +152,7 @@ class Noise:
 
     def keep(self, keys: torch.Tensor, width: int, p: float) -> torch.Tensor:
         """bool [len(keys), width], True with probability 1 - p; each call is a site of its own."""
-        return keep(keys, _columns(width), p, self.next_site())
+        return keep(keys, columns(width), p, self.next_site())
 
 
 class KeyedDropout(torch.nn.Dropout):
@@ -325,6 +210,8 @@ class Fit:
     flat: bool
     offset: int
     why: str
+    shares: bool = False
+    """Whether a beginning that several rows share may be computed once: only in networks that look back alone."""
 
 
 def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, **options: Any) -> Any:
@@ -419,11 +306,27 @@ def fit_of(body: Any) -> Fit:
                     continue
                 apart = float((found - told).abs().max() / told.abs().max().clamp(min=1e-6))
                 if apart < AGREES:
-                    return Fit(True, offset, f"flat rows without padding; they agree with padded ones to {apart:.0e}")
+                    shares = _shares(body, offset, vocabulary)
+                    return Fit(True, offset, f"flat rows without padding; they agree with padded ones to {apart:.0e}" + ("; common beginnings are computed once" if shares else ""), shares)
                 why = f"padded: flat rows differ by {apart:.0e}"
             return Fit(False, 0, why)
     finally:
         body.train(training)
+
+
+def _shares(body: Any, offset: int, vocabulary: int) -> bool:
+    """Whether rows with a common beginning answer alike with the beginning laid once."""
+    draw = torch.Generator().manual_seed(12)
+    common, *rest = (torch.randint(4, vocabulary, (length,), generator=draw).tolist() for length in (LEAST_SHARED + 2, 3, 7, 3))
+    rows = [common + own for own in rest]
+    alone, once = Tokens.of(rows), Tokens.of(rows, [len(common)] * len(rows))
+    try:
+        told, found = (run_flat(body, tokens, offset, **options_of(body))[0][0].float() for tokens in (alone, once))
+    except PlugError:  # it looks both ways
+        return False
+    place = {(row, at): i for i, (row, at) in enumerate(zip(alone.row.tolist(), alone.positions[0].tolist(), strict=True))}
+    same = told[[place[key] for key in zip(once.row.tolist(), once.positions[0].tolist(), strict=True)]]
+    return float((found - same).abs().max() / same.abs().max().clamp(min=1e-6)) < AGREES
 
 
 def _long(config: Any) -> int:

@@ -123,7 +123,7 @@ def text_features(specialist: Specialist, texts: Sequence[str]) -> Any:
     """Pooled features of texts, float32 tensor [n, hidden], in order; the caller sets evaluation mode."""
     import torch
 
-    from attune.core.flat import Tokens
+    from attune.core.tokens import Tokens
 
     known = specialist.known_features if specialist.known_features is not None else {}
     missing = [text for text in dict.fromkeys(texts) if text not in known]

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from attune.core.errors import PlugError
-from attune.core.flat import Fit, Tokens, fit_of, network_of, options_of, run_flat, run_padded
-from attune.core.losses import linear_cross_entropy
+from attune.core.flat import Fit, fit_of, network_of, options_of, run_flat, run_padded
+from attune.core.losses import linear_cross_entropy, token_log_probabilities
+from attune.core.tokens import Tokens
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings by which some families scale their logits outside the output layer."""
@@ -38,6 +39,11 @@ class TunableModel(nn.Module):
     def fit(self) -> Fit:
         """Whether the body reads rows without padding, found out on first use."""
         return fit_of(self.decoder())
+
+    @property
+    def shares(self) -> bool:
+        """Whether a beginning that several rows share may be computed once (`Tokens.of` with `shareable`)."""
+        return self.fit.shares
 
     def decoder(self) -> Any:
         """The network that makes hidden states: the body, without its output layer where it has one."""
@@ -66,6 +72,16 @@ class TunableModel(nn.Module):
 
     def output_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Sum of the cross-entropies of the body's own output layer, for hidden states [n, hidden] and token ids [n]."""
+        output, softcap = self._output()
+        return linear_cross_entropy(hidden, output, targets, softcap)
+
+    def log_probabilities(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Log-probability of each target by the body's own output layer, float32 [n], for hidden states [n, hidden] and token ids [n]."""
+        output, softcap = self._output()
+        return token_log_probabilities(hidden, output, targets, softcap)
+
+    def _output(self) -> tuple[nn.Linear, float | None]:
+        """The output layer and the cap of its logits."""
         own = network_of(self.body)
         output = own.get_output_embeddings()
         if type(output) is not nn.Linear or any(getattr(own.config, name, None) not in (None, 1, 1.0) for name in SCALES):
@@ -74,7 +90,7 @@ class TunableModel(nn.Module):
                 place="base_model",
                 fix="choose a base of another family",
             )
-        return linear_cross_entropy(hidden, output, targets, getattr(own.config, "final_logit_softcapping", None))
+        return output, getattr(own.config, "final_logit_softcapping", None)
 
     def body_is_frozen(self) -> bool:
         """True when no parameter of the body trains, so that features can be computed once."""

@@ -70,7 +70,7 @@ class Contrastive(Objective):
         where another row's candidate would be right for this row too: equal to its positive, or the positive of an equal anchor."""
         import torch
 
-        from attune.core.flat import Tokens
+        from attune.core.tokens import Tokens
 
         hard = [e for e in examples if "negative" in e["ids"]]
         anchors = Tokens.of([e["ids"]["anchor"] for e in examples])

@@ -60,16 +60,18 @@ class Sft(Objective):
         return found
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
-        """tokens, and targets, int64 [total], as the tokens lie: -100 where nothing is learned."""
-        from attune.core.flat import Tokens
+        """tokens, and targets, int64 [total], as the tokens lie: -100 where nothing is learned. What rows have in common before their first
+        learned token, a system prompt for example, is laid once where the network allows it."""
+        from attune.core.tokens import Tokens
 
-        tokens = Tokens.of([e["ids"] for e in examples])
+        silent = [next((i for i, target in enumerate(e["targets"]) if target != IGNORED), len(e["ids"])) for e in examples]
+        tokens = Tokens.of([e["ids"] for e in examples], silent if specialist.model.shares else None)
         return {"tokens": tokens, "targets": tokens.lay([e["targets"] for e in examples])}
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the cross-entropies over learned tokens; the count is those tokens."""
-        learned = (batch["targets"] != IGNORED).nonzero().squeeze(1)  # never a row's first token, so the token before is of the same row
-        return model.output_loss(model.hidden(batch["tokens"])[learned - 1], batch["targets"][learned]), float(len(learned))
+        learned = (batch["targets"] != IGNORED).nonzero().squeeze(1)  # never a row's first token, so each has one before it
+        return model.output_loss(model.hidden(batch["tokens"])[batch["tokens"].before[learned]], batch["targets"][learned]), float(len(learned))
 
 
 def _place(row: Row) -> str:

@@ -33,7 +33,7 @@ class Supervised(Objective):
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Token ids cut at `max_length` (`cut` tells), and the target: a class index or a 0/1 vector."""
-        from attune.core.flat import row_key
+        from attune.core.tokens import row_key
 
         labels = {label: i for i, label in enumerate(specialist.signature["labels"])}
         texts = [specialist.task.text(row) for row in rows]
@@ -92,7 +92,7 @@ class Supervised(Objective):
         """tokens or, for a frozen body, features [batch, hidden]; keys, int32 [batch], that dropout is drawn from; target."""
         import torch
 
-        from attune.core.flat import Tokens
+        from attune.core.tokens import Tokens
 
         target = self._targets(specialist.signature["multi_label"], examples)
         if specialist.known_features is not None:

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from attune.core.contracts import Example
-from attune.core.flat import Tokens, given, network_of, row_name
+from attune.core.flat import given, network_of
 from attune.core.records import digest
 from attune.core.specialist import by_length
+from attune.core.tokens import Tokens, row_name
 from attune.core.tunable import TunableModel
 from attune.stages.finetune.cache import Cache
 
@@ -148,7 +149,8 @@ class Prefix:
 
     def __call__(self, tokens: Tokens) -> torch.Tensor | None:
         """[1, total, width] as the tokens lie; None when a row is unknown."""
-        places = [self.places.get(tokens.names[i]) for i in tokens.order]
-        if any(place is None for place in places):
+        places = [self.places.get(name) for name in tokens.names]
+        if None in places:
             return None
-        return torch.cat([self.table[place[0] : place[1]] for place in places if place is not None]).unsqueeze(0)
+        begins = [place[0] for place in places if place is not None]
+        return torch.cat([self.table[begins[piece.row] + piece.begin : begins[piece.row] + piece.end] for piece in tokens.pieces]).unsqueeze(0)

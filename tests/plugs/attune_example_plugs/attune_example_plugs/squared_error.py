@@ -30,7 +30,7 @@ class SquaredError(Objective):
         """tokens, target [batch]."""
         import torch
 
-        from attune.core.flat import Tokens
+        from attune.core.tokens import Tokens
 
         return {"tokens": Tokens.of([e["ids"] for e in examples]), "target": torch.tensor([e["target"] for e in examples])}
 
