@@ -166,7 +166,16 @@ def report(kept: list[dict[str, Any]]) -> dict[str, Any]:
                 how = f"num_iterations={theirs[0]['iterations']}; defaults plan {theirs[0]['planned']:,} steps, about {theirs[0]['planned'] * step / 60:,.0f} min"
         ratio = f"{seconds['setfit'] / seconds['attune']:.1f}" if theirs else "-"
         rows.append(
-            [name, f"{ours[0]['rows']} / {ours[0]['test_rows']}", accuracy["attune"], accuracy.get("setfit", "-"), f"{seconds['attune']:.0f} s", f"{seconds['setfit']:.0f} s" if theirs else "-", ratio, how]
+            [
+                name,
+                f"{ours[0]['rows']} / {ours[0]['test_rows']}",
+                accuracy["attune"],
+                accuracy.get("setfit", "-"),
+                f"{seconds['attune']:.0f} s",
+                f"{seconds['setfit']:.0f} s" if theirs else "-",
+                ratio,
+                how,
+            ]
         )
     return {
         "title": "Ten rows a class",
@@ -206,7 +215,7 @@ def main() -> None:
                 if any((r["set"], r["who"], r["seed"]) == (name, who, seed) for r in kept):
                     continue
                 kept.append(one(name, who, seed, options))
-                print({k: v for k, v in kept[-1].items()}, file=sys.stderr, flush=True)
+                print(kept[-1], file=sys.stderr, flush=True)
                 with options.kept.open("a") as stream:
                     stream.write(json.dumps(kept[-1]) + "\n")
     write(options.out, "fewshot", report(kept))

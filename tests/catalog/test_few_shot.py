@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -55,7 +56,9 @@ def test_rows_without_a_partner_add_nothing_and_break_nothing() -> None:
     vectors = torch.randn(3, 4, requires_grad=True)
     loss = drawn_together(vectors, torch.tensor([0, 1, 2]), 0.1)
     loss.backward()
-    assert float(loss) == 0.0 and vectors.grad is not None and not vectors.grad.any()
+    assert float(loss) == 0.0
+    assert vectors.grad is not None
+    assert not vectors.grad.any()
 
 
 @pytest.mark.parametrize(("label", "words"), [("card_arrival", "card arrival"), ("CardArrival", "Card Arrival"), ("a-b/c.d", "a b c d"), ("___", "___"), ("7", "7")])
@@ -69,16 +72,18 @@ def test_batches_hold_pairs_and_every_row_once(tuned: Specialist) -> None:
     for epoch in range(4):
         batches = few.order(examples, 4, 7, epoch)
         assert sorted(i for batch in batches for i in batch) == list(range(len(ROWS)))
-        assert len(batches) == math.ceil(len(ROWS) / 4) and batches == few.order(examples, 4, 7, epoch)
+        assert len(batches) == math.ceil(len(ROWS) / 4)
+        assert batches == few.order(examples, 4, 7, epoch)
         line = [examples[i]["target"] for batch in batches for i in batch]
-        assert sum(a == b for a, b in zip(line[:-1], line[1:], strict=True)) >= 4  # 4, 3 and 2 rows make 4 pairs
+        assert sum(a == b for a, b in pairwise(line)) >= 4  # 4, 3 and 2 rows make 4 pairs
     assert few.order(examples, 4, 7, 0) != few.order(examples, 4, 7, 1)
 
 
 def test_names_are_texts_of_their_labels_while_training_only(tuned: Specialist) -> None:
     few = objective()
     examples = few.examples(tuned, ROWS, 32)
-    assert list(examples[0]["ids"]) == ["text", "0"] and examples[0]["ids"]["0"] == tuned.token_ids(["card arrival"])[0]
+    assert list(examples[0]["ids"]) == ["text", "0"]
+    assert examples[0]["ids"]["0"] == tuned.token_ids(["card arrival"])[0]
     part = [examples[0], examples[1], examples[-1]]
     tuned.model.train()
     batch = few.collate(tuned, part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from attune.core import catalog
@@ -73,7 +74,7 @@ class FewShot(Objective):
         line = [i for number in draw.permutation(len(groups)) for i in groups[number]]
         count = math.ceil(len(line) / batch_size)
         edges = [round(len(line) * part / count) for part in range(count + 1)]
-        return [line[begin:end] for begin, end in zip(edges[:-1], edges[1:], strict=True)]
+        return [line[begin:end] for begin, end in pairwise(edges)]
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
         """Features of a frozen body, once."""
