@@ -33,8 +33,10 @@ RECIPE: dict[str, Any] = {
     "task": "text_classification",
     "objective": "few_shot",
     "method": {"name": "full", "layers": 2},
-    "train": {"epochs": 8, "learning_rate": 1e-4, "head_learning_rate": 3e-3, "batch_size": 64, "average": 0.99, "patience": 8, "refit": True},
+    "train": {"learning_rate": 1e-4, "head_learning_rate": 3e-3, "batch_size": 64, "average": 0.99, "patience": 8, "refit": True},
 }
+FEWEST_PASSES, ROWS_SEEN = 8, 3000
+"""Passes over the rows, and more of them where a pass is a step or two: about so many rows are seen."""
 SETS = {
     "banking77": ("train.csv", "text", "category", "test.csv"),
     "medical_abstracts": ("medical_tc_test.csv", "medical_abstract", "condition_label", None),
@@ -75,7 +77,9 @@ def run_attune(folder: Path, seed: int, test: list[tuple[str, str]]) -> dict[str
     from common import attune
 
     data = {"path": "train.csv", "test_path": "test.csv", "checks": ["encoding", "types"], "splits": {"validation": 0.1}}
-    (folder / "recipe.yaml").write_text(json.dumps({"name": "few", "seed": seed, "data": data, **RECIPE}, indent=1))
+    rows = len(read(folder / "train.csv", "text", "label"))
+    train = RECIPE["train"] | {"epochs": max(FEWEST_PASSES, ROWS_SEEN // rows)}
+    (folder / "recipe.yaml").write_text(json.dumps({"name": "few", "seed": seed, "data": data, **RECIPE, "train": train}, indent=1))
     begin = time.perf_counter()
     attune("run", "recipe.yaml", "--workspace", "workspace", "--until", "finetune", folder=folder)
     seconds = time.perf_counter() - begin

@@ -56,7 +56,7 @@ def test_rows_without_a_partner_add_nothing_and_break_nothing() -> None:
     vectors = torch.randn(3, 4, requires_grad=True)
     loss = drawn_together(vectors, torch.tensor([0, 1, 2]), 0.1)
     loss.backward()
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     assert vectors.grad is not None
     assert not vectors.grad.any()
 
