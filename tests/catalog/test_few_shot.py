@@ -142,3 +142,17 @@ def test_a_frozen_body_is_taught_like_supervised_with_names() -> None:
     batch = few.collate(one, examples)
     assert batch["features"].shape == (len(ROWS) + len(TEXTS), 384)
     assert few.loss(one.model, batch)[1] == len(ROWS) + len(TEXTS)
+
+
+def test_at_the_end_the_head_follows_the_tuned_body() -> None:
+    one, few = specialist(), objective()
+    examples = few.examples(one, ROWS, 32)
+    with torch.no_grad():
+        one.model.head.weight.zero_()
+        one.model.head.bias.zero_()
+    assert [p.output for p in one.predict(ROWS)] != [row["label"] for row in ROWS]
+    assert "head" in few.finish(one, examples)
+    assert [p.output for p in one.predict(ROWS)] == [row["label"] for row in ROWS]
+    for parameter in one.model.body.parameters():
+        parameter.requires_grad = False
+    assert few.finish(one, examples) is None
