@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
     "base_model": BASE,
     "task": "text_classification",
     "objective": "few_shot",
-    "method": {"name": "full", "layers": 2},
+    "method": {"name": "full", "layers": 3},
     "train": {"learning_rate": 1e-4, "head_learning_rate": 3e-3, "batch_size": 64, "average": 0.99, "patience": 8, "refit": True},
 }
 FEWEST_PASSES, ROWS_SEEN = 8, 3000
