@@ -35,9 +35,8 @@ class FewShotKeys(Keys):
 class FewShot(Objective):
     """`supervised` plus a supervised contrastive term over the batch (Khosla et al. 2020, eq. 2), with label names as further texts.
 
-    The term moves the body by every pair of the batch, so a few rows say more; cross-entropy alone makes the body forget (measured on
-    banking77, 10 rows a label). The names go the same way as the rows (as in Yehudai and Bandel 2024, 'FastFit', section 2). What ships
-    is the body and a linear head.
+    The term moves the body by every pair of the batch, so a few rows say more than by cross-entropy alone (lab/LOG.md).
+    The names go the same way as the rows, as in FastFit (Yehudai and Bandel 2024). What ships is the body and a linear head.
     """
 
     keys_type = FewShotKeys
@@ -85,7 +84,7 @@ class FewShot(Objective):
         self._plain.begin(specialist, [*examples, *self._names(specialist)])
 
     def finish(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
-        """The head once more, by logistic regression on the tuned features: in few steps it cannot follow the body (measured: half a point to one point)."""
+        """The head once more, by logistic regression on the tuned features: in few steps it cannot follow the body (lab/LOG.md)."""
         if specialist.model.body_is_frozen():
             return None
         self.begin(specialist, examples)
