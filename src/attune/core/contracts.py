@@ -287,6 +287,10 @@ class Objective(Plug):
         was trained by it, for the record: step 0 is then a result already."""
         return None
 
+    def finish(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
+        """Called once with the weights that are kept, for example to fit the head on the tuned features; returns what was done, for the record."""
+        return None
+
 
 class Method(Plug):
     """Which weights move and what must be saved."""

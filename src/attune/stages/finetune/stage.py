@@ -314,6 +314,12 @@ class Session:
         learner.load_weights(weights)
         self.chosen["refit"] = f"trained once more on all {len(examples):,} training and validation rows, as far as step {best} of the first pass"
         self.events.note(self.chosen["refit"])
+        self._finish(examples)
+
+    def _finish(self, examples: Sequence[Example]) -> None:
+        done = self.recipe.objective.finish(self.specialist, examples)
+        if done:
+            self.chosen["finish"] = f"{done}; the validation figures are from before that"
 
     def keep_best(self) -> Specialist:
         """The specialist with its best weights, for good: training cannot go on."""
@@ -327,6 +333,8 @@ class Session:
         self.saver.tell()
         best = int(self.best["step"])
         self.keep_best()
+        if not self.refit:
+            self._finish(self.examples)
         self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
         if self.refit:
             self._train_again(best)
