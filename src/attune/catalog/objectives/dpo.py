@@ -1,0 +1,142 @@
+"""Learn from pairs which of two answers is better: the chosen one becomes likelier than the rejected one, measured against the model at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from attune.core.replies import Answer, answer_text, answers_to, laid, log_probabilities, reference
+from attune.core.contracts import Batch, Example, Objective, Role, Row, Task
+from attune.core.conversation import stop_ids
+from attune.core.errors import DataError
+from attune.core.keys import Keys, key
+from attune.core.specialist import Specialist
+
+if TYPE_CHECKING:
+    import torch
+
+    from attune.core.tunable import TunableModel
+
+FREE = ("orpo", "simpo")
+"""Losses that need no reference."""
+
+
+class DpoKeys(Keys):
+    """Keys of the objective."""
+
+    loss: Literal["sigmoid", "ipo", "hinge", "robust", "orpo", "simpo"] = key("sigmoid", "how a pair is scored; orpo and simpo need no reference", aliases=("loss_type", "pref_loss", "rl"))
+    beta: float = key(0.1, "how far the model may move for a pair: smaller is farther; of orpo the weight of the odds ratio", aliases=("pref_beta", "dpo_beta", "orpo_alpha"), gt=0)
+    flipped: float = key(0.0, "share of pairs that are believed to be the wrong way round, for robust", aliases=("label_smoothing",), ge=0, lt=0.5)
+    gamma: float = key(0.5, "margin by which the chosen answer must be ahead, for simpo", aliases=("simpo_gamma",), ge=0)
+    sft: float = key(0.0, "weight of the chosen answer's own loss (mean over its tokens) beside the pair's", aliases=("rpo_alpha", "pref_ftx"), ge=0)
+
+
+class Dpo(Objective):
+    """Direct preference optimisation (Rafailov et al. 2023, eq. 7) and its usual variants.
+
+    The reference is the model as the run began; its log-probabilities are computed once, before the first step. Chosen and rejected answer
+    share their prompt, which is computed once for both.
+    """
+
+    keys_type = DpoKeys
+    requires = frozenset({"text-out", "torch"})
+
+    def shaped(self, task: Task) -> Task:
+        """Rows with a prompt, the chosen answer (as `completion`) and the rejected one."""
+        prompt = next(role for role in task.roles if role.name == "prompt")
+        roles = (
+            prompt,
+            Role("completion", "text", "the better answer", ("chosen", "preferred", "preferred_output", "response_chosen", "accepted"), target=True),
+            Role("rejected", "text", "the worse answer", ("rejected", "rejected_response", "dispreferred", "non_preferred_output", "response_rejected"), target=True),
+        )
+
+        def parse(values: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+            return _pair(task, values, columns)
+
+        return task.with_rows(roles, parse)
+
+    def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
+        """Both answers of each row; `ids` has them by name."""
+        stops = stop_ids(specialist)
+        found: list[Example] = []
+        for row in rows:
+            chosen, rejected = answers_to(specialist, row, [row["completion"], row["rejected"]], max_length, stops)
+            own = {"ids": {"chosen": chosen.ids, "rejected": rejected.ids}, "begin": (chosen.begin, rejected.begin), "cut": chosen.cut}
+            found.append({"row_id": row["row_id"], "size": len(chosen.ids) + len(rejected.ids) - min(chosen.begin, rejected.begin), **own})
+        return found
+
+    def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
+        """Log-probabilities by the model as it begins, for the losses that look back at it."""
+        if self.keys.loss in FREE:
+            return None
+        known = reference(specialist, [answer for one in examples for answer in _answers(one)])
+        for number, one in enumerate(examples):
+            one["reference"] = known[2 * number : 2 * number + 2]
+        return "the reference's log-probabilities of both answers were computed once"
+
+    def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
+        """tokens of chosen and rejected rows in turn, where their answers begin, and the reference [rows, 2]."""
+        import torch
+
+        answers = [answer for one in examples for answer in _answers(one)]
+        batch: Batch = {"tokens": laid(specialist, answers), "begins": [one.begin for one in answers]}
+        return batch if self.keys.loss in FREE else {**batch, "reference": torch.tensor([one["reference"] for one in examples])}
+
+    def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
+        """Sum of the pairs' losses; the count is the pairs."""
+        sums, sizes = (part.view(-1, 2) for part in log_probabilities(model, batch["tokens"], batch["begins"]))
+        pairs = self.scored(sums, sizes, batch.get("reference"))
+        if self.keys.sft:
+            pairs = pairs - self.keys.sft * sums[:, 0] / sizes[:, 0]
+        return pairs.sum(), float(len(pairs))
+
+    def scored(self, sums: torch.Tensor, sizes: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+        """Loss of each pair [pairs] from log-probabilities and token counts [pairs, 2] (chosen, rejected), and the reference's.
+
+        sigmoid: Rafailov et al. 2023, eq. 7. ipo: Azar et al. 2024, eq. 17, on means over tokens. hinge: Zhao et al. 2023 (SLiC). robust:
+        Chowdhury et al. 2024, eq. 6. orpo: Hong et al. 2024, eq. 6, on means. simpo: Meng et al. 2024, eq. 6.
+        """
+        from torch.nn import functional
+
+        beta, kind = self.keys.beta, self.keys.loss
+        means = sums / sizes
+        if kind == "simpo":
+            return -functional.logsigmoid(beta * (means[:, 0] - means[:, 1]) - self.keys.gamma)
+        if kind == "orpo":
+            odds = means - (-means.exp()).log1p()
+            return -means[:, 0] - beta * functional.logsigmoid(odds[:, 0] - odds[:, 1])
+        assert start is not None
+        ahead = sums - start
+        if kind == "ipo":
+            own = ahead / sizes
+            return (own[:, 0] - own[:, 1] - 1 / (2 * beta)) ** 2
+        margin = beta * (ahead[:, 0] - ahead[:, 1])
+        if kind == "hinge":
+            return functional.relu(1 - margin)
+        if kind == "robust":
+            share = self.keys.flipped
+            return (share * functional.logsigmoid(-margin) - (1 - share) * functional.logsigmoid(margin)) / (1 - 2 * share)
+        return -functional.logsigmoid(margin)
+
+
+def _answers(example: Example) -> list[Answer]:
+    return [Answer(example["ids"][name], begin) for name, begin in zip(("chosen", "rejected"), example["begin"], strict=True)]
+
+
+def _pair(task: Task, values: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompt and both answers; a prompt inside the answers' conversations (Anthropic's and OpenAI's way) is taken from there."""
+    better, worse = values.get(columns["completion"]), values.get(columns["rejected"])
+    if "prompt" in columns:
+        found = task.parse({**values, "_answer": "-"}, {"prompt": columns["prompt"], "completion": "_answer"})
+        prompt = found["prompt"]
+    elif isinstance(better, (list, tuple)) and isinstance(worse, (list, tuple)) and len(better) > 1 and list(better[:-1]) == list(worse[:-1]):
+        prompt = task.parse({"prompt": list(better[:-1]), "_answer": "-"}, {"prompt": "prompt", "completion": "_answer"})["prompt"]
+    else:
+        raise DataError("there is no prompt, and the two answers do not begin with the same turns", place=columns["completion"], fix="name the prompt's column in data.columns.prompt")
+    chosen, rejected = answer_text(better, columns["completion"]), answer_text(worse, columns["rejected"])
+    for text, column in ((chosen, columns["completion"]), (rejected, columns["rejected"])):
+        if not text.strip():
+            raise DataError("there is no answer", place=column, fix="write the answer, or leave the row out")
+    if chosen.strip() == rejected.strip():
+        raise DataError("the chosen and the rejected answer are equal, so the pair teaches nothing", place=columns["rejected"], fix="correct one of them, or leave the row out")
+    return {"prompt": prompt, "completion": chosen, "rejected": rejected}
