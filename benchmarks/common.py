@@ -44,6 +44,35 @@ def attune(*words: str, folder: Path, environment: dict[str, str] | None = None)
     return found
 
 
+class Kept:
+    """Results of a benchmark so far, a line each, so that it can be run in pieces.
+
+    Args:
+        path: where to; None: nothing is kept.
+        minutes: after so long no further part is begun.
+    """
+
+    def __init__(self, path: Path | None, minutes: float | None = None) -> None:
+        self.path = path
+        self.until = time.monotonic() + 60 * minutes if minutes else None
+        self.lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()] if path is not None and path.is_file() else []
+
+    def find(self, **what: Any) -> dict[str, Any] | None:
+        """The kept result with these values, if there is one."""
+        return next((one for one in self.lines if all(one.get(name) == value for name, value in what.items())), None)
+
+    def add(self, one: dict[str, Any]) -> None:
+        """Keep a result."""
+        self.lines.append(one)
+        if self.path is not None:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps(one) + "\n")
+
+    def time_is_up(self) -> bool:
+        """True when the rest has to wait for the next call."""
+        return self.until is not None and time.monotonic() > self.until
+
+
 def write(out: Path | None, name: str, body: dict[str, Any]) -> Path:
     """Write a benchmark's JSON (default: benchmarks/results/<name>.json) with commit, machine and date."""
     path = out or RESULTS / f"{name}.json"

@@ -95,11 +95,11 @@ def _stages(recipe: Recipe, workspace: Workspace, cycle: Cycle, held: ExitStack 
         return workspace.stage(name, inputs, kind, honest, events=events, fresh=fresh)
 
     more = added_rows(recipe, workspace, request) if request is not None else {}
-    cycle.dataset = dataset = stage("curate", with_sealed(workspace, recipe.name, curate.inputs(recipe, **more)), DatasetVersion, lambda: curate.run(recipe, workspace, events, **more), "data")
+    cycle.dataset = dataset = stage("curate", with_sealed(workspace, recipe.name, rows := curate.inputs(recipe, **more)), DatasetVersion, lambda: curate.run(recipe, workspace, events, **more), "data")
     tuning = finetune.inputs(recipe, dataset)
     cycle.run = name = f"{recipe.name}-{digest(tuning)[:12]}"
     if held is not None:
-        held.enter_context(run_alone(workspace, name, recipe, dataset, events, fresh=fresh))
+        held.enter_context(run_alone(workspace, name, recipe, dataset, events, fresh=fresh, forecast=(tuning["base"], rows)))
     yield "curate"
 
     sections = ("train", "objective", "method")

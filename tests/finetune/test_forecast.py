@@ -27,13 +27,13 @@ def test_a_real_probe_says_time_memory_and_disk(recipe_of, tmp_path):
 
 def test_what_the_first_steps_would_raise_is_told(recipe_of, tmp_path):
     with pytest.raises(MachineError, match="there is no base model"):
-        module._apart(dataclasses.replace(recipe_of("full")), make_rows(20), 20, {"base_model": "./nowhere"})
+        module._apart(dataclasses.replace(recipe_of("full")), make_rows(20), 20, {"base_model": "./nowhere"}, tmp_path)
 
 
 def ladder(monkeypatch, recipe_of, tmp_path, memory, free):
     asked = []
 
-    def apart(recipe, rows, total, changes):
+    def apart(recipe, rows, total, changes, workspace):
         asked.append(changes)
         return Forecast(1.0, memory(changes), 1.0, 1)
 
@@ -65,3 +65,46 @@ def test_a_steps_time_follows_its_tokens():
     assert _expected([(100, 1.0), (200, 2.0), (300, 3.0)], np.array([150.0, 250.0])) == pytest.approx(2.0)
     assert _expected([(100, 1.0)], np.array([100.0, 900.0])) == pytest.approx(1.0)
     assert _expected([(100, 2.0), (200, 1.0)], np.array([150.0])) == pytest.approx(1.5)  # noise must not make long batches free
+
+
+def test_the_time_of_many_rows_is_a_line_through_two_measurements():
+    assert module._at([(16, 1.16), (64, 1.64)], 1000) == pytest.approx(11.0)
+    assert module._at([(16, 0.1), (64, 1.0)], 128) == pytest.approx(2.0)  # no start of less than nothing
+    assert module._at([(16, 1.0), (64, 0.9)], 640) == pytest.approx(1.0)  # noise
+
+
+class Learned:
+    """What `_more_embedding` asks of a learner whose embedding is cut down."""
+
+    def __init__(self, compact):
+        self.compact = compact
+        self.trained = {"body.table": compact.weight} if compact is not None else {}
+
+
+def drawn(rows, seed=5):
+    """Rows of ten tokens, as often as in Zipf's law."""
+    draw = np.random.default_rng(seed)
+    share = 1 / np.arange(1, 200_001)
+    return [{"ids": row.tolist()} for row in draw.choice(200_000, size=(rows, 10), p=share / share.sum())]
+
+
+def test_the_embedding_grows_with_the_rows_as_distinct_tokens_do():
+    import torch
+
+    from attune.stages.finetune.compact import CompactEmbedding
+
+    def held(rows, entries=200_000):
+        examples = drawn(rows)
+        used = sorted({token for one in examples for token in one["ids"]})
+        return examples, CompactEmbedding(torch.nn.Embedding(entries, 4), torch.tensor(used))
+
+    (few, small), (_, large) = held(1000), held(8000)
+    more, name = module._more_embedding(Learned(small), few, 8000)
+    truth = (len(large.used) - len(small.used)) * 4 * 4
+    assert name == "body.table"
+    assert truth > 0.5 * len(small.used) * 4 * 4  # it does grow
+    assert more == pytest.approx(truth, rel=0.25)
+    assert module._more_embedding(Learned(small), few, 1000)[0] == 0  # the clean twin: no more rows, no more tokens
+    few, small = held(1000, 200_000)
+    assert module._more_embedding(Learned(small), few, 10**9)[0] == (200_000 - len(small.used)) * 4 * 4  # never more than the whole table
+    assert module._more_embedding(Learned(None), few, 8000) == (0.0, "")

@@ -13,6 +13,7 @@ from attune.cli.tables import add, facts, table
 from attune.core.errors import AttuneError, DataError, Problems, RecipeError
 
 if TYPE_CHECKING:
+    from attune.core.models import Base
     from attune.core.recipe import Recipe
     from attune.stages.curate.preview import Preview
 
@@ -52,8 +53,8 @@ def look(screen: Screen, path: str, quick: bool = False) -> dict[str, Any]:
         result["data"] = show_data(screen, seen)
     if recipe is not None and seen is not None and not problems:
         result |= _plan(screen, recipe, seen)
-        if not quick and result["stages"]["finetune"] == "would run":
-            result["forecast"] = _forecast(screen, recipe, seen)
+        if base is not None and not quick and result["stages"]["finetune"] == "would run":
+            result["forecast"] = _forecast(screen, recipe, seen, base)
     screen.end_live()
     screen.exit_code = result["exit_code"] = RecipeError.exit_code if problems else 0
     if problems:
@@ -206,8 +207,10 @@ def _plan(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any]:
     return {"stages": stages, "cost": cost}
 
 
-def _forecast(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any] | None:
-    """Time, memory and disk of tuning, from a short probe; None where the method does not run in the loop of its own kind."""
+def _forecast(screen: Screen, recipe: Recipe, seen: Preview, base: Base) -> dict[str, Any] | None:
+    """Time, memory and disk of tuning, from a short probe, kept for the run's record; None where the method does not run in the loop of its own kind."""
+    from attune.core.cost import duration, forecast_key, keep_forecast
+    from attune.stages import curate
     from attune.stages.finetune.forecast import forecast
 
     if "torch" not in recipe.task.traits or not seen.sample:
@@ -219,15 +222,19 @@ def _forecast(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any] |
         screen.warn(f"no forecast: {error.what}" + (f" -> {error.fix}" if error.fix else ""))
         return None
     giga = 1e9
-    seconds = f"{found.seconds:.0f} seconds" if found.seconds < 100 else f"{found.seconds / 60:.0f} minutes" if found.seconds < 7200 else f"{found.seconds / 3600:.1f} hours"
     whole = (f"auto takes at most {recipe.keys.budget}; " if recipe.keys.budget else "auto tries several methods; ") + recipe.method.name + " alone" if recipe.candidates else "tuning"
     screen.show(
         "",
-        f"{whole} would take about {seconds}, {found.memory_bytes / giga:.1f} GB of memory ({found.free_memory / giga:.1f} free) "
+        f"{whole} would take {'at most ' if found.may_stop_early else ''}about {duration(found.seconds)}, {found.memory_bytes / giga:.1f} GB of memory ({found.free_memory / giga:.1f} free) "
         f"and {found.disk_bytes / giga:.2f} GB of disk ({found.free_disk / giga:.1f} free)",
     )
     if not found.fits:
         screen.warn("that does not fit" + (f"; it would with {found.way_out}" if found.way_out else "; no setting tried here fits: choose a smaller base or a larger machine"))
+    try:  # of one method alone: what auto takes is another matter
+        if not recipe.candidates:
+            keep_forecast(screen.root, forecast_key(recipe, base.identity, curate.inputs(recipe)), found.as_json())
+    except OSError as error:
+        screen.note(f"the forecast is not kept for the run's record: {error}")
     return found.as_json()
 
 

@@ -11,6 +11,7 @@ from attune.cli.screen import Screen
 from attune.cli.summary import contestants, data_lines, short, verdict
 from attune.cli.tables import add, facts, table
 from attune.core import catalog
+from attune.core.cost import words
 from attune.core.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
@@ -97,13 +98,15 @@ def _plug(screen: Screen, entry: catalog.Entry) -> None:
 
 
 def _record(screen: Screen, workspace: Workspace, record: Record) -> dict[str, Any]:
-    from attune.core.records import DatasetVersion, Scorecard
+    from attune.core.records import Checkpoint, DatasetVersion, Scorecard
 
     body = record_json(record) or {}
     short = {name: value for name, value in body.items() if not isinstance(value, (dict, list)) and name != "id"}
     screen.show(f"{record.id}", facts(list(short.items())))
     if isinstance(record, DatasetVersion):
         screen.show(facts(data_lines(record)))
+    if isinstance(record, Checkpoint) and record.cost:
+        screen.show(facts([("took", words(record.cost, record.steps))]))
     if isinstance(record, Scorecard):
         main = next(iter(record.comparisons)).metric if record.comparisons else next(iter(record.results["tuned"]))
         screen.show("", verdict(record.specialist, record, None), "", contestants(main, record))

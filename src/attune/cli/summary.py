@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attune.cli.names import record_json
 from attune.cli.screen import Screen
 from attune.cli.tables import add, facts, table
+from attune.core.cost import words
 from attune.core.learner import words_of_start
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def print_summary(screen: Screen, recipe: Recipe, cycle: Cycle, result: dict[str
         start, means = words_of_start(tuned.chosen)
         best = f"best at {tuned.best_step}" if tuned.best_step else f"none of which was better on the validation rows than {start}: {means}, the model is kept as it began"
         pairs.append(("training", f"{tuned.method} · {tuned.steps} steps, {best} · validation " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in tuned.validation.items())))
+        if tuned.cost:
+            pairs.append(("", f"took {words(tuned.cost, tuned.steps)}"))
         if tuned.trials:
             screen.show(trials(tuned, recipe.main_metric), "")
     if result["report"]:

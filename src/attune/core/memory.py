@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -19,11 +20,32 @@ def available_memory() -> int:
     """Bytes of memory that can be had without pushing anything out, on the machine or in the container."""
     import psutil
 
-    free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
+    return min(int(psutil.virtual_memory().available), _free_in_group(Path("/sys/fs/cgroup")))
+
+
+def _free_in_group(group: Path) -> int:
+    """Bytes left to a control group; what files keep in the cache and nobody has used of late counts as free: the kernel drops it first."""
     with suppress(OSError, ValueError):  # no Linux, no such group, or one without a limit
-        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return free
+        used = int((group / "memory.current").read_text())
+        idle = next((int(line.split()[1]) for line in (group / "memory.stat").read_text().splitlines() if line.startswith("inactive_file ")), 0)
+        return int((group / "memory.max").read_text()) - max(0, used - idle)
+    return sys.maxsize
+
+
+def peak_memory() -> float:
+    """The most memory that this process held (since `forget_peak`, where the system can), in bytes. What `resource` says may be the parent's from before the start."""
+    with suppress(OSError, StopIteration, ValueError):
+        line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:"))
+        return float(line.split()[1]) * 1024
+    import resource
+
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """Let `peak_memory` count from here on; without effect on a system that cannot."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak of the resident size
 
 
 class _Kept(ctypes.Structure):

@@ -26,7 +26,8 @@ def now() -> str:
 
 
 class Record(BaseModel):
-    """Base of every record. `id` is derived from the content without `created_at`, so equal content has an equal id."""
+    """Base of every record. `id` is derived from the content without `created_at`, so equal content has an equal id.
+    `cost`, where a record has one, is no content either: the same result may take longer another time."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")  # a metric may be undefined: NaN has to come back as NaN
     kind: ClassVar[str] = "record"
@@ -40,7 +41,7 @@ class Record(BaseModel):
     @property
     def id(self) -> str:
         """kind prefix + 16 hex digits of the content's sha256."""
-        body = self.model_dump(mode="json", exclude={"created_at"})
+        body = self.model_dump(mode="json", exclude={"created_at", "cost"})
         return f"{self.kind}-{digest([self.kind, body])[:16]}"
 
 
@@ -87,6 +88,9 @@ class Checkpoint(Record):
     """What `method: auto` tried, in order: method, kind (sweep or train), learning_rate, epochs, steps, seconds, validation, loss, outcome."""
     run: str
     """The run folder's name."""
+    cost: dict[str, Any] = {}
+    """What tuning took: seconds over all its starts, memory_bytes (peak), disk_bytes (most held at once), starts; and `predicted`, the
+    forecast of the same, where `attune check` made one."""
 
 
 class Estimate(BaseModel):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.core.commit import write_json, write_text
+from attune.core.cost import forecast_key, hand_over
 from attune.core.errors import RecipeError
 from attune.core.events import Events
 from attune.core.recipe import Recipe
@@ -46,10 +47,15 @@ def locked_run(workspace: Workspace, name: str, events: Events) -> Iterator[None
 
 
 @contextmanager
-def run_alone(workspace: Workspace, name: str, recipe: Recipe, dataset: DatasetVersion, events: Events, *, fresh: bool = False) -> Iterator[Path]:
-    """`open_run` inside `locked_run`."""
+def run_alone(
+    workspace: Workspace, name: str, recipe: Recipe, dataset: DatasetVersion, events: Events, *, fresh: bool = False, forecast: tuple[dict[str, Any], dict[str, Any]] | None = None
+) -> Iterator[Path]:
+    """`open_run` inside `locked_run`; a forecast kept for this recipe with `forecast` (identity of the base, curation's inputs) goes into the folder."""
     with locked_run(workspace, name, events):
-        yield open_run(workspace, name, recipe, dataset, events, fresh=fresh)
+        folder = open_run(workspace, name, recipe, dataset, events, fresh=fresh)
+        if forecast is not None:
+            hand_over(workspace.root, forecast_key(recipe, *forecast), folder)
+        yield folder
 
 
 def open_run(workspace: Workspace, name: str, recipe: Recipe, dataset: DatasetVersion, events: Events, *, fresh: bool = False) -> Path:

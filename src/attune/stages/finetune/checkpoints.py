@@ -41,6 +41,8 @@ class Checkpoints:
         self.folder = folder
         self.refused: list[AttuneError] = []
         """What `find` passed over, and why; newest first."""
+        self.most = 0
+        """The most bytes that they took since the start: after a save, before older ones are dropped."""
         self._whole: dict[str, int | None] = {}
         """Checkpoints that this process has verified, oldest first, and the step of the best weights that each refers to."""
 
@@ -77,6 +79,7 @@ class Checkpoints:
         """
         name = f"step-{step:08d}"
         self._write(name, tensors, facts)
+        self.most = max(self.most, self._held())
         self._whole.pop(name, None)
         self._whole[name] = facts.get("best", {}).get("step")
         self._drop_old()
@@ -110,6 +113,10 @@ class Checkpoints:
             raise MachineError(
                 f"the disk does not give back what was written: {error.what}", place=str(self.folder / name), fix="look at the disk's health; the older checkpoints are untouched"
             ) from error
+
+    def _held(self) -> int:
+        """Bytes of all checkpoints that are there."""
+        return sum(path.stat().st_size for folder in self.folder.glob("*-*") for path in folder.iterdir())
 
     def _drop_old(self) -> None:
         self._whole = dict([*self._whole.items()][-KEEP:])

@@ -9,21 +9,31 @@ from __future__ import annotations
 import math
 import multiprocessing
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attune.core.contracts import Row
+from attune.core.contracts import Example, Row
 from attune.core.errors import AttuneError, MachineError
-from attune.core.memory import available_memory
+from attune.core.events import Events
+from attune.core.learner import Unsteady
+from attune.core.memory import available_memory, peak_memory
+from attune.core.randomness import generator
 from attune.core.recipe import Recipe, make_recipe
 
-PROBED = 6
-"""Batches that are timed, from the shortest to the longest."""
+if TYPE_CHECKING:
+    from attune.stages.finetune.saver import Saver
+    from attune.stages.finetune.torch_learner import TorchLearner
+
+PROBED, MOST, PATIENCE = 8, 48, 10.0
+"""Batches that are timed, of all sizes: at least, at most, and the seconds after which no more are."""
+STARTED = 1024
+"""Rows on which the start of the head is timed."""
 ANSWERED = 64
 """Rows on which answering is timed."""
 LADDER: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -45,6 +55,8 @@ class Forecast:
     steps: int
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds by what they are for."""
+    may_stop_early: bool = False
+    """True where patience may end the run before its plan does: then `seconds` is the most."""
     free_memory: float = 0.0
     free_disk: float = 0.0
     fits: bool = True
@@ -71,14 +83,14 @@ def forecast(recipe: Recipe, rows: Sequence[Row], total: int, workspace: Path) -
     """
     free_memory, free_disk = available_memory(), float(shutil.disk_usage(_existing(workspace)).free)
     try:
-        first = _apart(recipe, rows, total, {})
+        first = _apart(recipe, rows, total, {}, workspace)
     except _Killed as error:
-        rung = _rung(recipe, rows, total, free_memory)
+        rung = _rung(recipe, rows, total, free_memory, workspace)
         if rung:
             error.fix = f"most likely memory ran out; it would fit with {rung}"
         raise
     fits = first.memory_bytes <= free_memory and first.disk_bytes <= free_disk
-    way_out = _rung(recipe, rows, total, free_memory) if first.memory_bytes > free_memory else ""
+    way_out = _rung(recipe, rows, total, free_memory, workspace) if first.memory_bytes > free_memory else ""
     return Forecast(**{**first.as_json(), "free_memory": free_memory, "free_disk": free_disk, "fits": fits, "way_out": way_out})
 
 
@@ -86,11 +98,11 @@ class _Killed(MachineError):
     """The probe's process ended without a word."""
 
 
-def _rung(recipe: Recipe, rows: Sequence[Row], total: int, free: float) -> str:
+def _rung(recipe: Recipe, rows: Sequence[Row], total: int, free: float, workspace: Path) -> str:
     """The first setting of the ladder that fits into `free` bytes, or nothing."""
     for words, changes in LADDER:
         with suppress(AttuneError):
-            if _apart(recipe, rows, total, changes).memory_bytes <= free:
+            if _apart(recipe, rows, total, changes, workspace).memory_bytes <= free:
                 return words
     return ""
 
@@ -99,14 +111,14 @@ def _existing(folder: Path) -> Path:
     return folder if folder.exists() else _existing(folder.parent)
 
 
-def _apart(recipe: Recipe, rows: Sequence[Row], total: int, changes: dict[str, Any]) -> Forecast:
+def _apart(recipe: Recipe, rows: Sequence[Row], total: int, changes: dict[str, Any], workspace: Path) -> Forecast:
     """The probe in a process of its own, so that its memory is its own and gone afterwards."""
     values = dict(recipe.given)
     for name, change in changes.items():
         values[name] = {**(values.get(name) or {}), **change} if isinstance(change, dict) and name == "train" else change
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, values, str(recipe.folder), list(rows), total), daemon=True)
+    process = context.Process(target=_child, args=(theirs, values, str(recipe.folder), list(rows), total, str(_existing(workspace))), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -124,9 +136,9 @@ def _apart(recipe: Recipe, rows: Sequence[Row], total: int, changes: dict[str, A
     return Forecast(**found)
 
 
-def _child(pipe: Any, values: dict[str, Any], folder: str, rows: list[Row], total: int) -> None:
+def _child(pipe: Any, values: dict[str, Any], folder: str, rows: list[Row], total: int, place: str) -> None:
     try:
-        pipe.send(("forecast", _probe(make_recipe(values, folder=Path(folder)), rows, total).as_json()))
+        pipe.send(("forecast", _probe(make_recipe(values, folder=Path(folder)), rows, total, Path(place)).as_json()))
     except AttuneError as error:
         pipe.send(("error", {"what": error.what, "place": error.place, "fix": error.fix}))
     except Exception as error:  # it has to reach the parent, whatever it is
@@ -135,93 +147,189 @@ def _child(pipe: Any, values: dict[str, Any], folder: str, rows: list[Row], tota
         pipe.close()
 
 
-def _probe(recipe: Recipe, rows: Sequence[Row], total: int) -> Forecast:
+def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Forecast:
+    """Do once, in a folder of its own inside `place`, what a run does often, and measure: read rows, start the head, step, evaluate, save, make a bundle."""
+    clock = _Clock()  # a run's time has the imports in it
     import numpy as np
 
     from attune.core.models import resolve_base
-    from attune.core.specialist import Specialist
+    from attune.core.rows import read_rows, write_rows
+    from attune.core.specialist import Specialist, write_bundle
+    from attune.core.workspace import Workspace
+    from attune.stages.finetune.checkpoints import Checkpoints
+    from attune.stages.finetune.meter import size_of
     from attune.stages.finetune.plan import start_plan
+    from attune.stages.finetune.saver import Saver
     from attune.stages.finetune.torch_learner import TorchLearner
 
-    keys, splits = recipe.keys.train, recipe.keys.data.splits
-    clock = [time.perf_counter()]
-
-    def lap() -> float:
-        clock.append(time.perf_counter())
-        return clock[-1] - clock[-2]
-
+    rows = [rows[i] for i in generator(recipe.keys.seed, "forecast").permutation(len(rows))]  # files are often sorted; parts of the sample must be fair too
+    keys, splits, objective = recipe.keys.train, recipe.keys.data.splits, recipe.objective
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     signature = recipe.task.signature(rows)
     model = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
     specialist = Specialist(recipe.task, signature, model, base.tokenizer(), base, keys.max_length, recipe.name, method=recipe.method)
     plan = start_plan(keys.precision)
-    parts = {"loading": lap()}
+    frozen = model.body_is_frozen()
+    parts = {"loading": clock.lap()}
+    again = keys.refit or (keys.refit is None and recipe.method.refit)
+    if again:  # a second model from the base, while the first is there
+        second = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
+        parts["loading again"] = clock.lap()
 
     test = 0.0 if recipe.keys.data.test_path else splits.test
     train_rows = max(1, round(total * (1 - test) * (1 - splits.validation)))
     validation_rows = max(1, round(total * (1 - test) * splits.validation))
-    examples = recipe.objective.examples(specialist, rows, keys.max_length)
-    parts["reading rows"] = lap() / len(rows) * (train_rows + validation_rows)
+    all_rows = train_rows + validation_rows
+    examples = objective.examples(specialist, rows, keys.max_length)
+    parts["reading rows"] = clock.lap() / len(rows) * all_rows
     sample = examples[: max(keys.batch_size, round(len(examples) * train_rows / total))] if len(examples) > train_rows else examples
-    few = sample[: 4 * keys.batch_size] if model.body_is_frozen() else sample
-    recipe.objective.precompute(specialist, few)
-    if model.body_is_frozen():
-        parts["features"] = lap() / len(few) * (train_rows + validation_rows)
-    with tempfile.TemporaryDirectory() as cache:
-        learner = TorchLearner(specialist, recipe.objective, few, keys, recipe.keys.seed, plan["precision"], Path(cache))
+    few = sample[: max(STARTED, 4 * keys.batch_size)]
+    learned = few if frozen else sample
+    objective.precompute(specialist, learned)
+    if frozen:
+        parts["features"] = clock.lap() / len(learned) * all_rows
+    with tempfile.TemporaryDirectory(dir=place, prefix=".probe-") as name:
+        folder = Path(name)
+        workspace = Workspace(folder / "workspace")
+        write_rows(folder / "rows.parquet", rows, recipe.task)
+        read_rows(folder / "rows.parquet", recipe.task)  # what reads a dataset takes memory too
+        clock.lap()
+        learner = TorchLearner(specialist, objective, learned, keys, recipe.keys.seed, plan["precision"], folder / "cache")
         if "frozen layers" in learner.chosen:
-            parts["frozen layers"] = lap() / len(few) * train_rows
-        lap()
-        recipe.objective.begin(specialist, few)
-        parts["start of the head"] = lap() / len(few) * train_rows
+            parts["frozen layers"] = clock.lap() / len(learned) * train_rows
+        clock.lap()
+        started = []
+        for count in (len(few) // 4, len(few)):  # fitting the head has a cost of its own, whatever the number of rows
+            objective.begin(specialist, few[: max(1, count)])
+            started.append((float(count), clock.lap()))
+        parts["start of the head"] = _at(started, train_rows)
         steps_per_epoch = math.ceil(train_rows / keys.batch_size)
         learner.total_steps = steps = math.ceil((keys.epochs or recipe.method.epochs) * steps_per_epoch)
         learner.begin()
         if learner.compiling is not None:
-            parts["compiling"] = lap()
+            parts["compiling"] = clock.lap()
+
         sizes = np.array([sum(one["size"] for one in learner.batch_at(i)) for i in range(learner.steps_per_epoch)], dtype=float)
         order = np.argsort(sizes)
-        chosen = sorted({int(order[round(q * (len(order) - 1))]) for q in np.linspace(0, 1, PROBED)}, key=lambda i: -sizes[i])
-        learner.step(chosen[0])  # the longest first: it meets the memory's peak, and warms up
-        taken = []
-        for index in chosen:
-            lap()
-            learner.step(index)
-            taken.append((sizes[index], lap()))
-        parts["steps"] = _expected(taken, sizes) * steps
-        lap()
+        spread = sorted({int(order[round(q * (len(order) - 1))]) for q in np.linspace(0, 1, MOST)})
+        chosen = [spread[i] for i in generator(recipe.keys.seed, "forecast", 1).permutation(len(spread))]
+        clock.lap()
+        _step(learner, int(order[-1]))  # the longest first: it meets the memory's peak, and warms up
+        parts["first step"] = clock.lap()
         validating = list(rows[:ANSWERED])
-        with learner.settled() as settled:
-            settled.examine(validating)
-            learner.validation_loss(examples[: len(validating)])
+        with Saver(Checkpoints(folder / "checkpoints"), Events(), 0) as saver:
+            _evaluate(learner, validating[: ANSWERED // 4], examples, saver)  # all that a run holds at once is there from here on
+            saver.wait()
+            clock.lap()
+            evaluated = []
+            for count in (len(validating) // 4, len(validating)):
+                _evaluate(learner, validating[: max(1, count)], examples, None)
+                evaluated.append((float(max(1, count)), clock.lap()))
+            taken: list[tuple[float, float]] = []
+            for index in chosen:  # ever new sizes, as in a run: memory gets its holes from them
+                if len(taken) >= PROBED and sum(seconds for _, seconds in taken) > PATIENCE:
+                    break
+                _step(learner, index)
+                taken.append((float(sizes[index]), clock.lap()))
+            usual = int(order[len(order) // 2])
+            usual_seconds = _expected(taken, sizes[usual : usual + 1])
+            saver.save_best(1, learner.weights())
+            saver.save(1, *learner.state())
+            beside = 0
+            while saver.busy():  # what a save in the background costs the steps beside it
+                _step(learner, usual)
+                beside += 1
+            saver.wait()
+            one_save = max(0.0, clock.lap() - beside * usual_seconds)
+        parts["steps"] = _expected(taken, sizes) * steps
         evaluations = math.ceil(steps / max(1, steps_per_epoch // keys.evaluations_per_epoch)) + 1
-        parts["evaluations"] = lap() / len(validating) * validation_rows * evaluations
-        tensors, _ = learner.state()
-        state = sum(t.numel() * t.element_size() for t in tensors.values())
-        weights = sum(t.numel() * t.element_size() for t in learner.weights().values())
-        lap()
-        with tempfile.TemporaryDirectory() as folder:
-            learner.load_weights(learner.weights())
-            recipe.method.save(model, Path(folder))
-            bundle = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        parts["evaluations"] = _at(evaluated, validation_rows) * evaluations
         saves = evaluations + steps // keys.checkpoint_every
-        parts["saving"] = lap() * (2 + 0.25 * saves)
-        cached = sum(path.stat().st_size for path in Path(cache).rglob("*") if path.is_file()) / len(few) * train_rows
-    if keys.refit or (keys.refit is None and recipe.method.refit):
-        parts["training again"] = parts["steps"] + parts["start of the head"]
-    peak = _peak() + state + weights
-    return Forecast(sum(parts.values()), peak, 3 * state + 3 * weights + bundle + cached, steps, {name: round(value, 3) for name, value in parts.items()})
+        parts["saving"] = one_save * saves
+        tensors, weights = learner.state()[0], learner.weights()
+        state, best = (sum(t.numel() * t.element_size() for t in held.values()) for held in (tensors, weights))
+        more, table = _more_embedding(learner, learned, train_rows)
+        copies = sum(name.endswith(f"/{table}") and tensor.ndim == 2 for name, tensor in tensors.items())
+        clock.lap()
+        learner.load_weights(weights)
+        recipe.task.settle(specialist, validating)
+        parts["settling"] = clock.lap() / len(validating) * validation_rows
+        bundle = size_of(workspace.store.path(workspace.store.put("bundle", lambda place: write_bundle(specialist, place))))
+        parts["bundle"] = clock.lap()
+        cached = learner.cached_bytes / len(learned) * train_rows
+        workspace.close()
+    if again:
+        del second
+        parts["training again"] = parts["steps"] * all_rows / train_rows + _at(started, all_rows)
+    memory = peak_memory() + max(0.0, cached - learner.cached_bytes) + more * (2 * copies + 2)  # in the model and in the saver's copies, one gradient, one copy of the best
+    memory += _in_memory(examples) * (all_rows / len(examples) - 1) + _in_memory(specialist.known_features or {}) * (all_rows / len(learned) - 1)
+    disk = min(saves - 1, 3) * (state + more * copies) + min(evaluations, 3) * (best + more) + bundle + cached
+    if saves <= 3:  # the checkpoint before the first step is still there: it has no moments
+        disk += sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.startswith("optimizer/"))
+    return Forecast(sum(parts.values()), memory, disk, steps, {name: round(value, 3) for name, value in parts.items()}, may_stop_early=evaluations - 1 > keys.patience)
 
 
-def _peak() -> float:
-    """The most memory that this process held, in bytes. What `resource` says may be the parent's from before the start."""
-    import resource
-    import sys
+class _Clock:
+    """Seconds since the last look."""
 
-    with suppress(OSError, StopIteration, ValueError):
-        line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:"))
-        return float(line.split()[1]) * 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds
+
+
+def _step(learner: TorchLearner, index: int) -> None:
+    """A step that counts for its time alone: the plan's rates in another order may well be unsteady."""
+    with suppress(Unsteady):
+        learner.step(index)
+
+
+def _evaluate(learner: TorchLearner, rows: Sequence[Row], examples: Sequence[Example], saver: Saver | None) -> None:
+    """Look at validation rows as the loop does, and keep the weights as the best and the state where there is a saver."""
+    with learner.settled() as settled:
+        settled.examine(rows)
+        learner.validation_loss(examples[: len(rows)])
+        if saver is not None:
+            saver.save_best(0, learner.weights())
+    if saver is not None:
+        saver.save(0, *learner.state())
+
+
+def _more_embedding(learner: TorchLearner, examples: Sequence[Example], rows: int) -> tuple[float, str]:
+    """Bytes by which the computed part of the embedding is larger with all `rows` than with these examples, and the name of its weight.
+
+    By Heaps' law (1978, section 7.5), V = K x n^b, with b from the second half of the examples; never more than the whole table."""
+    if learner.compact is None:
+        return 0.0, ""
+    tokens = [row for one in examples for row in (one["ids"].values() if isinstance(one["ids"], dict) else [one["ids"]])]
+    half, whole = (len({token for row in part for token in row}) for part in (tokens[: len(tokens) // 2], tokens))
+    entries, width = learner.compact.whole[0].weight.shape
+    distinct = min(float(entries), whole * max(1.0, rows / len(examples)) ** max(0.0, math.log2(whole / max(1, half))))
+    used = float(entries) if distinct > entries // 2 else distinct  # `compacted` leaves the table whole from there on
+    return max(0.0, used - whole) * width * 4, next(name for name, parameter in learner.trained.items() if parameter is learner.compact.weight)
+
+
+def _in_memory(value: Any) -> float:
+    """Bytes that examples take, about: lists, texts and the numbers in them, features as views of a tensor."""
+    if isinstance(value, dict):
+        return sys.getsizeof(value) + sum(_in_memory(one) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return sys.getsizeof(value) + sum(_in_memory(one) for one in value)
+    if hasattr(value, "numel"):
+        return sys.getsizeof(value) + float(value.numel() * value.element_size())
+    return 0.0 if isinstance(value, int) and -6 < value < 257 else float(sys.getsizeof(value))  # Python has small numbers once
+
+
+def _at(measured: Sequence[tuple[float, float]], count: float) -> float:
+    """Seconds for `count` rows: a line through two measurements (rows, seconds), where neither the rows nor what comes before them are free of charge."""
+    (few, short), (many, long) = measured
+    if many <= few or long <= short:
+        return max(short, long)
+    each = (long - short) / (many - few)
+    return max(0.0, short - each * few) + each * count if short > each * few else long / many * count
 
 
 def _expected(taken: Sequence[tuple[float, float]], sizes: Any) -> float:

@@ -90,6 +90,11 @@ class Saver:
         while self._flying and self._flying[0].done.is_set():
             self._settle(self._flying[0])
 
+    def busy(self) -> bool:
+        """True while a save is on its way to the disk."""
+        self.poll()
+        return bool(self._flying)
+
     def wait(self) -> None:
         """Return when everything is committed."""
         self._wait_for(lambda write: True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attune.core import catalog
 from attune.core.commit import read_checked, write_checked
 from attune.core.contracts import Example, Metric, Row
+from attune.core.cost import forecast_of
 from attune.core.errors import DataError, IntegrityError, MachineError, PlugError
 from attune.core.events import Events
 from attune.core.learner import Learner, LearnerContext, Unsteady, words_of_start
@@ -23,6 +24,7 @@ from attune.core.workspace import Workspace
 from attune.stages.finetune.checkpoints import Checkpoints
 from attune.stages.finetune.defence import SKIPS, diverging, overfitting
 from attune.stages.finetune.interrupt import Interrupt
+from attune.stages.finetune.meter import Meter, size_of
 from attune.stages.finetune.plan import start_plan
 from attune.stages.finetune.saver import Saver
 
@@ -45,6 +47,7 @@ def _inputs(recipe: Recipe, dataset: DatasetVersion, base: Base) -> dict[str, An
 
 def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: Events, *, run: str) -> Checkpoint:
     """Tune the base on the dataset's training rows; a run with this name that was killed goes on where its last checkpoint stands."""
+    meter = Meter()
     folder = workspace.run_folder(run)
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     require_base(recipe.task, base)
@@ -54,7 +57,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: E
         raise DataError(f"{len(train)} training and {len(validation)} validation rows", place=f"dataset {dataset.id}", fix="give more rows, or a larger data.splits.validation")
 
     def session(of: Recipe, at: Path) -> Session:
-        return Session(of, dataset, base, train, validation, at, workspace.root / "cache", events, trial=of is not recipe)
+        return Session(of, dataset, base, train, validation, at, workspace.root / "cache", events, meter, trial=of is not recipe)
 
     if recipe.candidates:
         from attune.stages.finetune.autopilot import Autopilot
@@ -69,8 +72,10 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: E
 class Session:
     """One run of the loop."""
 
-    def __init__(self, recipe: Recipe, dataset: DatasetVersion, base: Base, train: Sequence[Row], validation: Sequence[Row], folder: Path, cache: Path, events: Events, *, trial: bool = False) -> None:
-        self.cache, self.trial = cache, trial
+    def __init__(
+        self, recipe: Recipe, dataset: DatasetVersion, base: Base, train: Sequence[Row], validation: Sequence[Row], folder: Path, cache: Path, events: Events, meter: Meter, *, trial: bool = False
+    ) -> None:
+        self.cache, self.meter, self.trial = cache, meter, trial
         self.recipe, self.dataset, self.base, self.events = recipe, dataset, base, events
         self.keys = recipe.keys.train
         self.descends = "torch" in recipe.task.traits
@@ -156,6 +161,7 @@ class Session:
             self.learner.load_state(self.checkpoints.read(name), facts["learner"])
             self.next_step, self.best, self.curve, self.waited, self.recent = (facts[name] for name in ("step", "best", "curve", "waited", "recent"))
             self.chosen = facts["chosen"]
+            self.meter.go_on(facts.get("used", {}))
             recipe.objective.keys.assume_read()  # what only `begin` reads was read by the start that this run goes on from
             self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)
 
@@ -286,7 +292,8 @@ class Session:
 
     def _commit(self, step: int) -> None:
         tensors, facts = self.learner.state()
-        own = {"step": step, "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts, "chosen": self.chosen}
+        self.meter.saw(self.checkpoints.most)
+        own = {"step": step, "used": self.meter.facts(), "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts, "chosen": self.chosen}
         self.saver.save(step, tensors, {**own, "plan": self.plan, "purpose": self.purpose})
 
     def _train_again(self, best: int) -> None:
@@ -362,4 +369,16 @@ class Session:
             chosen=self.chosen,
             trials=tuple(trials),
             run=run,
+            cost=self._cost(workspace.run_folder(run), workspace.store.root / store_key),
         )
+
+    def _cost(self, folder: Path, bundle: Path) -> dict[str, Any]:
+        """What the run in `folder` took, and what was forecast of it."""
+        self.meter.saw(max(self.checkpoints.most, size_of(folder)) + size_of(bundle) + getattr(self.learner, "cached_bytes", 0))
+        try:
+            predicted = forecast_of(folder)
+        except IntegrityError as error:
+            self.events.warn(f"the forecast is left out of the record: {error.what}")
+            predicted = None
+        taken = {name: value for name, value in self.meter.facts().items() if name != "since"}
+        return taken | ({"predicted": predicted} if predicted else {})

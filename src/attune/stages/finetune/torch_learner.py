@@ -101,11 +101,14 @@ class TorchLearner:
         if self.model.fit.flat:
             key_dropout(self.model.body)
         depth = frozen_layers(self.model.body) if cache is not None and self.model.fit.flat and not self.model.body_is_frozen() and all("ids" in one for one in examples) else 0
+        self.cached_bytes = 0
+        """What lies on the disk of the frozen layers' answers."""
         limit = keys.cache_gb
         if cache is not None and depth:
             kept = Cache(cache, None if limit is None else limit * 1e9, self.events)
             try:
                 prefix = Prefix(self.model, examples, depth, kept, specialist.base.identity, precision)
+                self.cached_bytes = prefix.size
                 how = f"{'were there from an earlier run' if prefix.reused else 'were computed once'} ({prefix.size / 1e6:,.0f} MB)"
             except NoRoom as error:
                 how = f"are computed in every step: {error}"

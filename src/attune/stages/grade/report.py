@@ -15,6 +15,7 @@ import numpy as np
 from attune.core import catalog
 from attune.core.answers import is_right, label_set
 from attune.core.contracts import Metric
+from attune.core.cost import words
 from attune.core.learner import words_of_start
 from attune.core.records import Comparison, Estimate
 from attune.stages.grade import plots
@@ -339,6 +340,7 @@ def _training(grading: Grading) -> list[tuple[str, str]]:
     start, means = words_of_start(checkpoint.chosen)
     helped = f"{start}: {means}, none of {checkpoint.steps} steps was better by {plain(checkpoint.main_metric)} on the validation rows"
     facts = [("kept", kept if checkpoint.best_step else helped)]
+    facts += [("took", words(checkpoint.cost, checkpoint.steps))] if checkpoint.cost else []
     return facts + [(plain(name), value) for name, value in sorted(checkpoint.chosen.items())]
 
 
