@@ -90,7 +90,7 @@ def reference(specialist: Specialist, answers: Sequence[Answer], at_once: int = 
     was_training = specialist.model.training
     specialist.model.eval()
 
-    def some(part: list[int]) -> list[float]:
+    def some(part: Sequence[int]) -> list[float]:
         own = [answers[i] for i in part]
         sums: list[float] = log_probabilities(specialist.model, laid(specialist, own), [one.begin for one in own])[0].tolist()
         return sums

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from attune.core.replies import Answer, answer_text, answers_to, laid, log_probabilities, reference
 from attune.core.contracts import Batch, Example, Objective, Role, Row, Task
 from attune.core.conversation import stop_ids
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
+from attune.core.replies import Answer, answer_text, answers_to, laid, log_probabilities, reference
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -98,25 +98,27 @@ class Dpo(Objective):
         """
         from torch.nn import functional
 
-        beta, kind = self.keys.beta, self.keys.loss
-        means = sums / sizes
+        beta, kind, means = self.keys.beta, self.keys.loss, sums / sizes
+        found: torch.Tensor
         if kind == "simpo":
-            return -functional.logsigmoid(beta * (means[:, 0] - means[:, 1]) - self.keys.gamma)
-        if kind == "orpo":
+            found = -functional.logsigmoid(beta * (means[:, 0] - means[:, 1]) - self.keys.gamma)
+        elif kind == "orpo":
             odds = means - (-means.exp()).log1p()
-            return -means[:, 0] - beta * functional.logsigmoid(odds[:, 0] - odds[:, 1])
-        assert start is not None
-        ahead = sums - start
-        if kind == "ipo":
-            own = ahead / sizes
-            return (own[:, 0] - own[:, 1] - 1 / (2 * beta)) ** 2
-        margin = beta * (ahead[:, 0] - ahead[:, 1])
-        if kind == "hinge":
-            return functional.relu(1 - margin)
-        if kind == "robust":
-            share = self.keys.flipped
-            return (share * functional.logsigmoid(-margin) - (1 - share) * functional.logsigmoid(margin)) / (1 - 2 * share)
-        return -functional.logsigmoid(margin)
+            found = -means[:, 0] - beta * functional.logsigmoid(odds[:, 0] - odds[:, 1])
+        else:
+            assert start is not None
+            ahead = sums - start
+            margin = beta * (ahead[:, 0] - ahead[:, 1])
+            if kind == "ipo":
+                found = ((ahead / sizes)[:, 0] - (ahead / sizes)[:, 1] - 1 / (2 * beta)) ** 2
+            elif kind == "hinge":
+                found = functional.relu(1 - margin)
+            elif kind == "robust":
+                share = self.keys.flipped
+                found = (share * functional.logsigmoid(-margin) - (1 - share) * functional.logsigmoid(margin)) / (1 - 2 * share)
+            else:
+                found = -functional.logsigmoid(margin)
+        return found
 
 
 def _answers(example: Example) -> list[Answer]:

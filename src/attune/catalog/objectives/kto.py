@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from attune.core.replies import Answer, answers_to, laid, log_probabilities, reference
 from attune.core.contracts import Batch, Example, Objective, Role, Row, Task
 from attune.core.conversation import stop_ids
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
+from attune.core.replies import Answer, answers_to, laid, log_probabilities, reference
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
