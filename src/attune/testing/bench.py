@@ -46,6 +46,8 @@ def record(role: Role, number: int) -> Any:
     if role.type == "features":
         amount = None if number % 11 == 5 else float((number * 37) % 90 + 100 * (number % 3))
         return {"amount": amount, "kind": topic if number % 4 else words[number % 4], "age": number * 13 % 60, "code": f"c{number % 5}"}
+    if role.type == "any" and role.target:
+        return number % 2 == 0
     made: dict[str, Any] = {"label": topic, "labels": [topic], "number": float(number), "messages": [{"role": "user", "content": text}], "any": text}
     return made[role.type]
 
@@ -78,6 +80,16 @@ class Bench:
             self.rows.append({"row_id": rows.row_id(parsed, number), "place": f"bench:{number + 1}", **parsed})
         self.train, self.validation, self.test = self.rows[:-12], self.rows[-12:-6], self.rows[-6:]
         self.signature: Signature = self.task.signature(self.train)
+
+    def shaped(self, objective: Objective) -> Bench:
+        """This bench over the rows that an objective learns from; where these are others, with a record of each further role."""
+        task = objective.shaped(self.task)
+        if task is self.task:
+            return self
+        known = {role.name for role in self.task.roles}
+        more = [role for role in task.roles if role.name not in known]
+        records = [{**values, **{role.name: record(role, number + (role.type == "text")) for role in more}} for number, values in enumerate(self.records)]
+        return Bench(task, self.base, records, self.folder, self.max_length)
 
     def questions(self) -> list[Row]:
         """The test rows without their targets."""

@@ -42,9 +42,8 @@ class Subject:
     @property
     def bench(self) -> Bench:
         """The bench of the task at hand."""
-        if self.own_bench is not None:
-            return self.own_bench
-        return bench(self.task or self.name)
+        found = self.own_bench if self.own_bench is not None else bench(self.task or self.name)
+        return found.shaped(self.plug) if self.kind == "objectives" else found
 
 
 Check = Callable[[Subject], None]

@@ -30,7 +30,8 @@ def check_examples_are_one_per_row_and_the_same_each_time(subject: Subject) -> N
     specialist = bench.prepared(bench.method())
     first, again = (objective.examples(specialist, bench.train, bench.max_length) for _ in range(2))
     assert [one["row_id"] for one in first] == [row["row_id"] for row in bench.train], "examples are not one per row, in order"
-    assert all(isinstance(one["size"], int) and 0 < one["size"] <= bench.max_length for one in first), "a size is not between 1 and max_length"
+    rows = [len(one["ids"]) if isinstance(one.get("ids"), dict) else 1 for one in first]
+    assert all(isinstance(one["size"], int) and 0 < one["size"] <= bench.max_length * lines for one, lines in zip(first, rows, strict=True)), "a size is not between 1 and max_length"
     assert repr(first) == repr(again), "encoding twice gives two results"
 
 
