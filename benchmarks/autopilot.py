@@ -56,7 +56,7 @@ def prepared(name: str, data: Path, folder: Path) -> dict[str, Any]:
 
 
 def tuned(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One `finetune` in the folder's workspace: its seconds, its accuracy on validation and test rows."""
+    """One `finetune` in the folder's workspace: its processor seconds (all threads; other jobs on the machine do not change them), its accuracy on validation and test rows."""
     from attune import lifecycle
     from attune.core.recipe import make_recipe
     from attune.core.rows import read_rows
@@ -66,9 +66,9 @@ def tuned(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     recipe = make_recipe(values, folder=folder)
     workspace = Workspace(folder / "workspace")
     lifecycle.run(recipe, workspace, until="curate")
-    begin = time.perf_counter()
+    begin = time.process_time()
     cycle = lifecycle.run(recipe, workspace, until="finetune", fresh=False)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     assert cycle.checkpoint is not None
     assert cycle.dataset is not None
     specialist = open_bundle(workspace.store.path(cycle.checkpoint.store_key), base_folder=folder)
@@ -156,7 +156,7 @@ def main() -> None:
         "columns": ["data set", "auto, accuracy", "the search's choice", "best of its trials, chosen by the test rows", "auto against the choice, points", "time of auto as a share of the search's"],
         "rows": rows,
         "notes": [
-            f"{TRAINED} training rows, 300 validation rows, {', '.join(str(one['auto']['rows']) for one in cells)} test rows; seed 7; {options.trials} trials by Optuna's TPE. Times are those of the finetune stage."
+            f"{TRAINED} training rows, 300 validation rows, {', '.join(str(one['auto']['rows']) for one in cells)} test rows; seed 7; {options.trials} trials by Optuna's TPE. Times are processor seconds of the finetune stage, all threads."
         ],
     }
     write(options.out, "autopilot", body | {"cells": cells})
