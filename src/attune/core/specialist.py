@@ -57,6 +57,13 @@ class Specialist:
         with _answering(self.model):
             return self.task.embed(self, texts)
 
+    def likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
+        """How likely this language model holds each row's right answer to be: see `likelihood.answer_nll`."""
+        from attune.core.likelihood import answer_nll
+
+        with _answering(self.model):
+            return answer_nll(self, rows)
+
     def _asked(self, rows: Sequence[Row], ask: Any) -> list[Prediction]:
         if not rows:
             return []

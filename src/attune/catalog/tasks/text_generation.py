@@ -11,6 +11,7 @@ from attune.core.contracts import Defaults, Prediction, Role, Row, Signature, Ta
 from attune.core.conversation import Message, messages_of, prompt_ids, stop_ids, template_digest, template_of
 from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
+from attune.core.likelihood import answer_nll
 from attune.core.memory import in_parts
 from attune.core.specialist import Specialist, by_length, pad_id, text_features
 
@@ -43,19 +44,31 @@ class TextGeneration(Task):
             ("messages", "conversations", "conversation", "prompt", "instruction", "question", "query", "input", "text", "user", "source", "document", "dialogue"),
         ),
         Role("completion", "text", "the right answer", ("completion", "output", "response", "answer", "target", "reply", "assistant", "summary"), required=False, target=True),
+        Role("tests", "any", "unit tests that the answer, a Python program, must pass: a text or a list of lines", ("tests", "test_list", "unit_tests"), required=False, target=True),
     )
     defaults = Defaults(
         objective="sft",
         method="lora",
         main_metric="token_f1",
-        metrics=("token_f1", "exact_match"),
-        rivals=("majority", "untouched_base", "retrieval"),
+        metrics=("token_f1", "exact_match", "rouge_l", "perplexity", "answer_length"),
+        rivals=("majority", "untouched_base", "prompted_base", "retrieval", "retrieval_augmented_base"),
         checks=("encoding", "types", "pii", "exact_duplicates", "near_duplicates", "leakage"),
         detectors=("embedding_shift", "performance_drop"),
         exports=("bundle", "transformers"),
     )
 
     def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+        """The conversation of `_parse`, and its unit tests as one text where there are some."""
+        found = self._parse(values, columns)
+        tests = values.get(columns["tests"]) if "tests" in columns else None
+        if tests is None:
+            return found
+        lines = tests if isinstance(tests, list) else [tests]
+        if not all(isinstance(line, str) for line in lines):
+            raise DataError("the unit tests are not text", place=columns["tests"], fix="give Python code, as one text or a list of lines")
+        return {**found, "tests": "\n".join(lines)}
+
+    def _parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
         """`prompt` as messages and `completion` as text, from chat, ShareGPT, prompt/completion and Alpaca shapes.
 
         A conversation without a completion column gives its last assistant turn that is learned from; turns behind it teach nothing and are left.
@@ -120,6 +133,14 @@ class TextGeneration(Task):
         for index in by_length([len(one) for one in ids], AT_ONCE):
             for i, answer in zip(index, in_parts(lambda part: self._generate(specialist, part, stops), [ids[i] for i in index]), strict=True):
                 answers[i] = dataclasses.replace(answer, extra={**answer.extra, "cut": asked[i][1]})
+        return answers
+
+    def examine(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
+        """The answers, each with how likely the right one was held to be: `nll` (nats, its end token included) and `nll_tokens`."""
+        answers = self.predict(specialist, rows)
+        known = [i for i, row in enumerate(rows) if row.get("completion")]
+        for i, (nll, tokens) in zip(known, answer_nll(specialist, [rows[i] for i in known]), strict=True):
+            answers[i] = dataclasses.replace(answers[i], extra={**answers[i].extra, "nll": nll, "nll_tokens": tokens})
         return answers
 
     def _generate(self, specialist: Specialist, ids: Sequence[Sequence[int]], stops: list[int]) -> list[Prediction]:
