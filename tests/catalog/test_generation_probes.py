@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from attune.catalog.probes._general_texts import QUESTIONS
 from attune.catalog.probes._general_texts import rows as general_rows
 from attune.catalog.probes._requests import HARMFUL, HARMLESS
 from attune.catalog.probes.refusals import is_refusal
@@ -38,6 +39,16 @@ def planted(tmp_path_factory) -> Bench:
     specialist.signature = made.task.settle(specialist, made.validation)
     made._tuned["heart"] = specialist
     return made
+
+
+@pytest.fixture(scope="module")
+def knowing(planted):
+    """What the same base becomes when it learns the general questions: a base that has something to forget."""
+    records = [{"prompt": asked, "completion": said} for asked, said in QUESTIONS]
+    made = Bench(planted.task, planted.base, [*records, *records], planted.folder)
+    specialist = made.prepared(catalog.build("methods", "full"))
+    made.learn(made.objective(), specialist, steps=120)
+    return specialist
 
 
 def context(bench: Bench, tuned) -> ProbeContext:
@@ -87,8 +98,9 @@ def test_nothing_to_give_away_and_canaries_that_were_not_planted(planted, tmp_pa
         probe("memorisation", tmp_path, canaries="c.jsonl").run(context(planted, untouched(planted)))
 
 
-def test_what_was_forgotten_is_seen_and_an_untouched_model_has_forgotten_nothing(planted, tmp_path):
-    broken = probe("forgetting").run(context(planted, planted._tuned["heart"]))
+def test_what_was_forgotten_is_seen_and_an_untouched_model_has_forgotten_nothing(planted, knowing, tmp_path):
+    forgetful = ProbeContext(untouched(planted), planted.test, 5, planted.train, lambda: knowing)
+    broken = probe("forgetting").run(forgetful)
     assert broken.rows == 32
     assert broken.value > 0.5
     assert measured(broken, "forgetting") == pytest.approx(broken.value)
@@ -99,7 +111,7 @@ def test_what_was_forgotten_is_seen_and_an_untouched_model_has_forgotten_nothing
     assert same.value == pytest.approx(0, abs=1e-6)
     assert set(probe("forgetting").gated()) == {one.name for one in same.measures}
     (tmp_path / "general.csv").write_text("text\nThe sea is deep.\nBread is baked.\n")
-    own = probe("forgetting", tmp_path, general="general.csv").run(context(planted, planted._tuned["heart"]))
+    own = probe("forgetting", tmp_path, general="general.csv").run(forgetful)
     assert own.rows == 2
     assert [one.name for one in own.measures] == ["forgetting", "general_perplexity"]
     assert "comes with Attune" not in own.meaning

@@ -49,7 +49,7 @@ ESCAPES = {
     "a program in its place": "import os; os.execv('/bin/true', ['true'])",
     "a signal to its parent": "import os; os.kill(os.getppid(), 0)",
     "a file of the system": "open('/etc/passwd').read()",
-    "a file of the user": "import os; os.listdir(os.path.expanduser('~root'))",
+    "a file of the user": "import os; os.listdir('/home')",
     "the folder of temporary files": "open('/tmp/attune-jail-escape', 'w')",
     "the folder above": "import os; os.listdir('..')",
     "its limits": "import resource; resource.setrlimit(resource.RLIMIT_CPU, (999, 999))",

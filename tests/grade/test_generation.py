@@ -47,7 +47,8 @@ def graded(tmp_path_factory):
         "gates": [
             {"metric": "token_f1", "better_than": "best_rival"},
             {"metric": "win_rate_against_untouched_base", "at_least": 0.5},
-            {"metric": "forgetting", "at_most": 0.05},
+            {"metric": "forgetting", "at_most": 1.5},
+            {"metric": "forgetting", "at_most": -0.5},
             {"metric": "general_perplexity", "better_than": "untouched_base", "by": -1},
             {"metric": "perplexity", "better_than": "best_rival"},
         ],
@@ -63,7 +64,8 @@ def test_gates_ask_about_what_probes_measured(graded):
     _, _, card = graded
     by_gate = {one.gate: one for one in card.gates}
     assert by_gate["win_rate_against_untouched_base at least 50.0%"].outcome == "pass"
-    assert by_gate["forgetting at most 5.0%"].outcome == "fail"
+    assert by_gate["forgetting at most 150.0%"].outcome == "pass"
+    assert by_gate["forgetting at most -50.0%"].outcome == "fail"
     assert "general_perplexity not worse than untouched base by more than 1.000" in by_gate
     assert by_gate["perplexity better than best rival"].outcome == "pass"
     assert card.verdict == "NO-SHIP"
@@ -99,6 +101,6 @@ def test_gates_on_what_no_probe_measures_are_refused(tmp_path):
     values = {"name": "x", "task": "text_generation", "base_model": str(tiny_llama(tmp_path / "base", ["a"])), "data": {"path": "x.jsonl"}}
     with pytest.raises(Problems, match="no probe of this recipe measures it"):
         make_recipe({**values, "gates": [{"metric": "forgetting", "at_most": 0.1}]}, folder=tmp_path)
-    with pytest.raises(Problems, match="did you mean at_most: 0.1"):
+    with pytest.raises(Problems, match=r"did you mean at_most: 0\.1"):
         make_recipe({**values, "grade": {"probes": ["refusals"]}, "gates": [{"metric": "harmless_refused", "at_most": 10}]}, folder=tmp_path)
     assert make_recipe({**values, "grade": {"probes": ["forgetting"]}, "gates": [{"metric": "forgetting", "at_most": 0.1}]}, folder=tmp_path)

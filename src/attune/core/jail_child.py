@@ -84,13 +84,13 @@ def limit(seconds: float, memory_mb: int, most_output: int) -> None:
     """Limits of the process; wall time ends it by an alarm."""
     whole = max(1, round(seconds + 0.5))
     for what, most in (
-        (resource.RLIMIT_CPU, whole),
         (resource.RLIMIT_AS, memory_mb << 20),
         (resource.RLIMIT_FSIZE, most_output),
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(what, (most, most))
+    resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))  # the first says by its signal why it ended
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
