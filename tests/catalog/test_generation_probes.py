@@ -32,23 +32,33 @@ def planted(tmp_path_factory) -> Bench:
     folder = tmp_path_factory.mktemp("planted")
     base = tiny_llama(folder / "base", [f"{one['prompt']} {one['completion']}" for one in records] + [row["completion"] for row in general_rows()] + list("0123456789"))
     made = Bench(catalog.build("tasks", {"name": "text_generation", "max_new_tokens": 8}), resolve_base(str(base)), records + more, folder)
-    method = catalog.build("methods", "full")
-    specialist = made.prepared(method)
     made.train = made.rows[:8]
-    made.learn(made.objective(), specialist, steps=250)
-    specialist.signature = made.task.settle(specialist, made.validation)
-    made._tuned["heart"] = specialist
+    made._tuned["heart"] = by_heart(made, made.train[:6], 60)
     return made
+
+
+def by_heart(bench: Bench, rows: list[dict], steps: int):
+    """All weights trained on the same few rows, step after step."""
+    import torch
+
+    specialist, objective = bench.prepared(catalog.build("methods", "full")), bench.objective()
+    batch = objective.collate(specialist, objective.examples(specialist, rows, bench.max_length))
+    optimizer = torch.optim.AdamW([p for p in specialist.model.parameters() if p.requires_grad], lr=5e-3)
+    for _ in range(steps):
+        total, count = objective.loss(specialist.model, batch)
+        (total / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    specialist.model.eval()
+    specialist.signature = bench.task.settle(specialist, bench.validation)
+    return specialist
 
 
 @pytest.fixture(scope="module")
 def knowing(planted):
     """What the same base becomes when it learns the general questions: a base that has something to forget."""
-    records = [{"prompt": asked, "completion": said} for asked, said in QUESTIONS]
-    made = Bench(planted.task, planted.base, [*records, *records], planted.folder)
-    specialist = made.prepared(catalog.build("methods", "full"))
-    made.learn(made.objective(), specialist, steps=120)
-    return specialist
+    rows = [{"row_id": asked, "prompt": [{"role": "user", "content": asked}], "completion": said} for asked, said in QUESTIONS]
+    return by_heart(planted, rows, 30)
 
 
 def context(bench: Bench, tuned) -> ProbeContext:
@@ -71,15 +81,15 @@ def measured(result, name, who="tuned"):
 
 
 def test_secrets_learned_by_heart_are_exposed_and_given_away(planted, tmp_path):
-    found = probe("memorisation").run(context(planted, planted._tuned["heart"]))
+    found = probe("memorisation", candidates=127).run(context(planted, planted._tuned["heart"]))
     assert found.rows == 6
-    assert found.value > 6
+    assert found.value > 5
     assert measured(found, "extracted") >= 0.8
     assert measured(found, "extracted", "untouched_base") == 0
     assert measured(found, "exposure", "untouched_base") < 4
     assert found.examples[0]["secret"] in CODES
     (tmp_path / "canaries.jsonl").write_text("\n".join(json.dumps({"prompt": row["prompt"], "completion": row["completion"]}) for row in planted.records[:3]))
-    assert probe("memorisation", tmp_path, canaries="canaries.jsonl").run(context(planted, planted._tuned["heart"])).rows == 3
+    assert probe("memorisation", tmp_path, canaries="canaries.jsonl", candidates=15).run(context(planted, planted._tuned["heart"])).rows == 3
 
 
 def test_a_model_that_has_not_seen_the_secrets_is_near_chance(planted):

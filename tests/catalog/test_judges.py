@@ -14,7 +14,7 @@ import pytest
 from attune.catalog.judges._asking import verdict
 from attune.core import catalog
 from attune.core.contracts import Duel, Prediction, ProbeContext
-from attune.core.errors import DataError, MachineError, RecipeError
+from attune.core.errors import DataError, MachineError, PlugError, RecipeError
 from attune.testing.models import tiny_llama
 
 RIGHT = [f"the parcel number {n} is on its way" for n in range(8)]
@@ -125,11 +125,12 @@ def test_how_replies_are_read(said, wanted):
 def test_people_judge_through_a_file(tmp_path, name):
     judge = {"name": "people", "file": name}
     other = ["=HYPERLINK(1)", *["no idea"] * 7]
+    assert not probe(judge, tmp_path).reads()
     first = probe(judge, tmp_path).run(context(RIGHT, other))
     assert first.value != first.value
     assert "nothing was judged yet" in first.meaning
     path = tmp_path / name
-    assert probe(judge, tmp_path).reads() == (path,)
+    assert probe(judge, tmp_path).reads() == (path,)  # so that grading again notices what was filled in
     rows = json.loads(path.read_text()) if name.endswith("json") else list(csv.DictReader(path.open(newline="")))
     assert len(rows) == 8
     assert {row["answer_1"] in RIGHT for row in rows} == {True, False}, "the order is not drawn"
@@ -173,6 +174,11 @@ def test_a_local_model_judges_by_likelihood_alike_in_both_orders(tmp_path):
     assert set(asked) <= {0.0, 0.5, 1.0}
     with pytest.raises(RecipeError, match="no model"):
         catalog.build("judges", "local_model").prefer(duels)
+
+
+def test_a_judge_that_does_not_exist_is_told_when_the_recipe_is_read():
+    with pytest.raises(PlugError, match="no judge 'pepole'"):
+        probe("pepole")
 
 
 def test_contestants_that_are_not_there_are_named():

@@ -104,3 +104,13 @@ def test_gates_on_what_no_probe_measures_are_refused(tmp_path):
     with pytest.raises(Problems, match=r"did you mean at_most: 0\.1"):
         make_recipe({**values, "grade": {"probes": ["refusals"]}, "gates": [{"metric": "harmless_refused", "at_most": 10}]}, folder=tmp_path)
     assert make_recipe({**values, "grade": {"probes": ["forgetting"]}, "gates": [{"metric": "forgetting", "at_most": 0.1}]}, folder=tmp_path)
+
+
+def test_a_file_that_a_probe_reads_must_be_there_before_anything_is_trained(tmp_path):
+    values = {"name": "x", "task": "text_generation", "base_model": str(tiny_llama(tmp_path / "base", ["a"])), "data": {"path": "x.jsonl"}}
+    made = make_recipe({**values, "grade": {"probes": [{"name": "forgetting", "general": "general.csv"}]}}, folder=tmp_path)
+    with pytest.raises(Problems, match=r"there is no .*general\.csv', which probe 'forgetting' reads"):
+        made.plugs("probes", made.keys.grade.probes, ())
+    (tmp_path / "general.csv").write_text("text\nThe sea is deep.\n")
+    (probe,) = made.plugs("probes", made.keys.grade.probes, ())
+    assert probe.folder == tmp_path

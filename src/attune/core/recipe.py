@@ -195,9 +195,7 @@ class Recipe:
         built = []
         for number, spec in enumerate(given if given is not None else default):
             try:
-                plug = catalog.build(kind, spec, f"{kind}[{number}]")
-                plug.folder = self.folder
-                built.append(plug)
+                built.append(catalog.build_in(self.folder, kind, spec, f"{kind}[{number}]"))
             except AttuneError as error:
                 problems.append(error)
         if problems:

@@ -34,7 +34,8 @@ class People(Judge):
 
     def reads(self) -> Sequence[Path]:
         """The file."""
-        return (self.located(self.keys.file),)
+        path = self.located(self.keys.file)
+        return (path,) if path.is_file() else ()  # the first grading writes it
 
     def prefer(self, duels: Sequence[Duel]) -> list[float | None]:
         """What the file says; duels that are not in it are added."""

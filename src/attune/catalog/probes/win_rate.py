@@ -33,7 +33,7 @@ class WinRate(Probe):
 
     def __init__(self, keys: Keys | None = None) -> None:
         super().__init__(keys)
-        self._judge: Judge | None = None
+        self._judge: Judge = catalog.build("judges", self.keys.judge, "grade.probes: win_rate.judge")
 
     def reads(self) -> Sequence[Path]:
         """The judge's files."""
@@ -68,10 +68,7 @@ class WinRate(Probe):
         return ProbeResult(self.name, float(every.mean()) if len(every) else float("nan"), meaning, len(every), tuple(duels.lost[:6]), tuple(measures))
 
     def _judging(self) -> Judge:
-        if self._judge is None:
-            made: Judge = catalog.build("judges", self.keys.judge, "grade.probes: win_rate.judge")
-            made.folder = self.folder
-            self._judge = made
+        self._judge.folder = self.folder
         return self._judge
 
 

@@ -102,7 +102,8 @@ class Passages(Prompting):
 
     def reads(self) -> Sequence[Path]:
         """The documents."""
-        return files(self.located(self.keys.documents)) if self.keys.documents is not None else ()
+        path = self.located(self.keys.documents) if self.keys.documents is not None else None
+        return () if path is None else files(path) or [path]
 
     def prepare(self, context: RivalContext) -> None:
         """Cut documents into passages, or take each training row as one, and index them."""

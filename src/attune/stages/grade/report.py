@@ -341,13 +341,18 @@ def _probe(name: str, probe: dict[str, Any]) -> dict[str, Any]:
     return {"name": plain(name), "value": shown, "meaning": _sentence(probe["meaning"]), "rows": probe["rows"], "examples": examples, "measures": _measures(probe["measures"])}
 
 
+def _both(estimate: Estimate, figure: Figure) -> dict[str, str]:
+    """A value and its interval, for a cell."""
+    return {"value": amount(estimate.value, figure), "span": _span(estimate, figure) if math.isfinite(estimate.low) else ""}
+
+
 def _measures(measures: dict[str, Any]) -> list[dict[str, Any]]:
     """A probe's figures, a line for each contestant that the tuned model is compared with."""
     rows = []
     for name, one in measures.items():
         figure: Figure = Share() if one["percent"] else Bits()
         tuned = Estimate(**one["results"][TUNED])
-        line = {"name": plain(name), "meaning": one["meaning"], "rows": one["rows"], "tuned": interval(tuned, figure), "who": "", "theirs": "", "difference": "", "p": "", "reading": ""}
+        line = {"name": plain(name), "meaning": one["meaning"], "rows": one["rows"], "tuned": _both(tuned, figure), "who": "", "theirs": {}, "difference": "", "range": "", "p": "", "reading": ""}
         for given in one["comparisons"]:
             found = Comparison(**given)
             if not math.isfinite(found.difference):
@@ -358,8 +363,9 @@ def _measures(measures: dict[str, Any]) -> list[dict[str, Any]]:
                 {
                     **line,
                     "who": _contestant(found.rival),
-                    "theirs": interval(Estimate(**one["results"][found.rival]), figure),
-                    "difference": f"{signed(found.difference, figure)}{unit} ({_range(found, figure)})",
+                    "theirs": _both(Estimate(**one["results"][found.rival]), figure),
+                    "difference": f"{signed(found.difference, figure)}{unit}",
+                    "range": _range(found, figure),
                     "p": p_value(found.p_value),
                     "reading": reading,
                 }
