@@ -56,7 +56,7 @@ def _encoded(specialist: Specialist, rows: Sequence[Row]) -> list[tuple[list[int
 def _nll(specialist: Specialist, encoded: Sequence[tuple[list[int], int]]) -> list[tuple[float, int]]:
     import torch
 
-    from attune.core.flat import Tokens
+    from attune.core.tokens import Tokens
 
     tokens = Tokens.of([ids for ids, _ in encoded])
     model: Any = specialist.model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +37,10 @@ class Forgetting(Probe):
     def gated(self) -> Mapping[str, type[Figure]]:
         """The rise of perplexity, perplexity itself, and every metric."""
         named: dict[str, type[Figure]] = {"forgetting": PerplexityRise, "general_perplexity": Perplexity}
-        return named | {f"general_{name}": catalog.load("metrics", name) for name in self.keys.metrics}  # type: ignore[misc]
+        for name in self.keys.metrics:
+            metric: Any = catalog.load("metrics", name)
+            named[f"general_{name}"] = metric
+        return named
 
     def run(self, context: ProbeContext) -> ProbeResult:
         """Share by which perplexity rose."""
