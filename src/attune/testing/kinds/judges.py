@@ -14,7 +14,8 @@ PER_TASK = False
 DUELS = [
     Duel("1", "What is two plus three?", "Five.", "Five.", "Seven, I think."),
     Duel("2", "What is two plus three?", "Five.", "Seven, I think.", "Five."),
-    Duel("3", "Name a colour.", None, "Red.", "Red."),
+    Duel("3", "Name a colour.", "Red.", "Red.", "Red."),
+    Duel("4", "Name a colour.", None, "Red.", "Blue."),
 ]
 
 
