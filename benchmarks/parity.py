@@ -94,7 +94,7 @@ def judged(spec: dict[str, Any], written: Any, good: Any, folder: Path, *, read_
     try:
         if read_back:
             _gguf_voice.llama_cpp_installed = lambda: False
-        plug.write(written, folder, folder)
+        plug.write(written, folder.parent / "base" / "no card", folder)
         figures = replayed(plug, folder, good, voice_of(good), [], rows())
     except AttuneError as error:
         return {"refused": True, "why": str(error)[:200], "seconds": round(time.monotonic() - begin, 1)}
@@ -103,6 +103,26 @@ def judged(spec: dict[str, Any], written: Any, good: Any, folder: Path, *, read_
     kept = ("token_agreement", "divergence_mean", "divergence_largest", "answers_the_same", "rows", "replayed_by", "metric")
     wrong = figures["disagreements"]
     return {"refused": bool(wrong), "why": wrong[-1]["why"] if wrong else "", "seconds": round(time.monotonic() - begin, 1), **{name: figures[name] for name in kept if name in figures}}
+
+
+def table(outcomes: list[dict[str, Any]]) -> list[list[str]]:
+    """A line per format and engine."""
+    lines = []
+    for honest in (one for one in outcomes if one["fault"] == "none"):
+        faulty = [one for one in outcomes if one["fault"] != "none" and (one["format"], one["read_back"]) == (honest["format"], honest["read_back"])]
+        said = json.loads(honest["format"])
+        keys = ", ".join(f"{name}: {value}" for name, value in said.items() if name != "name")
+        lines.append(
+            [
+                f"`{said['name']}`" + (f" ({keys})" if keys else ""),
+                honest.get("replayed_by", ""),
+                "refused" if honest["refused"] else "passes",
+                f"{honest.get('token_agreement', 0):.1%}",
+                f"{honest.get('divergence_mean', float('nan')):.1e}",
+                f"{sum(one['refused'] for one in faulty)} of {len(faulty)}",
+            ]
+        )
+    return lines
 
 
 def main() -> int:
@@ -140,7 +160,14 @@ def main() -> int:
         "honest_passed": sum(not one["refused"] for one in honest),
         "llama_cpp": llama_cpp_installed(),
     }
-    write(options.out, "parity", {"figures": figures, "outcomes": outcomes})
+    body = {
+        "title": "Exports: planted faults and honest forms",
+        "command": "python benchmarks/parity.py",
+        "columns": ["format", "replayed by", "honest form", "token agreement", "mean KL, nats", "planted faults refused"],
+        "rows": table(outcomes),
+        "notes": [f"Planted, each in every format: {', '.join(fault for fault in models if fault != 'none')}. Golden rows: {len(PAIRS)}.", ""],
+    }
+    write(options.out, "parity", {**body, "figures": figures, "outcomes": outcomes})
     print(json.dumps(figures))
     return 0 if figures["refused"] == len(faulty) and figures["honest_passed"] == len(honest) else 1
 

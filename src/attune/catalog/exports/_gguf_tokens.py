@@ -123,7 +123,7 @@ def tokenizer_of(table: TokenTable, ids: Mapping[str, int]) -> Any:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {text: i for i, text in enumerate(table.tokens)}
+    vocabulary = {text: i for i, (text, kind) in enumerate(zip(table.tokens, table.types, strict=True)) if kind != UNUSED}
     if table.model == "gpt2":
         made = Tokenizer(models.BPE(vocab=vocabulary, merges=[tuple(one.split(" ", 1)) for one in table.merges], ignore_merges=table.pre == "llama-bpe"))
         plain = table.pre in SPLITS

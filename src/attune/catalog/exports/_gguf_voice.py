@@ -92,14 +92,46 @@ class LlamaCppVoice(Voice):
 
 
 def _config(path: Path, said: Mapping[str, Any]) -> Any:
-    """transformers' reading of the metadata, with the size of a head, which it takes for granted in some families."""
+    """transformers' reading of the metadata, with what it takes for granted in some families: the size of a head, the number of learned positions."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     size = said.get(f"{said['general.architecture']}.attention.key_length")
     if size is not None and hasattr(config, "head_dim"):
         config.head_dim = int(size)
+    if hasattr(config, "n_positions"):
+        config.n_positions = int(said[f"{said['general.architecture']}.context_length"])
     return config
+
+
+def _gemma(path: Path, said: Mapping[str, Any]) -> Any:
+    """A first-generation Gemma, which transformers' reader does not know: the configuration from the metadata, norms less the one that the file adds."""
+    import torch
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    gguf = gguf_package()
+    size = {name.removeprefix("gemma."): value for name, value in said.items() if name.startswith("gemma.")}
+    config = GemmaConfig(
+        vocab_size=size["vocab_size"],
+        hidden_size=size["embedding_length"],
+        intermediate_size=size["feed_forward_length"],
+        num_hidden_layers=size["block_count"],
+        num_attention_heads=size["attention.head_count"],
+        num_key_value_heads=size["attention.head_count_kv"],
+        head_dim=size["attention.key_length"],
+        rms_norm_eps=size["attention.layer_norm_rms_epsilon"],
+        max_position_embeddings=size["context_length"],
+        rope_parameters={"rope_type": "default", "rope_theta": size["rope.freq_base"]},
+    )
+    stored = {one.name: gguf.quants.dequantize(one.data, one.tensor_type) for one in gguf.GGUFReader(str(path)).tensors}
+    network = GemmaForCausalLM(config)
+    places = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA, config.num_hidden_layers)
+    weights = {}
+    for name in network.state_dict():
+        place = "token_embd.weight" if name == "lm_head.weight" else places.get_name(name, try_suffixes=(".weight",))  # Gemma's output layer is its embedding
+        weights[name] = torch.tensor(stored[place]) - (1 if name.endswith("norm.weight") else 0)
+    network.load_state_dict(weights)
+    return network
 
 
 def read_back(path: Path) -> NetworkVoice:
@@ -124,8 +156,9 @@ def read_back(path: Path) -> NetworkVoice:
     named = {"begin": "bos_token_id", "end": "eos_token_id", "unknown": "unknown_token_id"}
     tokenizer = tokenizer_of(table, {own: int(ggml[name]) for own, name in named.items() if name in ggml})
     try:
-        network = load_body(path.parent, "AutoModelForCausalLM", gguf_file=path.name, config=_config(path, said))
-    except (RuntimeError, ValueError) as error:
+        known = said["general.architecture"] != "gemma"
+        network = load_body(path.parent, "AutoModelForCausalLM", gguf_file=path.name, config=_config(path, said)) if known else _gemma(path, said)
+    except (RuntimeError, ValueError, KeyError) as error:
         raise IntegrityError(f"transformers cannot read the file back: {str(error)[:300]}", place=str(path), fix="pip install 'attune[gguf-replay]' replays it through llama.cpp instead") from error
     factors = next((torch.tensor(one.data) for one in gguf_package().GGUFReader(str(path)).tensors if one.name == "rope_freqs.weight"), None)
     if factors is not None:  # transformers' reader leaves them out
