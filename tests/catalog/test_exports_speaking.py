@@ -231,6 +231,38 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused_by_name(specialist: Special
         table_of(specialist.tokenizer, 10)
 
 
+@pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
+def test_ways_to_split_a_text(name: str, tmp_path: Path) -> None:
+    """The tokenizer in the file (llama.cpp's, where it is installed) gives the tokens of the one that was trained."""
+    import torch
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from attune.catalog.exports._gguf_tokens import SPLITS, table_of
+
+    texts = [*speakers.TEXTS, "I'M HERE, we'll see 123456 7890!!!\r\n\r\n   x", "don't 12,345.67 \t\t tabs  ", "a.b.c --- 'quoted' naïve\u00a0space"]
+    made = Tokenizer(models.BPE(ignore_merges=name == "llama-bpe"))
+    steps: list[Any] = [pre_tokenizers.Split(Regex(SPLITS[name]), "isolated")] if name in SPLITS else []
+    steps += [pre_tokenizers.Digits(individual_digits=True)] if name == "smollm" else []
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name not in SPLITS)
+    made.pre_tokenizer = pre_tokenizers.Sequence([*steps, last]) if steps else last
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    made.train_from_iterator(texts * 3, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+    assert table_of(fast, len(fast)).pre == name
+    fast.save_pretrained(tmp_path / "base")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = LlamaConfig(vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=256)
+        LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    plug = written("gguf", speakers.speaker(tmp_path / "base", "full"), tmp_path / "out")
+    voice = plug.voice(tmp_path / "out")
+    for text in texts:
+        assert voice.encode(text, begin=False) == fast(text, add_special_tokens=False)["input_ids"], text
+    voice.close()
+
+
 def test_sentencepiece_through_a_token_table_and_back(tmp_path: Path) -> None:
     weights = Path(__file__).resolve().parents[3] / "shared" / "weights" / "stories260K" / "hf"
     if not weights.is_dir():

@@ -1,6 +1,6 @@
 """Parity: does what left speak as what was tuned? Both read the same golden prompts, and their next-token distributions are compared.
 
-The training-time model and the artefact are each a `Voice`. At every position of a golden prompt and of the training-time model's own greedy answer the
+The training-time model and the artefact are each a `Voice`. At the positions of a golden prompt and of the training-time model's own greedy answer the
 two distributions p (training time) and q (artefact) are compared by KL(p || q) in nats; at the answer's positions also by the token that each would say.
 A token is a real disagreement when the training-time model holds the artefact's choice for worse than its own by more than `Limits.tie` nats.
 """
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from attune.core.contracts import Metric
     from attune.core.specialist import Specialist
+
+
+POSITIONS = 512
+"""Of a prompt the distributions behind at most this many of its last tokens are compared; every one would need tokens x vocabulary numbers."""
 
 
 @dataclass(frozen=True)
@@ -226,14 +230,15 @@ def examine(own: Voice, theirs: Voice, rows: Sequence[Row], *, longest: int, mos
         if not ids:
             continue
         said = own.answer(ids, most)
-        p, q = own.logits([*ids, *said[:-1]]), theirs.logits([*ids, *said[:-1]])
+        kept = -(POSITIONS + len(said))
+        p, q = own.logits([*ids, *said[:-1]])[kept:], theirs.logits([*ids, *said[:-1]])[kept:]
         if p.shape != q.shape:
             wrong.append({"row_id": row.get("row_id", ""), "why": f"it chooses from {q.shape[1]} tokens, the tuned model from {p.shape[1]}"})
             break
         p, q = _log_softmax(p), _log_softmax(q)
         divergence.append((np.exp(p) * (p - q)).sum(-1))
         largest = max(largest, float(np.abs(np.exp(p) - np.exp(q)).max()))
-        p, q = p[len(ids) - 1 :], q[len(ids) - 1 :]
+        p, q = p[-len(said) :], q[-len(said) :]
         chosen = q.argmax(-1)
         apart = p.max(-1) - np.take_along_axis(p, chosen[:, None], -1)[:, 0]
         tokens, same, ties = tokens + len(said), same + int((apart == 0).sum()), ties + int(((apart > 0) & (apart <= limits.tie)).sum())

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from attune.catalog.exports._gguf_tokens import TokenTable, table_of
+from attune.catalog.exports._speaking import whole_body, write_facts
+from attune.core.conversation import render, stop_ids, template_of
 from attune.core.errors import MachineError, PlugError
+from attune.core.specialist import Specialist
 
+FILE = "model.gguf"
 BLOCK = 32
 """Weights per block of Q8_0."""
 
@@ -79,6 +83,17 @@ def family_of(config: Any) -> Family:
     if wrong:
         raise PlugError(f"this '{kind}' model cannot be written as GGUF: it has {', '.join(wrong)}", place="exports.gguf", fix="export it as 'merged'")
     return family
+
+
+def write_gguf(specialist: Specialist, folder: Path, weights: str) -> None:
+    """The file and the facts for its replay."""
+    gguf_package()
+    family_of(specialist.model.body.config)  # refused before an adapter is merged for nothing
+    tokenizer = specialist.tokenizer
+    probe = render(specialist, [{"role": "user", "content": "a"}], to_answer=True)
+    begin = bool(tokenizer.bos_token) and probe.startswith(tokenizer.bos_token)
+    write_file(folder / FILE, whole_body(specialist), tokenizer, template=template_of(specialist), stops=stop_ids(specialist), begin=begin, name=specialist.name or "model", weights=weights)
+    write_facts(specialist, folder)
 
 
 def write_file(path: Path, body: Any, tokenizer: Any, *, template: str, stops: Sequence[int], begin: bool, name: str, weights: str) -> None:

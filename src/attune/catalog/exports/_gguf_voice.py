@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attune.catalog.exports._gguf_file import gguf_package
+from attune.catalog.exports._gguf_file import FILE, gguf_package
 from attune.catalog.exports._gguf_tokens import TokenTable, tokenizer_of
+from attune.catalog.exports._speaking import facts_of
 from attune.core.conversation import Message
 from attune.core.errors import IntegrityError
 from attune.core.parity import NetworkVoice, Voice
@@ -30,6 +31,12 @@ def gguf_voice(path: Path, longest: int) -> LlamaCppVoice | NetworkVoice:
     if not path.is_file():
         raise IntegrityError("there is no GGUF file", place=str(path), fix="export it again")
     return LlamaCppVoice(path, longest) if llama_cpp_installed() else read_back(path)
+
+
+def voice_in(folder: Path) -> Voice:
+    """The file in a folder, with room for the longest prompt and answer."""
+    facts = facts_of(folder)
+    return gguf_voice(folder / FILE, facts["max_length"] + facts["max_new_tokens"])
 
 
 def metadata_of(path: Path) -> dict[str, Any]:

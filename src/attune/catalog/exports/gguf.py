@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from attune.catalog.exports._gguf_file import family_of, gguf_package, write_file
-from attune.catalog.exports._gguf_voice import gguf_voice, llama_cpp_installed
-from attune.catalog.exports._speaking import answers, card_beside, facts_of, whole_body, write_facts
+from attune.catalog.exports._gguf_file import write_gguf
+from attune.catalog.exports._gguf_voice import llama_cpp_installed, voice_in
+from attune.catalog.exports._speaking import answers, card_beside
 from attune.core.contracts import Export, Prediction, Row
-from attune.core.conversation import render, stop_ids, template_of
 from attune.core.keys import Keys, key
 from attune.core.parity import EIGHT_BITS, HALF, Limits, Voice
 from attune.core.specialist import Specialist
-
-FILE = "model.gguf"
 
 
 class GgufKeys(Keys):
@@ -54,20 +51,3 @@ class Gguf(Export):
             return answers(voice, folder, rows)
         finally:
             voice.close()
-
-
-def write_gguf(specialist: Specialist, folder: Path, weights: str) -> None:
-    """The file and the facts for its replay."""
-    gguf_package()
-    family_of(specialist.model.body.config)  # refused before an adapter is merged for nothing
-    tokenizer = specialist.tokenizer
-    probe = render(specialist, [{"role": "user", "content": "a"}], to_answer=True)
-    begin = bool(tokenizer.bos_token) and probe.startswith(tokenizer.bos_token)
-    write_file(folder / FILE, whole_body(specialist), tokenizer, template=template_of(specialist), stops=stop_ids(specialist), begin=begin, name=specialist.name or "model", weights=weights)
-    write_facts(specialist, folder)
-
-
-def voice_in(folder: Path) -> Voice:
-    """The file in a folder, with room for the longest prompt and answer."""
-    facts = facts_of(folder)
-    return gguf_voice(folder / FILE, facts["max_length"] + facts["max_new_tokens"])

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from attune.catalog.exports._gguf_voice import llama_cpp_installed
+from attune.catalog.exports._gguf_file import FILE, write_gguf
+from attune.catalog.exports._gguf_voice import llama_cpp_installed, voice_in
 from attune.catalog.exports._ollama_template import rendered, translated
 from attune.catalog.exports._speaking import answers, card_beside, facts_of, write_facts
-from attune.catalog.exports.gguf import FILE, voice_in, write_gguf
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.conversation import Message, render, stop_ids
 from attune.core.errors import IntegrityError, PlugError

@@ -27,7 +27,9 @@ class VllmKeys(Keys):
     """Keys of the export."""
 
     merge: bool = key(True, "one merged model; false: the base, and the adapter as --lora-modules")
-    adapters: list[str] = key([], "folders written by the format 'adapter' on the same base, served beside this one (with merge: false); each is called by its folder's name")
+    adapters: list[str] = key(
+        [], "folders (from where the command runs) that the format 'adapter' wrote on the same base, served beside this one with merge: false; each is called by its folder's name"
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = key("float32", "what the weights are stored and served in")
     name: str | None = key(None, "what requests call the model; default: the specialist's name")
 
