@@ -134,12 +134,10 @@ class NetworkVoice(Voice):
         return array
 
     def answer(self, prompt: Sequence[int], most: int, draft: Sequence[int] = ()) -> list[int]:
-        """With a cache, where there is no draft to save the steps."""
+        """With a cache, which saves more than a draft."""
         import torch
         from transformers import GenerationConfig
 
-        if draft:
-            return super().answer(prompt, most, draft)
         tokens, pad = torch.tensor([list(prompt)]), int(self.tokenizer.pad_token_id or 0)
         settings = GenerationConfig(max_new_tokens=most, do_sample=False, num_beams=1, eos_token_id=sorted(self.stops), pad_token_id=pad, use_cache=True)  # type: ignore[no-untyped-call]
         with torch.no_grad():
@@ -246,7 +244,8 @@ def examine(own: Voice, theirs: Voice, rows: Sequence[Row], *, longest: int, mos
         if len(far):
             wrong.append({"row_id": row.get("row_id", ""), "why": f"token {far[0] + 1} of the answer is {theirs.text([int(chosen[far[0]])])!r} and not {own.text([said[far[0]]])!r}"})
         answers[0].append(Prediction(own.spoken(said)))
-        answers[1].append(Prediction(theirs.spoken(theirs.answer(ids, most, said))))
+        agreed = bool((chosen == np.array(said)).all()) and not any(token in theirs.stops for token in said[:-1]) and (said[-1] in theirs.stops or len(said) >= most)
+        answers[1].append(Prediction(theirs.spoken(said if agreed else theirs.answer(ids, most, said))))
     if not tokens and not wrong:
         raise IntegrityError("none of the golden rows has a prompt to answer", place="export", fix="give prompts of your own with --golden")
     every = np.concatenate(divergence) if divergence else np.array([math.nan])
@@ -271,13 +270,15 @@ def examine(own: Voice, theirs: Voice, rows: Sequence[Row], *, longest: int, mos
 
 
 def metric_difference(metric: Metric, task: Task, signature: Mapping[str, Any], rows: Sequence[Row], own: Sequence[Prediction], theirs: Sequence[Prediction]) -> dict[str, Any] | None:
-    """The main metric of both on the golden rows that have a right answer; None where none has, or it needs more than answers."""
+    """The main metric of both on the golden rows that have a right answer; None where none has, or it is undefined for them."""
     target = next((role.name for role in task.roles if role.target), None)
     known = [i for i, row in enumerate(rows) if target is not None and row.get(target) is not None]
     if not known or len(own) != len(rows) or len(theirs) != len(rows):
         return None
     truth = [task.truth(rows[i]) for i in known]
     values = [float(metric.value(metric.contributions(truth, [side[i] for i in known], dict(signature)).sum(0))) for side in (own, theirs)]
+    if all(math.isnan(value) for value in values):
+        return None
     return {"name": metric.name, "rows": len(known), "tuned": values[0], "exported": values[1], "difference": abs(values[1] - values[0])}
 
 

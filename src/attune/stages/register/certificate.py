@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import platform
 from collections.abc import Sequence
@@ -19,7 +18,8 @@ from attune.core.specialist import Specialist
 from attune.stages.register.answers import compare
 
 CERTIFICATE = "certificate.json"
-PACKAGES = ("attune", "torch", "transformers", "peft", "tokenizers", "gguf", "onnxruntime", "onnxscript", "llama_cpp_python")
+PACKAGES = "attune torch transformers peft tokenizers gguf onnxruntime onnxscript llama-cpp-python"
+"""Distributions whose versions stand in a certificate, where they are installed."""
 VERIFIED, UNVERIFIED = "verified", "unverified"
 
 
@@ -64,7 +64,7 @@ def certificate(plug: Export, folder: Path, specialist: Specialist, figures: dic
         "golden": golden,
         "chat_template_sha256": specialist.signature.get("chat_template_sha256"),
         "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST},
-        "versions": {"python": platform.python_version(), **{name: found for name in PACKAGES if (found := _version(name))}},
+        "versions": {"python": platform.python_version(), **{name: found for name in PACKAGES.split() if (found := _version(name))}},
         **figures,
     }
 
