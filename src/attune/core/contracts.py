@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from attune.core.learner import Learner, LearnerContext
     from attune.core.models import Base
+    from attune.core.parity import Limits, Voice
     from attune.core.specialist import Specialist
 
 
@@ -320,6 +321,18 @@ class Export(Plug):
     @abstractmethod
     def replay(self, folder: Path, rows: Sequence[Row]) -> list[Prediction]:
         """Answer rows with what was exported, without Attune's own model code where the format allows, to prove parity."""
+
+    def voice(self, folder: Path) -> Voice | None:
+        """What can be heard token by token, opened from the exported folder; None where only whole answers can be compared."""
+        return None
+
+    def limits(self) -> Limits | None:
+        """How far `voice` may be from the training-time model."""
+        return None
+
+    def caveat(self, folder: Path) -> str:
+        """Why the replay on this machine is no proof for what will be served, in words for people; empty when it is one."""
+        return ""
 
 
 def coarse_label(output: Any) -> str:
