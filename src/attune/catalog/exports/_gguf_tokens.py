@@ -125,7 +125,7 @@ def tokenizer_of(table: TokenTable, ids: Mapping[str, int]) -> Any:
 
     vocabulary = {text: i for i, (text, kind) in enumerate(zip(table.tokens, table.types, strict=True)) if kind != UNUSED}
     if table.model == "gpt2":
-        made = Tokenizer(models.BPE(vocab=vocabulary, merges=[tuple(one.split(" ", 1)) for one in table.merges], ignore_merges=table.pre == "llama-bpe"))
+        made = Tokenizer(models.BPE(vocab=vocabulary, merges=[(one.partition(" ")[0], one.partition(" ")[2]) for one in table.merges], ignore_merges=table.pre == "llama-bpe"))
         plain = table.pre in SPLITS
         steps: list[Any] = [pre_tokenizers.Split(Regex(SPLITS[table.pre]), "isolated")] if plain else []
         steps += [pre_tokenizers.Digits(individual_digits=True)] if table.pre == "smollm" else []

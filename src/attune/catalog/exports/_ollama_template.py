@@ -163,7 +163,7 @@ def _holds(action: str, current: tuple[int, Message]) -> bool:
     condition = action.removeprefix("else").strip().removeprefix("if").strip()
     said = re.fullmatch(r'eq \$m\.Role "(\w+)"', condition)
     if said:
-        return current[1]["role"] == said[1]
+        return bool(current[1]["role"] == said[1])
     if condition == "eq $i 0":
         return current[0] == 0
     if not condition:

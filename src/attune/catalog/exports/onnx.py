@@ -201,5 +201,4 @@ class OnnxVoice(Voice):
 
     def text(self, ids: Sequence[int]) -> str:
         """Without special tokens and surrounding spaces."""
-        said: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return said.strip()
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
