@@ -120,6 +120,9 @@ class ServeKeys(Keys):
     max_text_chars: int = key(20_000, "longest text of one item, in characters", ge=100)
     max_items: int = key(256, "rows in one batch request", ge=1)
     max_waiting: int = key(64, "requests in hand at once; more are told to come back (503)", ge=1)
+    engine: Literal["own", "vllm"] = key("own", "what decodes for a model that writes: own, or vllm where there is a graphics card and vLLM is installed")
+    max_running: int = key(32, "answers written at once; more wait", ge=1)
+    max_adapters: int = key(64, "adapters of other releases beside the served one", ge=0)
     log: LogKeys = key(LogKeys(), "what is remembered of requests")
 
 

@@ -43,6 +43,8 @@ class Specialist:
     method: Method | None = None
     known_features: dict[str, Any] | None = None
     """Pooled features by text, kept while the body cannot change; None: compute each time."""
+    generator: Any = None
+    """A running `core.generation.Generator` of the model, where it answers a server; None: one is made when it is needed."""
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         """Answer rows, in order."""
