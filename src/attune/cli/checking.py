@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FEW = 10
 """Fewer rows of a label than this are told."""
 MOST_LABELS = 12
+MOST_FILES = 5
 CELL = 70
 
 
@@ -134,7 +135,7 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
 
     roles = shown(seen.columns)
     count = f"{'more than ' if seen.more else ''}{seen.read:,} rows"
-    screen.show(facts([("data", ", ".join(f"{path} ({source})" for path, source in seen.sources)), ("", count), ("columns", roles or "the task reads the rows by itself")]))
+    screen.show(facts([("data", ", ".join(f"{path} ({source})" for path, source in seen.sources)), ("", count), ("columns", roles or "the task reads the rows by itself"), *_shapes(seen)]))
     made = table("row", *(name for name in seen.rows[0] if name != "place"), title="\nThe first rows, as they are read") if seen.rows else None
     if made is not None:
         for row in seen.rows:
@@ -161,6 +162,7 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
     return {
         "sources": [{"path": path, "source": source} for path, source in seen.sources],
         "columns": seen.columns,
+        "shapes": {file: dict(counts.most_common()) for file, counts in seen.shapes.items()},
         "all_columns": seen.names,
         "read": seen.read,
         "unreadable": [{"place": place, "problem": problem, "fix": fix} for place, problem, fix in seen.unreadable],
@@ -168,6 +170,15 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         "labels": dict(seen.labels.most_common()),
         "hints": seen.hints,
     }
+
+
+def _shapes(seen: Preview) -> list[tuple[str, str]]:
+    """A line per file (at most five), and whether it mixes shapes."""
+    found = []
+    for file, counts in list(seen.shapes.items())[:MOST_FILES]:
+        mixed = "  (mixed: each row is read by its own)" if len(counts) > 1 else ""
+        found.append(("shape" if not found else "", f"{file}: " + ", ".join(f"{shape} {number:,}" for shape, number in counts.most_common()) + mixed))
+    return [*found, *([("", f"and {len(seen.shapes) - MOST_FILES} more files")] if len(seen.shapes) > MOST_FILES else [])]
 
 
 def _name(label: str) -> str:

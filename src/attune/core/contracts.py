@@ -196,6 +196,10 @@ class Task(Plug):
         """
         return {role: {one: values.get(one) for one in column} if isinstance(column, list) else values.get(column) for role, column in columns.items()}
 
+    def shape(self, values: Mapping[str, Any]) -> str:
+        """The name of a raw record's shape, for people; '' for tasks whose rows are plain columns."""
+        return ""
+
     @abstractmethod
     def signature(self, rows: Sequence[Row]) -> Signature:
         """The facts of the rows that building and answering need (for example the sorted label names)."""

@@ -41,6 +41,8 @@ class Preview:
     """Parsed rows spread over the whole of them, at most twice `SAMPLED`, each with `place` and `row_id`."""
     labels: Counter[str] = field(default_factory=Counter)
     """Value -> rows, for tasks with labels."""
+    shapes: dict[str, Counter[str]] = field(default_factory=dict)
+    """File -> shape -> rows, for tasks that read more than columns."""
     hints: list[str] = field(default_factory=list)
     """Sentences about columns that are not used and could be."""
 
@@ -83,6 +85,10 @@ def preview(recipe: Recipe) -> Preview:
         except DataError as error:
             found.unreadable.append((record.place, error.what, error.fix or ""))
             continue
+        finally:
+            shape = recipe.task.shape(record.values or {})
+            if shape:
+                found.shapes.setdefault(record.place.rpartition(":")[0], Counter())[shape] += 1
         if len(found.rows) < SHOWN:
             found.rows.append({"place": record.place, **row})
         if number % stride == 0 and all(row.get(role.name) not in (None, "") for role in recipe.task.roles if role.required):
