@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from attune.core.errors import PlugError
+from attune.core.errors import AttuneError, DataError, PlugError
 from attune.core.keys import Keys
 
 if TYPE_CHECKING:
@@ -244,8 +244,6 @@ class Task(Plug):
         row: Row = {}
         for role in self.roles:
             if not role.target and role.required and not isinstance(payload.get(role.name), str):
-                from attune.core.errors import DataError
-
                 raise DataError(f"field '{role.name}' must be a string", place=role.name, fix=f'send {{"{role.name}": "..."}}')
             if role.name in payload and not role.target:
                 row[role.name] = payload[role.name]
@@ -261,6 +259,9 @@ class Objective(Plug):
     kind = "objectives"
     separable: ClassVar[bool] = True
     """False when a row's loss depends on the other rows of its batch, so that a batch cannot be computed in parts."""
+
+    reference: ClassVar[str] = ""
+    """When the model must differ from what `reference_gap` compares it with: 'start' (a teacher), 'steps' (a reference that training moves away from), '' (never asked)."""
 
     def shaped(self, task: Task) -> Task:
         """The task over the rows that this objective learns from, where they are others than the task's own (see `Task.with_rows`)."""
@@ -284,6 +285,14 @@ class Objective(Plug):
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
         """Called at every start, resumes included: compute what cannot change while training; returns what was done, for the record."""
+        return None
+
+    def rewards(self, specialist: Specialist, rows: Sequence[Row], answers: Sequence[str]) -> Sequence[float] | None:
+        """What each answer to each row is worth, for objectives that learn from rewards; None: it uses none. Asked before training, to see that rewards differ."""
+        return None
+
+    def reference_gap(self, specialist: Specialist, examples: Sequence[Example]) -> float | None:
+        """Mean absolute difference (in nats) of the log-probabilities of model and frozen reference or teacher on these examples; None: it compares with none."""
         return None
 
     def begin(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
@@ -328,6 +337,52 @@ class Method(Plug):
 
     def learner(self, context: LearnerContext) -> Learner | None:
         """A learner of the method's own, or None for gradient descent by the loop's torch learner."""
+        return None
+
+
+# ---------------------------------------------------------------- before and at the start of training
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Why a run would go wrong in silence."""
+
+    what: str
+    place: str
+    """Rows (file:line) or a recipe key."""
+    fix: str
+    blocks: bool = True
+    """False: it is told, and the run goes on."""
+
+
+@dataclass
+class TripwireContext:
+    """What a tripwire may look at. Before a model is loaded (phase 'rows') `specialist.model` is None and `examples` is empty."""
+
+    specialist: Specialist
+    objective: Objective
+    rows: Sequence[Row]
+    examples: Sequence[Example] = ()
+    remembered: dict[str, Any] = field(default_factory=dict)
+    """Tripwire -> what its `remember` gave before the first step."""
+
+
+class Tripwire(Plug):
+    """Looks for one way in which training fails without a word. Every tripwire that fits the task runs, by `attune check` and before and after the
+    first steps of a run; an alarm that blocks ends the run, unless the recipe accepts it by name (`train.accept`)."""
+
+    kind = "tripwires"
+    phase: ClassVar[str] = "start"
+    """rows (the tokenizer and the rows are there) | start (the prepared model and the examples too) | steps (a few steps were made)."""
+    error: ClassVar[type[AttuneError]] = DataError
+    """The class of a blocking alarm: it decides the exit code."""
+
+    @abstractmethod
+    def examine(self, context: TripwireContext) -> Iterator[Alarm]:
+        """Yield alarms. Nothing may be changed here; the model is in evaluation mode and no gradients are kept."""
+
+    def remember(self, context: TripwireContext) -> Any:
+        """Before the first step: what a tripwire of phase 'steps' will compare with."""
         return None
 
 
