@@ -24,8 +24,13 @@ MOST_FILES = 5
 CELL = 70
 
 
-def look(screen: Screen, path: str, quick: bool = False) -> dict[str, Any]:
-    """Check a recipe; every problem is reported at once, and the exit code is 2 when there is one."""
+def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None = None) -> dict[str, Any]:
+    """Check a recipe; every problem is reported at once, and the exit code is 2 when there is one.
+
+    Args:
+        quick: neither load the base nor probe the machine.
+        show_mask: how many rows to show as tokens.
+    """
     from attune.core.models import require_base, resolve_base
     from attune.stages import grade
     from attune.stages.curate.preview import preview
@@ -52,6 +57,14 @@ def look(screen: Screen, path: str, quick: bool = False) -> dict[str, Any]:
         _show_recipe(screen, recipe, base)
     if recipe is not None and seen is not None:
         result["data"] = show_data(screen, seen)
+    if recipe is not None and seen is not None and base is not None and not problems and "text-out" in recipe.task.traits and seen.sample:
+        result["tripwires"] = _try(problems, lambda: _tripwires(screen, recipe, seen, not quick)) or []
+        for problem in problems:
+            at_settings(problem, screen.settings)
+        result |= {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
+    if show_mask is not None and recipe is not None and seen is not None and base is not None:
+        result["mask"] = _try(problems, lambda: _show_mask(screen, recipe, seen, show_mask))
+        result |= {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
     if recipe is not None and seen is not None and not problems:
         result |= _plan(screen, recipe, seen)
         if base is not None and not quick and result["stages"]["finetune"] == "would run":
@@ -74,6 +87,36 @@ def _try(problems: list[AttuneError], work: Callable[[], Any]) -> Any:
     except AttuneError as error:
         problems.append(error)
     return None
+
+
+def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> list[dict[str, Any]]:
+    """Run the tripwires on the sampled rows; those that block are raised, the others told."""
+    from attune.core.tripwires import as_error, require_known
+    from attune.stages.curate.preview import kept
+    from attune.stages.finetune.preflight import preflight
+
+    accepted = recipe.keys.train.accept
+    require_known(accepted)
+    rows = kept(recipe, seen.sample)
+    found = preflight(recipe, rows, weights=weights) if rows else []
+    blocking = [as_error(wire, alarm) for wire, alarm in found if alarm.blocks and wire.name not in accepted]
+    if blocking:
+        raise Problems(blocking, title="tripwires")
+    for wire, alarm in found:
+        screen.warn(f"{wire.name}: {alarm.what} ({alarm.place}) -> {alarm.fix}")
+    return [{"tripwire": wire.name, "what": alarm.what, "place": alarm.place, "fix": alarm.fix} for wire, alarm in found]
+
+
+def _show_mask(screen: Screen, recipe: Recipe, seen: Preview, count: int) -> list[dict[str, Any]]:
+    """Print rows as tokens, and return them."""
+    from attune.cli import mask
+    from attune.stages.curate.preview import kept
+    from attune.stages.finetune.preflight import masks
+
+    rows = masks(recipe, kept(recipe, seen.sample[: 4 * count]), count)
+    coloured = screen.out.is_terminal
+    screen.show("", mask.legend(coloured), *(mask.shown(row, coloured) for row in rows), "", mask.summary(rows))
+    return rows
 
 
 def _learnable(recipe: Recipe, seen: Preview) -> None:

@@ -10,7 +10,6 @@ from attune.core.contracts import Alarm, Example, Row, Tripwire, TripwireContext
 from attune.core.conversation import conversation_of, render
 from attune.core.errors import AttuneError, DataError, Problems, did_you_mean
 from attune.core.events import Events
-from attune.core.models import NO_BASE
 
 SOME = 512
 """Rows that are looked at where looking costs as much as encoding."""
@@ -76,8 +75,6 @@ def remember(context: TripwireContext) -> None:
 
 def alarms(context: TripwireContext, phase: str) -> list[tuple[Tripwire, Alarm]]:
     """What the tripwires of a phase have to say; those that block first."""
-    if context.specialist.base.reference == NO_BASE:
-        return []
     found: list[tuple[Tripwire, Alarm]] = []
     for one in fitting(context, phase):
         with _looking(context):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attune.core.contracts import RawRecord
+from attune.core.contracts import CheckContext, RawRecord
 from attune.core.errors import DataError
 from attune.core.recipe import Recipe
 from attune.stages.curate.columns import Columns, detect, named, profiles, suggestions
@@ -105,3 +106,19 @@ def preview(recipe: Recipe) -> Preview:
             fix="name the column that holds the classes; the columns are: " + ", ".join(found.names),
         )
     return found
+
+
+def kept(recipe: Recipe, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without those that the checks of single rows would set aside; repairs are made, nothing is written."""
+    task = recipe.task
+    left = {str(row["row_id"]): row for row in rows}
+    context = CheckContext(task, {}, recipe.keys.seed)
+    for check in recipe.plugs("checks", recipe.keys.data.checks, task.defaults.checks):
+        if check.phase != "row":
+            continue
+        for finding in list(check.examine(list(left.values()), context)):
+            if finding.action in ("quarantine", "block"):
+                left.pop(finding.row_id, None)
+            elif finding.action == "repair" and finding.row_id in left:
+                left[finding.row_id] = {**left[finding.row_id], finding.column: finding.replacement}
+    return list(left.values())
