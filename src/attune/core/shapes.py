@@ -106,6 +106,8 @@ def answered_of(values: Values, columns: Columns) -> dict[str, Any]:
         column = used.get("completion", columns.get("completion", "completion"))
         return {"prompt": _asked(prompt, used["prompt"]), "completion": _answer(values.get(column), column), **more}
     if isinstance(_cell(values, used["prompt"]), str):
+        if used["prompt"] == "text" and shape_of(values) == "raw text":
+            raise DataError("the row is a text without an answer", place="text", fix="learn raw text with `objective: pretraining`, or name the answer's column in data.columns.completion")
         return {"prompt": prompt, "completion": None, **more}
     question, answer = _last_answer(prompt, used["prompt"])
     return {"prompt": question, "completion": answer, **more}
