@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 STYLES = {"learned": "black on green", "not learned": "dim", "special": "magenta", "end": "bold white on blue"}
+SECOND = "black on bright_green"
+"""Every second learned token, so that their ends can be seen."""
 MARKS = {"learned": ("[", "]"), "end": ("[", "]")}
 """Around runs of learned tokens where there are no colours."""
 MOST = 600
@@ -32,14 +34,14 @@ def shown(row: dict[str, Any], coloured: bool) -> Text:
     from rich.text import Text
 
     tokens: Sequence[tuple[int, str, str]] = row["tokens"]
-    text = Text(f"\n{row['place']}", "bold").append(f"  {row['learned']} of {row['of']} tokens are learned{', the beginning is cut away' if row['cut'] else ''}\n", "not bold dim")
+    text = Text().append(f"\n{row['place']}", "bold").append(f"  {row['learned']} of {row['of']} tokens are learned{', the beginning is cut away' if row['cut'] else ''}\n", "dim")
     inside = False
-    for _, piece, state in tokens[:MOST]:
+    for number, (_, piece, state) in enumerate(tokens[:MOST]):
         learned = state in MARKS
         if not coloured and learned != inside:
             text.append("[" if learned else "]")
         inside = learned
-        text.append(_visible(piece), STYLES[state])
+        text.append(_visible(piece), SECOND if state == "learned" and number % 2 else STYLES[state])
     if inside and not coloured:
         text.append("]")
     if len(tokens) > MOST:

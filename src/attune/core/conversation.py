@@ -207,7 +207,11 @@ def require_order(messages: Sequence[Message], place: str) -> None:
         if role == before and role != "tool":
             raise DataError(f"turns {number} and {number + 1} are both the {role}'s", place=at, fix="join them into one turn, or put the missing turn between them")
         if role == "tool" and before not in ("assistant", "tool"):
-            raise DataError(f"turn {number + 1} is a function's answer, and no turn of the assistant is before it", place=at, fix="put the assistant's turn that calls it before it (tool_calls, or role function_call)")
+            raise DataError(
+                f"turn {number + 1} is a function's answer, and no turn of the assistant is before it",
+                place=at,
+                fix="put the assistant's turn that calls it before it (tool_calls, or role function_call)",
+            )
         if not message["content"].strip() and not message.get("tool_calls") and role in ("user", "assistant"):
             raise DataError(f"turn {number + 1}, the {role}'s, is empty", place=at, fix="write what was said, or leave the row out")
         before = role

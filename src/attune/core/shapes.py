@@ -24,9 +24,7 @@ PROMPT = Role(
 COMPLETION = Role("completion", "text", "the right answer", ("completion", "output", "response", "answer", "target", "reply", "assistant", "summary"), required=False, target=True)
 TOOLS = Role("tools", "any", "functions that may be called, as JSON schemas", ("tools", "functions"), required=False)
 CHOSEN = Role("completion", "text", "the better answer", ("chosen", "field_chosen", "preferred_output", "preferred", "chosen_response", "better", "winner"), required=False, target=True)
-REJECTED = Role(
-    "rejected", "text", "the worse answer", ("rejected", "field_rejected", "rejected_response", "rejected_messages", "non_preferred_output", "worse", "loser"), required=False, target=True
-)
+REJECTED = Role("rejected", "text", "the worse answer", ("rejected", "field_rejected", "rejected_response", "rejected_messages", "non_preferred_output", "worse", "loser"), required=False, target=True)
 DESIRABLE = Role("desirable", "any", "whether the answer is a good one: true or false", ("label", "kto_tag", "desirable", "good"), required=False, target=True)
 REFERENCE = Role("completion", "text", "a right answer, for rewards that compare with one", ("solution", "ground_truth", "completion", "answer", "target", "reference"), required=False, target=True)
 FACTS = Role("facts", "any", "every other column, for reward functions", (), required=False, target=True)
@@ -99,10 +97,12 @@ def answered_of(values: Values, columns: Columns) -> dict[str, Any]:
     if "prompt" not in used:
         return {"prompt": None, "completion": None}
     if _marked_bad(values, used):
-        raise DataError("the answer is marked as a bad one, and this objective learns every answer", place=_mark(values), fix="use `objective: kto`, which learns from both kinds, or leave the row out")
+        raise DataError(
+            "the answer is marked as a bad one, and this objective learns every answer", place=_mark(values), fix="use `objective: kto`, which learns from both kinds, or leave the row out"
+        )
     prompt, tools = _prompt(values, used)
     more = {"tools": tools} if tools else {}
-    if "completion" in used or "completion" in columns and isinstance(_cell(values, used["prompt"]), str):
+    if "completion" in used or ("completion" in columns and isinstance(_cell(values, used["prompt"]), str)):
         column = used.get("completion", columns.get("completion", "completion"))
         return {"prompt": _asked(prompt, used["prompt"]), "completion": _answer(values.get(column), column), **more}
     if isinstance(_cell(values, used["prompt"]), str):
@@ -123,7 +123,9 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
     _no_pictures(values)
     used = _used(values, columns, ("completion", "rejected"))
     if "rejected" not in used:
-        raise DataError("there is no rejected answer", place=str(columns.get("rejected", "rejected")), fix="give the worse answer in a column `rejected`, or use objective sft for rows with one answer")
+        raise DataError(
+            "there is no rejected answer", place=str(columns.get("rejected", "rejected")), fix="give the worse answer in a column `rejected`, or use objective sft for rows with one answer"
+        )
     worse_column = used["rejected"]
     tools = tools_of(values.get("tools"))
     if "completion" in used:
@@ -145,7 +147,9 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
         better_column = used["prompt"]
         before, worse = _answer_turns(_plain_json(values.get(worse_column)), worse_column, prompt)
         if _said(before) != _said(prompt):
-            raise DataError(f"'{better_column}' and '{worse_column}' do not answer the same question", place=worse_column, fix="give both answers to one and the same conversation; only the last turn may differ")
+            raise DataError(
+                f"'{better_column}' and '{worse_column}' do not answer the same question", place=worse_column, fix="give both answers to one and the same conversation; only the last turn may differ"
+            )
     if better.strip() == worse.strip():
         raise DataError("the chosen and the rejected answer are the same", place=worse_column, fix="leave the row out: it prefers nothing")
     if not prompt:
@@ -206,7 +210,11 @@ def _used(values: Values, columns: Columns, answers: Sequence[str]) -> dict[str,
         return used
     own: dict[str, tuple[str, ...]] = {"prompt": (*TALKS, "instruction", "prompt")}
     if whole:
-        own = {"prompt": (*TALKS, "instruction", "prompt", "input", "question"), "completion": ("chosen", "field_chosen", "preferred_output"), "rejected": ("non_preferred_output", "field_rejected", *REJECTIONS)}
+        own = {
+            "prompt": (*TALKS, "instruction", "prompt", "input", "question"),
+            "completion": ("chosen", "field_chosen", "preferred_output"),
+            "rejected": ("non_preferred_output", "field_rejected", *REJECTIONS),
+        }
     elif answers:
         own["completion"] = ("completion", "output", "response")
     found = {role: next((name for name in names if filled(values.get(name))), None) for role, names in own.items()}

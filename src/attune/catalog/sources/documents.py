@@ -15,7 +15,6 @@ from attune.core.errors import DataError, MachineError
 from attune.core.files import decode_lines, expand, fingerprint, read_bytes, shown
 from attune.core.keys import Keys, key
 
-PLAIN = (".txt", ".text", ".md", ".markdown")
 RICH = {
     ".html": "text/html",
     ".htm": "text/html",
@@ -32,7 +31,7 @@ LONGEST_SECONDS = 120
 class DocumentsKeys(Keys):
     """Keys of the source."""
 
-    suffixes: list[str] = key([*PLAIN, *RICH], "endings of the files that are read")
+    suffixes: list[str] = key([".txt", ".text", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx"], "endings of the files that are read")
 
 
 class Documents(Source):
@@ -73,7 +72,11 @@ class Documents(Source):
         """
         files = self._files(location, folder)
         if not files:
-            raise DataError(f"'{location}' holds no documents ({', '.join(self.keys.suffixes)})", place="data.path", fix="give a folder, a glob or a file with documents; `source: {name: documents, suffixes: [...]}` reads others")
+            raise DataError(
+                f"'{location}' holds no documents ({', '.join(self.keys.suffixes)})",
+                place="data.path",
+                fix="give a folder, a glob or a file with documents; `source: {name: documents, suffixes: [...]}` reads others",
+            )
         rich = [p for p in files if p.suffix.lower() in RICH]
         if rich and importlib.util.find_spec("kreuzberg") is None:
             raise MachineError(f"reading {rich[0].suffix} files needs the package kreuzberg", place=shown(rich[0], folder), fix="pip install 'attune[docs]', or give .txt and .md files alone")

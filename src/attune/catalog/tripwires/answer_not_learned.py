@@ -35,7 +35,10 @@ class AnswerNotLearned(Tripwire):
                     shown = shown or said[:BEGIN]
         if wrong:
             yield Alarm(
-                f"what is learned is not the answer in {counted(wrong, looked, context.examples)}, but for example {shown!r}", places(wrong), "look at `attune check --show-mask`; mend the objective's targets", len(wrong) > SHARE * len(looked)
+                f"what is learned is not the answer in {counted(wrong, looked, context.examples)}, but for example {shown!r}",
+                places(wrong),
+                "look at `attune check --show-mask`; mend the objective's targets",
+                len(wrong) > SHARE * len(looked),
             )
 
 

@@ -31,4 +31,8 @@ class ControlTokensInText(Tripwire):
                         if sign in message["content"] and (not found.get(sign) or found[sign][-1] is not row):
                             found.setdefault(sign, []).append(row)
         for sign, rows in found.items():
-            yield Alarm(f"{counted(rows, looked, context.rows)} hold the base's control token '{sign}' in their text", places(rows), "take the token out of the text, or leave these rows out: the template writes it where it belongs")
+            yield Alarm(
+                f"{counted(rows, looked, context.rows)} hold the base's control token '{sign}' in their text",
+                places(rows),
+                "take the token out of the text, or leave these rows out: the template writes it where it belongs",
+            )

@@ -23,4 +23,6 @@ class DoubleBegin(Tripwire):
         if double:
             rows = [known[str(one["row_id"])] for one in double if str(one["row_id"]) in known]
             sign = context.specialist.tokenizer.bos_token
-            yield Alarm(f"{counted(double, looked, context.examples)} begin with '{sign}' twice", places(rows), f"take '{sign}' out of the rows' text, or out of the chat template, so that it is written once")
+            yield Alarm(
+                f"{counted(double, looked, context.examples)} begin with '{sign}' twice", places(rows), f"take '{sign}' out of the rows' text, or out of the chat template, so that it is written once"
+            )

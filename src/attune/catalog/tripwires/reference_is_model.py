@@ -24,4 +24,8 @@ class ReferenceIsModel(Tripwire):
             return
         gap = context.objective.reference_gap(context.specialist, spread(context.examples, ROWS))
         if gap is not None and gap == 0.0:
-            yield Alarm("the reference gives the very probabilities of the model that trains: it moves along with it, or is the same model", "objective", "keep the reference frozen, as a copy of the weights before the first step; for distillation name a larger teacher")
+            yield Alarm(
+                "the reference gives the very probabilities of the model that trains: it moves along with it, or is the same model",
+                "objective",
+                "keep the reference frozen, as a copy of the weights before the first step; for distillation name a larger teacher",
+            )

@@ -23,4 +23,8 @@ class RowTooLong(Tripwire):
         long = [one for one in context.examples if isinstance(room, int) and one["size"] > room]
         if long:
             rows = [known[str(one["row_id"])] for one in long if str(one["row_id"]) in known]
-            yield Alarm(f"{len(long):,} rows have up to {max(one['size'] for one in long):,} tokens, and the base reads {room:,}", f"train.max_length; {places(rows)}", f"set train.max_length to {room} or less")
+            yield Alarm(
+                f"{len(long):,} rows have up to {max(one['size'] for one in long):,} tokens, and the base reads {room:,}",
+                f"train.max_length; {places(rows)}",
+                f"set train.max_length to {room} or less",
+            )

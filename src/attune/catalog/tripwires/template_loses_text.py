@@ -31,4 +31,8 @@ class TemplateLosesText(Tripwire):
                     lost.setdefault(message["role"], []).append(row)
         for role, rows in lost.items():
             rows = list({id(row): row for row in rows}.values())
-            yield Alarm(f"the chat template leaves out or changes what the {role} says in {counted(rows, looked, context.rows)}", places(rows), "choose a base whose template writes such turns, or write their text into the user's turn")
+            yield Alarm(
+                f"the chat template leaves out or changes what the {role} says in {counted(rows, looked, context.rows)}",
+                places(rows),
+                "choose a base whose template writes such turns, or write their text into the user's turn",
+            )

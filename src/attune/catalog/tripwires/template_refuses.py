@@ -26,4 +26,8 @@ class TemplateRefuses(Tripwire):
             except DataError as error:
                 reasons.setdefault(error.what, []).append(row)
         for reason, rows in reasons.items():
-            yield Alarm(f"{counted(rows, looked, context.rows)}: {reason}", places(rows), "change these rows (for a refused system turn: put its text into the user's), or choose a base whose template takes them")
+            yield Alarm(
+                f"{counted(rows, looked, context.rows)}: {reason}",
+                places(rows),
+                "change these rows (for a refused system turn: put its text into the user's), or choose a base whose template takes them",
+            )

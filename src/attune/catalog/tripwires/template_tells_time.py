@@ -17,4 +17,6 @@ class TemplateTellsTime(Tripwire):
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:
         """One notice."""
         if "strftime_now" in template_of(context.specialist):
-            yield Alarm("the base's chat template writes today's date into every prompt", "chat_template", "give the rows a system turn of their own where the template lets it replace the date", blocks=False)
+            yield Alarm(
+                "the base's chat template writes today's date into every prompt", "chat_template", "give the rows a system turn of their own where the template lets it replace the date", blocks=False
+            )

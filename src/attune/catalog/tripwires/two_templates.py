@@ -24,4 +24,6 @@ class TwoTemplates(Tripwire):
             return
         inside = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
         if isinstance(inside, str) and inside.strip() != beside.read_text(encoding="utf-8").strip():
-            yield Alarm("chat_template.jinja and tokenizer_config.json hold different chat templates", "base_model", "keep the right one: delete the file, or `chat_template` from tokenizer_config.json")
+            yield Alarm(
+                "chat_template.jinja and tokenizer_config.json hold different chat templates", "base_model", "keep the right one: delete the file, or `chat_template` from tokenizer_config.json"
+            )

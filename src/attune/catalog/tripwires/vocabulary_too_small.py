@@ -22,7 +22,11 @@ class VocabularyTooSmall(Tripwire):
         known = rows_by_id(context)
         beyond = {str(one["row_id"]): max(one["ids"]) for one in context.examples if isinstance(one.get("ids"), list) and one["ids"] and isinstance(one["ids"][0], int) and max(one["ids"]) >= size}
         if beyond:
-            name, worst = next(iter(beyond.items()))
+            worst = next(iter(beyond.values()))
             token = context.specialist.tokenizer.convert_ids_to_tokens(worst)
             rows = [known[name] for name in beyond if name in known]
-            yield Alarm(f"{len(beyond):,} rows hold token ids that the model does not have, such as {worst} ({token!r}) of {size}", places(rows), "take the tokenizer that belongs to the base, or resize the model's embedding")
+            yield Alarm(
+                f"{len(beyond):,} rows hold token ids that the model does not have, such as {worst} ({token!r}) of {size}",
+                places(rows),
+                "take the tokenizer that belongs to the base, or resize the model's embedding",
+            )
