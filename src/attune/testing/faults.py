@@ -292,6 +292,7 @@ FAULTS: tuple[Fault, ...] = (
         "padding is the end token, and targets equal to padding are masked",
         _plant(template=ENDS, objective=_with_targets(lambda ids, t: [IGNORED if one == 1 else one for one in t])),
         "end_not_learned",
+        trl=False,
     ),
     Fault("all_masked", "the mask covers every token", _plant(objective=_with_targets(lambda ids, t: [IGNORED] * len(t))), "nothing_learned", trl=False),
     Fault(
