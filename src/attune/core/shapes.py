@@ -23,9 +23,23 @@ PROMPT = Role(
 )
 COMPLETION = Role("completion", "text", "the right answer", ("completion", "output", "response", "answer", "target", "reply", "assistant", "summary"), required=False, target=True)
 TOOLS = Role("tools", "any", "functions that may be called, as JSON schemas", ("tools", "functions"), required=False)
-CHOSEN = Role("completion", "text", "the better answer", ("chosen", "field_chosen", "preferred_output", "preferred", "chosen_response", "better", "winner"), required=False, target=True)
-REJECTED = Role("rejected", "text", "the worse answer", ("rejected", "field_rejected", "rejected_response", "rejected_messages", "non_preferred_output", "worse", "loser"), required=False, target=True)
-DESIRABLE = Role("desirable", "any", "whether the answer is a good one: true or false", ("label", "kto_tag", "desirable", "good"), required=False, target=True)
+CHOSEN = Role(
+    "completion",
+    "text",
+    "the better answer",
+    ("chosen", "field_chosen", "preferred_output", "preferred", "chosen_response", "response_chosen", "accepted", "better", "winner"),
+    required=False,
+    target=True,
+)
+REJECTED = Role(
+    "rejected",
+    "text",
+    "the worse answer",
+    ("rejected", "field_rejected", "rejected_response", "rejected_messages", "non_preferred_output", "dispreferred", "response_rejected", "worse", "loser"),
+    required=False,
+    target=True,
+)
+DESIRABLE = Role("desirable", "any", "whether the answer is a good one: true or false", ("label", "kto_tag", "desirable", "thumbs_up", "good"), required=False, target=True)
 REFERENCE = Role("completion", "text", "a right answer, for rewards that compare with one", ("solution", "ground_truth", "completion", "answer", "target", "reference"), required=False, target=True)
 FACTS = Role("facts", "any", "every other column, for reward functions", (), required=False, target=True)
 DOCUMENT = Role("completion", "text", "the text to learn", ("text", "content", "document", "body", "completion", "article", "passage"), required=False, target=True)
@@ -40,7 +54,8 @@ DOCUMENT_ROLES = (RAW, DOCUMENT)
 TALKS = ("messages", "conversations", "conversation")
 REJECTIONS = ("rejected_response", "rejected_messages", "rejected")
 PICTURES = ("images", "image", "videos", "video", "audios", "audio")
-TRUE, FALSE = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
+SAID = {"true": True, "1": True, "1.0": True, "yes": True, "good": True, "up": True, "false": False, "0": False, "0.0": False, "no": False, "bad": False, "down": False}
+"""What people write for a good and for a bad answer."""
 
 SHAPES: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     ("segments", (("segments",),)),
@@ -124,7 +139,7 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
     used = _used(values, columns, ("completion", "rejected"))
     if "rejected" not in used:
         raise DataError(
-            "there is no rejected answer", place=str(columns.get("rejected", "rejected")), fix="give the worse answer in a column `rejected`, or use objective sft for rows with one answer"
+            "there is no answer that was rejected", place=str(columns.get("rejected", "rejected")), fix="give the worse answer in a column `rejected`, or use objective sft for rows with one answer"
         )
     worse_column = used["rejected"]
     tools = tools_of(values.get("tools"))
@@ -141,7 +156,7 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
         prompt = before
     else:
         if "prompt" not in used:
-            raise DataError("there is no chosen answer", place=str(columns.get("completion", "chosen")), fix="give the better answer in a column `chosen`")
+            raise DataError("there is no answer that was chosen", place=str(columns.get("completion", "chosen")), fix="give the better answer in a column `chosen`")
         talk, tools = _prompt(values, used)
         prompt, better = _last_answer(talk, used["prompt"])
         better_column = used["prompt"]
@@ -151,7 +166,7 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
                 f"'{better_column}' and '{worse_column}' do not answer the same question", place=worse_column, fix="give both answers to one and the same conversation; only the last turn may differ"
             )
     if better.strip() == worse.strip():
-        raise DataError("the chosen and the rejected answer are the same", place=worse_column, fix="leave the row out: it prefers nothing")
+        raise DataError("the chosen and the rejected answer are equal, so the pair teaches nothing", place=worse_column, fix="correct one of them, or leave the row out")
     if not prompt:
         raise DataError("there is no question before the answers", place=better_column, fix="give it in a column `prompt`, or as the first turns of both answers")
     return {"prompt": _asked(prompt, better_column), "completion": better, "rejected": worse, **({"tools": tools} if tools else {})}
@@ -163,13 +178,13 @@ def labelled_of(values: Values, columns: Columns) -> dict[str, Any]:
     if column is None:
         raise DataError("the row does not say whether its answer is good", place=str(columns.get("desirable", "label")), fix="write true or false into a column `label`")
     said = str(values[column]).strip().casefold()
-    if said not in TRUE + FALSE:
-        raise DataError(f"{_excerpt(values[column])} is not true or false", place=column, fix="write true for an answer that is wanted, and false for one that is not")
+    if said not in SAID:
+        raise DataError(f"{_excerpt(values[column])} does not say whether the answer is good", place=column, fix="write true or false (or 1 and 0, yes and no, good and bad)")
     plain = {name: value for name, value in values.items() if name not in ("kto_tag", "label", "desirable", column)}
     row = answered_of(plain, {role: name for role, name in columns.items() if role != "desirable"})
     if row["prompt"] is not None and row["completion"] is None:
         raise DataError("there is no answer", place=str(columns.get("completion", "completion")), fix="give the answer that is labelled, in a column `completion` or as the last turn")
-    return {**row, "desirable": said in TRUE}
+    return {**row, "desirable": SAID[said]}
 
 
 def rewarded_of(values: Values, columns: Columns) -> dict[str, Any]:
@@ -291,7 +306,9 @@ def _answer(value: Any, column: str) -> str:
         raise DataError(f"the answer is {value}", place=column, fix="write the answer as text; for answers that are labelled good or bad use objective kto")
     if isinstance(value, (list, tuple, Mapping)) and value:
         messages = messages_of([value] if isinstance(value, Mapping) else value, column)
-        if len(messages) != 1 or messages[0]["role"] != "assistant":
+        if len(messages) == 1 and messages[0]["role"] != "assistant":
+            raise DataError(f"the answer is a turn of the {messages[0]['role']}", place=column, fix="give the assistant's turn, or a text")
+        if len(messages) != 1:
             raise DataError(f"the answer has {len(messages)} messages ({', '.join(m['role'] for m in messages[:5])})", place=column, fix="give one assistant message or a text")
         value = calls_as_text(messages[0])
     text = "" if value is None or isinstance(value, (list, tuple, Mapping)) else str(value)

@@ -148,7 +148,7 @@ def _reference(when: str) -> Callable[[Objective], Objective]:
             def reference_gap(self, specialist: Any, examples: Sequence[Example]) -> float:
                 import torch
 
-                from attune.core.flat import Tokens
+                from attune.core.tokens import Tokens
 
                 tokens = Tokens.of([examples[0]["ids"]])
                 model, teacher = specialist.model.hidden(tokens), specialist.model.hidden(tokens)

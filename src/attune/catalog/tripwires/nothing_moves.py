@@ -7,7 +7,7 @@ from typing import Any
 
 from attune.core.contracts import Alarm, Tripwire, TripwireContext
 from attune.core.errors import PlugError
-from attune.core.flat import Tokens
+from attune.core.tokens import Tokens
 from attune.core.tripwires import spread
 
 ROWS = 4

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from attune.core.contracts import Alarm, Tripwire, TripwireContext
 from attune.core.errors import IntegrityError
-from attune.core.flat import Tokens, network_of
+from attune.core.flat import network_of
+from attune.core.tokens import Tokens
 from attune.core.tripwires import spread
 
 ROWS = 12
