@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -186,6 +187,18 @@ def with_trl(folder: Path, shared: Path | None, keep: Path) -> dict[str, Any]:
     return found
 
 
+def plain(said: str, room: str) -> str:
+    """A message on one line, without colours and this machine's folders."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|" + re.escape(room) + r"/\S*/|/\S*?/tmp\w+/\S*/|/tmp/tmp\w+/\S*/", "", said).split())[:300]
+
+
+NOTES = [
+    "Faults and tripwires were written by the same hands, so the count of noticed faults says that nothing is broken, not how many faults of the world are seen. "
+    "TRL: the same base, rows and settings through its trainer (SFT, DPO, KTO or GRPO), 10 steps (GRPO 4); 'silent' means no error and no warning that a clean run does not give too. "
+    "Some of these faults do harm only later (two templates, a missing generation prompt), and flags of single turns are another tool's, which TRL does not promise to read.",
+]
+
+
 def row_of(fault: Fault, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     noticed = ours["outcome"] != "silent" and ours["steps"] < SEEN
     by = fault.by if noticed else "nothing"
@@ -213,7 +226,8 @@ def main() -> None:
             folder.mkdir()
             ours = attune_says(world_of(fault.plant, folder, arguments.shared))
             noticed += ours["outcome"] != "silent" and ours["steps"] < SEEN
-            details[fault.name] = {"attune": ours, "trl": {k: v for k, v in theirs.get(fault.name, {}).items() if k in ("outcome", "said")}}
+            other = theirs.get(fault.name, {})
+            details[fault.name] = {"attune": {**ours, "said": plain(ours["said"], room)}, "trl": {"outcome": other["outcome"], "said": plain(other["said"], room)} if other else {}}
             rows.append(row_of(fault, ours, theirs.get(fault.name, {})))
             print(fault.name, ours["outcome"], ours["said"][:100], flush=True)
         clean = {**CLEAN, **({"real weights": real_clean} if arguments.shared else {})}
@@ -238,6 +252,7 @@ def main() -> None:
             "columns": ["planted fault", "Attune", "noticed by", "TRL 1.16.0, its defaults, 10 steps"],
             "rows": rows,
             "n": len(rows) - 2,
+            "notes": NOTES,
             "noticed": noticed,
             "clean": len(clean),
             "false_alarms": false_alarms,

@@ -210,6 +210,6 @@ def test_flags_that_say_nothing_and_flags_of_one_kind(base_folder):
 
 def test_a_shaped_task_is_the_recipes(tmp_path):
     recipe = make_recipe({"name": "pairs", "task": "text_generation", "objective": "dpo", "data": {"path": "pairs.jsonl"}}, folder=tmp_path)
-    assert [role.name for role in recipe.task.roles] == ["prompt", "completion", "rejected"]
+    assert [role.name for role in recipe.task.roles] == ["prompt", "completion", "rejected", "tools"]
     assert recipe.task.shaped
     assert not copy.copy(catalog.build("tasks", "text_generation")).shaped
