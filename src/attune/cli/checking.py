@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 FEW = 10
 """Fewer rows of a label than this are told."""
 MOST_LABELS = 12
+MOST_FILES = 5
 CELL = 70
 
 
-def look(screen: Screen, path: str, quick: bool = False) -> dict[str, Any]:
-    """Check a recipe; every problem is reported at once, and the exit code is 2 when there is one."""
+def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None = None) -> dict[str, Any]:
+    """Check a recipe; every problem is reported at once, and the exit code is 2 when there is one.
+
+    Args:
+        quick: neither load the base nor probe the machine.
+        show_mask: how many rows to show as tokens.
+    """
     from attune.core.models import require_base, resolve_base
     from attune.stages import grade
     from attune.stages.curate.preview import preview
@@ -51,6 +57,14 @@ def look(screen: Screen, path: str, quick: bool = False) -> dict[str, Any]:
         _show_recipe(screen, recipe, base)
     if recipe is not None and seen is not None:
         result["data"] = show_data(screen, seen)
+    if recipe is not None and seen is not None and base is not None and not problems and "text-out" in recipe.task.traits and seen.sample:
+        result["tripwires"] = _try(problems, lambda: _tripwires(screen, recipe, seen, not quick)) or []
+        for problem in problems:
+            at_settings(problem, screen.settings)
+        result |= {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
+    if show_mask is not None and recipe is not None and seen is not None and base is not None:
+        result["mask"] = _try(problems, lambda: _show_mask(screen, recipe, seen, show_mask))
+        result |= {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
     if recipe is not None and seen is not None and not problems:
         result |= _plan(screen, recipe, seen)
         if base is not None and not quick and result["stages"]["finetune"] == "would run":
@@ -73,6 +87,36 @@ def _try(problems: list[AttuneError], work: Callable[[], Any]) -> Any:
     except AttuneError as error:
         problems.append(error)
     return None
+
+
+def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> list[dict[str, Any]]:
+    """Run the tripwires on the sampled rows; those that block are raised, the others told."""
+    from attune.core.tripwires import as_error, require_known
+    from attune.stages.curate.preview import kept
+    from attune.stages.finetune.preflight import preflight
+
+    accepted = recipe.keys.train.accept
+    require_known(accepted)
+    rows = kept(recipe, seen.sample)
+    found = preflight(recipe, rows, weights=weights) if rows else []
+    blocking = [as_error(wire, alarm) for wire, alarm in found if alarm.blocks and wire.name not in accepted]
+    if blocking:
+        raise Problems(blocking, title="tripwires")
+    for wire, alarm in found:
+        screen.warn(f"{wire.name}: {alarm.what} ({alarm.place}) -> {alarm.fix}")
+    return [{"tripwire": wire.name, "what": alarm.what, "place": alarm.place, "fix": alarm.fix} for wire, alarm in found]
+
+
+def _show_mask(screen: Screen, recipe: Recipe, seen: Preview, count: int) -> list[dict[str, Any]]:
+    """Print rows as tokens, and return them."""
+    from attune.cli import mask
+    from attune.stages.curate.preview import kept
+    from attune.stages.finetune.preflight import masks
+
+    rows = masks(recipe, kept(recipe, seen.sample[: 4 * count]), count)
+    coloured = screen.out.is_terminal
+    screen.show("", mask.legend(coloured), *(mask.shown(row, coloured) for row in rows), "", mask.summary(rows))
+    return rows
 
 
 def _learnable(recipe: Recipe, seen: Preview) -> None:
@@ -134,7 +178,7 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
 
     roles = shown(seen.columns)
     count = f"{'more than ' if seen.more else ''}{seen.read:,} rows"
-    screen.show(facts([("data", ", ".join(f"{path} ({source})" for path, source in seen.sources)), ("", count), ("columns", roles or "the task reads the rows by itself")]))
+    screen.show(facts([("data", ", ".join(f"{path} ({source})" for path, source in seen.sources)), ("", count), ("columns", roles or "the task reads the rows by itself"), *_shapes(seen)]))
     made = table("row", *(name for name in seen.rows[0] if name != "place"), title="\nThe first rows, as they are read") if seen.rows else None
     if made is not None:
         for row in seen.rows:
@@ -161,6 +205,7 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
     return {
         "sources": [{"path": path, "source": source} for path, source in seen.sources],
         "columns": seen.columns,
+        "shapes": {file: dict(counts.most_common()) for file, counts in seen.shapes.items()},
         "all_columns": seen.names,
         "read": seen.read,
         "unreadable": [{"place": place, "problem": problem, "fix": fix} for place, problem, fix in seen.unreadable],
@@ -168,6 +213,15 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         "labels": dict(seen.labels.most_common()),
         "hints": seen.hints,
     }
+
+
+def _shapes(seen: Preview) -> list[tuple[str, str]]:
+    """A line per file (at most five), and whether it mixes shapes."""
+    found: list[tuple[str, str]] = []
+    for file, counts in list(seen.shapes.items())[:MOST_FILES]:
+        mixed = "  (mixed: each row is read by its own)" if len(counts) > 1 else ""
+        found.append(("shape" if not found else "", f"{file}: " + ", ".join(f"{shape} {number:,}" for shape, number in counts.most_common()) + mixed))
+    return [*found, *([("", f"and {len(seen.shapes) - MOST_FILES} more files")] if len(seen.shapes) > MOST_FILES else [])]
 
 
 def _name(label: str) -> str:

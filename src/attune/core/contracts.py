@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from attune.core.errors import PlugError
+from attune.core.errors import DataError, PlugError
 from attune.core.plug import Batch as Batch
 from attune.core.plug import Example as Example
 from attune.core.plug import NoKeys as NoKeys
@@ -32,6 +32,9 @@ from attune.core.proof import ProbeContext as ProbeContext
 from attune.core.proof import ProbeResult as ProbeResult
 from attune.core.proof import Rival as Rival
 from attune.core.proof import RivalContext as RivalContext
+from attune.core.tripwire import Alarm as Alarm
+from attune.core.tripwire import Tripwire as Tripwire
+from attune.core.tripwire import TripwireContext as TripwireContext
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,6 +178,10 @@ class Task(Plug):
         """
         return {role: {one: values.get(one) for one in column} if isinstance(column, list) else values.get(column) for role, column in columns.items()}
 
+    def shape(self, values: Mapping[str, Any]) -> str:
+        """The name of a raw record's shape, for people; '' for tasks whose rows are plain columns."""
+        return ""
+
     @abstractmethod
     def signature(self, rows: Sequence[Row]) -> Signature:
         """The facts of the rows that building and answering need (for example the sorted label names)."""
@@ -219,8 +226,6 @@ class Task(Plug):
         row: Row = {}
         for role in self.roles:
             if not role.target and role.required and not isinstance(payload.get(role.name), str):
-                from attune.core.errors import DataError
-
                 raise DataError(f"field '{role.name}' must be a string", place=role.name, fix=f'send {{"{role.name}": "..."}}')
             if role.name in payload and not role.target:
                 row[role.name] = payload[role.name]
@@ -236,6 +241,9 @@ class Objective(Plug):
     kind = "objectives"
     separable: ClassVar[bool] = True
     """False when a row's loss depends on the other rows of its batch, so that a batch cannot be computed in parts."""
+
+    reference: ClassVar[str] = ""
+    """When the model must differ from what `reference_gap` compares it with: 'start' (a teacher), 'steps' (a reference that training moves away from), '' (never asked)."""
 
     def shaped(self, task: Task) -> Task:
         """The task over the rows that this objective learns from, where they are others than the task's own (see `Task.with_rows`)."""
@@ -259,6 +267,14 @@ class Objective(Plug):
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
         """Called at every start, resumes included: compute what cannot change while training; returns what was done, for the record."""
+        return None
+
+    def rewards(self, specialist: Specialist, rows: Sequence[Row], answers: Sequence[str]) -> Sequence[float] | None:
+        """What each answer to each row is worth, for objectives that learn from rewards; None: it uses none. Asked before training, to see that rewards differ."""
+        return None
+
+    def reference_gap(self, specialist: Specialist, examples: Sequence[Example]) -> float | None:
+        """Mean absolute difference (in nats) of the log-probabilities of model and frozen reference or teacher on these examples; None: it compares with none."""
         return None
 
     def begin(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:

@@ -4,6 +4,8 @@ in training and in answering, so that the template a model learned with is the t
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from attune.core.specialist import Specialist
 
 Message = dict[str, Any]
-"""`role` (system, user, assistant or tool), `content` (str) and, where a data set says so, `train` (bool)."""
+"""`role` (system, user, assistant, tool, or segment for text without a template), `content` (str) and, where a data set says so, `train` (bool),
+`tool_calls` (list of {"name", "arguments"}), `name` and `tool_call_id`."""
 
 DEFAULT_TEMPLATE = (
     "{{ bos_token or '' }}"
@@ -28,17 +31,36 @@ DEFAULT_TEMPLATE = (
 )
 """For bases without a template of their own: 'User: ...' and 'Assistant: ...' lines, each answer closed by the end token; no new tokens."""
 
-ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function_call": "assistant", "observation": "tool", "function": "tool"}
+ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "function": "tool",
+    "ipython": "tool",
+    "developer": "system",
+}
 """Other names of roles (ShareGPT's among them) -> ours."""
 KNOWN_ROLES = ("system", "user", "assistant", "tool")
+SEGMENT = "segment"
+"""The role of a text that no template is put around."""
+CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>\s*", re.DOTALL)
+"""A function call as text: the form in which most open models write one."""
+CARRIED = ("name", "tool_call_id")
+"""What a message may say besides, for templates that show it."""
+NOT_READ = ("image", "images", "image_url", "video", "videos", "audio", "audios", "input_audio")
 FLAGS = ("train", "loss", "weight")
 """Names under which data sets say whether an assistant turn is learned from."""
 
 
 def messages_of(value: Any, place: str = "messages") -> list[Message]:
-    """Messages from a text (one user turn) or a list of messages in OpenAI's or ShareGPT's form; raises DataError naming the turn."""
+    """Messages from a text (one user turn), a list of messages in OpenAI's or ShareGPT's form, or {"messages": such a list}; raises DataError naming the turn."""
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
+    if isinstance(value, Mapping) and "messages" in value:
+        return messages_of(value["messages"], f"{place}.messages")
     if not isinstance(value, (list, tuple)) or not value:
         raise DataError(f"{_short(value)} is not a conversation", place=place, fix='give a text or a list like [{"role": "user", "content": "..."}]')
     return [_message(one, f"{place}[{number}]") for number, one in enumerate(value)]
@@ -48,18 +70,151 @@ def _message(value: Any, place: str) -> Message:
     if not isinstance(value, Mapping):
         raise DataError(f"{_short(value)} is not a message", place=place, fix='give {"role": ..., "content": ...}')
     said, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
-    role = ROLES.get(str(said), str(said))
-    if role not in KNOWN_ROLES:
-        raise DataError(f"role {said!r} is not known", place=place, fix="use one of " + ", ".join((*KNOWN_ROLES, *ROLES)))
-    if not isinstance(content, str):
-        raise DataError(f"the content is {_short(content)}, not text", place=place, fix="give the content as one text; images and tool calls are not read yet")
-    message: Message = {"role": role, "content": content}
+    role = SEGMENT if said == SEGMENT else ROLES.get(str(said), str(said))
+    if role not in (*KNOWN_ROLES, SEGMENT):
+        raise DataError(f"role {_short(said)} is not known", place=place, fix="use one of " + ", ".join((*KNOWN_ROLES, *ROLES)))
+    lost = [name for name in NOT_READ if value.get(name)]
+    if lost:
+        raise DataError(f"the message has {', '.join(lost)}, and this task reads text only", place=place, fix="leave the row out, or describe in words what is seen or heard")
+    calls = _calls(value.get("tool_calls") or value.get("function_call") or (content if said == "function_call" else None), place)
+    if said == "function_call" or (content is None and calls):
+        content = ""
+    message: Message = {"role": role, "content": _content(content, place)}
+    if calls:
+        if role != "assistant":
+            raise DataError(f"a {role}'s turn calls functions", place=place, fix="only the assistant calls functions; what they answer is a turn with role tool")
+        message["tool_calls"] = calls
+    message |= {name: str(value[name]) for name in CARRIED if isinstance(value.get(name), (str, int)) and str(value[name])}
     flags = {name: value[name] for name in FLAGS if value.get(name) is not None}
     for name, flag in flags.items():
-        if flag not in (0, 1):
-            raise DataError(f"'{name}' is {flag!r}", place=place, fix="say true or false (or 1 or 0): whether this turn is learned from")
+        if not isinstance(flag, (bool, int, float)) or flag not in (0, 1):
+            raise DataError(f"'{name}' is {_short(flag)}", place=place, fix="say true or false (or 1 or 0): whether this turn is learned from")
         message["train"] = message.get("train", True) and bool(flag)
     return message
+
+
+def _content(content: Any, place: str) -> str:
+    """A message's text: given as one, or as a list of parts that are all text."""
+    if isinstance(content, (list, tuple)) and content and all(isinstance(part, Mapping) for part in content):
+        other = [str(part.get("type")) for part in content if part.get("type") != "text" or not isinstance(part.get("text"), str)]
+        if not other:
+            return "".join(part["text"] for part in content)
+        raise DataError(f"the content has a part of type {other[0][:40]}, and this task reads text only", place=place, fix="leave the row out, or describe in words what is seen or heard")
+    if not isinstance(content, str):
+        raise DataError(f"the content is {_short(content)}, not text", place=place, fix="give the content as one text")
+    return content
+
+
+def _calls(given: Any, place: str) -> list[dict[str, Any]]:
+    """Function calls as [{"name", "arguments"}], from OpenAI's form, from ShareGPT's JSON text, or from that form itself."""
+    if given is None or given == []:
+        return []
+    wanted = 'give [{"function": {"name": "...", "arguments": {...}}}], or JSON text like {"name": "...", "arguments": {...}}'
+    if isinstance(given, str):
+        given = _json(given, "the function call", place, wanted)
+    found = []
+    for one in given if isinstance(given, (list, tuple)) else [given]:
+        body = one.get("function", one) if isinstance(one, Mapping) else one
+        if not isinstance(body, Mapping) or not isinstance(body.get("name"), str) or not body["name"]:
+            raise DataError(f"{_short(one)} is not a function call", place=place, fix=wanted)
+        arguments = body.get("arguments", body.get("parameters"))
+        if isinstance(arguments, str):
+            arguments = _json(arguments, f"the arguments of {_short(body['name'])}", place, wanted) if arguments.strip() else {}
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise DataError(f"the arguments of {_short(body['name'])} are {_short(arguments)}", place=place, fix=wanted)
+        found.append({"name": body["name"], "arguments": {str(k): v for k, v in (arguments or {}).items()}})
+    return found
+
+
+def _json(text: str, what: str, place: str, fix: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{what} is no JSON: {_short(text)}", place=place, fix=fix) from error
+
+
+def tools_of(given: Any, place: str = "tools") -> list[dict[str, Any]] | None:
+    """Functions that may be called, from a list of JSON schemas or its text; None where there are none."""
+    wanted = 'give a list like [{"type": "function", "function": {"name": "...", "parameters": {...}}}]'
+    if given is None or given in ("", [], {}) or (isinstance(given, str) and not given.strip()):
+        return None
+    found = _json(given, "the list of functions", place, wanted) if isinstance(given, str) else given
+    found = [found] if isinstance(found, Mapping) else found
+    if not isinstance(found, (list, tuple)):
+        raise DataError(f"{_short(found)} is not a list of functions", place=place, fix=wanted)
+    read = [_json(one, "a function", f"{place}[{number}]", wanted) if isinstance(one, str) else one for number, one in enumerate(found)]
+    for number, one in enumerate(read):
+        body = one.get("function", one) if isinstance(one, Mapping) else None
+        if not isinstance(body, Mapping) or not isinstance(body.get("name"), str):
+            raise DataError(f"{_short(one)} is not a function", place=f"{place}[{number}]", fix=wanted)
+    return [dict(one) for one in read] or None
+
+
+def calls_as_text(message: Message) -> str:
+    """A message's text with its function calls written behind it."""
+    blocks = [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in message.get("tool_calls", ())]
+    return "\n".join([*([message["content"]] if message["content"].strip() or not blocks else []), *blocks])
+
+
+def answer_of(text: str) -> Message:
+    """The assistant's turn that `calls_as_text` wrote; calls that are none stay text."""
+    body = text.rstrip()
+    calls: list[dict[str, Any]] = []
+    while (found := _last_call(body)) is not None:
+        body, call = found
+        calls.insert(0, call)
+    return {"role": "assistant", "content": body, "tool_calls": calls} if calls else {"role": "assistant", "content": text}
+
+
+def _last_call(text: str) -> tuple[str, dict[str, Any]] | None:
+    begin = text.rfind("<tool_call>")
+    block = CALL.fullmatch(text, begin) if begin >= 0 else None
+    if block is None:
+        return None
+    try:
+        call = json.loads(block[1])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(call.get("name"), str) or not isinstance(call.get("arguments"), dict) or set(call) != {"name", "arguments"}:
+        return None
+    return text[:begin].rstrip(), call
+
+
+def question_of(row: Mapping[str, Any]) -> list[Message]:
+    """The messages before a row's answer; none for raw text."""
+    return messages_of(row["prompt"], "prompt") if row.get("prompt") else []
+
+
+def conversation_of(row: Mapping[str, Any], answer: str = "completion") -> list[Message]:
+    """A row with its answer (the text in `answer`): what is learned from. Raw text and segments are given without a template."""
+    question = question_of(row)
+    if not question or question[0]["role"] == SEGMENT:
+        return [*question, {"role": SEGMENT, "content": row[answer], "train": True}]
+    return [*question, answer_of(row[answer])]
+
+
+def require_order(messages: Sequence[Message], place: str) -> None:
+    """Refuse turns that no conversation has: a system's behind the first, two of one speaker in a row, a function's answer to nothing, an empty one."""
+    if len({m["role"] == SEGMENT for m in messages}) > 1:
+        raise DataError("segments stand among turns", place=place, fix="give either turns with roles, or segments of text that need no template")
+    before = ""
+    for number, message in enumerate(messages):
+        at, role = f"{place}[{number}]", message["role"]
+        if role == SEGMENT:
+            continue
+        if role == "system" and number:
+            raise DataError(f"turn {number + 1} is the system's, behind the {before}'s", place=at, fix="put what the system says first, in one turn")
+        if role == before and role != "tool":
+            raise DataError(f"turns {number} and {number + 1} are both the {role}'s", place=at, fix="join them into one turn, or put the missing turn between them")
+        if role == "tool" and before not in ("assistant", "tool"):
+            raise DataError(
+                f"turn {number + 1} is a function's answer, and no turn of the assistant is before it",
+                place=at,
+                fix="put the assistant's turn that calls it before it (tool_calls, or role function_call)",
+            )
+        if not message["content"].strip() and not message.get("tool_calls") and role in ("user", "assistant"):
+            raise DataError(f"turn {number + 1}, the {role}'s, is empty", place=at, fix="write what was said, or leave the row out")
+        before = role
 
 
 def _short(value: Any) -> str:
@@ -91,15 +246,42 @@ def template_digest(template: str) -> str:
 
 
 def render(specialist: Specialist, messages: Sequence[Message], *, to_answer: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> str:
-    """The conversation as one text; `to_answer` ends it where the assistant begins to speak. `tools` are handed to the template."""
+    """The conversation as one text; `to_answer` ends it where the assistant begins to speak.
+
+    Functions and calls are given to a template that writes them; for one that does not, they are written into the turns as JSON.
+    """
     from jinja2.exceptions import TemplateError
 
-    plain = [{"role": m["role"], "content": m["content"]} for m in messages]
+    if messages and all(m["role"] == SEGMENT for m in messages):
+        text = "".join(m["content"] for m in messages)
+        begin = specialist.tokenizer.bos_token or ""
+        return text if text.startswith(begin) else begin + text
+    template = template_of(specialist)
+    plain = [_plain(m, "tool_calls" in template) for m in messages]
+    if tools and "tools" not in template:
+        plain, tools = _with_tools(plain, tools), None
     try:
-        text: str = specialist.tokenizer.apply_chat_template(plain, chat_template=template_of(specialist), tokenize=False, add_generation_prompt=to_answer, **({"tools": list(tools)} if tools else {}))
-    except TemplateError as error:
+        found: str = specialist.tokenizer.apply_chat_template(plain, chat_template=template, tokenize=False, add_generation_prompt=to_answer, **({"tools": list(tools)} if tools else {}))
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"the base's chat template refuses the conversation ({', '.join(m['role'] for m in plain)}): {error}", fix="order the turns as the base expects them") from error
-    return text
+    return found
+
+
+def _plain(message: Message, knows_calls: bool) -> dict[str, Any]:
+    carried = {name: message[name] for name in CARRIED if name in message}
+    if not message.get("tool_calls"):
+        return {"role": message["role"], "content": message["content"], **carried}
+    if not knows_calls:
+        return {"role": message["role"], "content": calls_as_text(message), **carried}
+    return {"role": message["role"], "content": message["content"], "tool_calls": [{"type": "function", "function": call} for call in message["tool_calls"]], **carried}
+
+
+def _with_tools(messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The functions in the system's turn, for templates without a place for them."""
+    said = "Functions that may be called:\n" + "\n".join(json.dumps(one, ensure_ascii=False) for one in tools)
+    if messages and messages[0]["role"] == "system":
+        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{said}"}, *messages[1:]]
+    return [{"role": "system", "content": said}, *messages]
 
 
 def stop_ids(specialist: Specialist) -> list[int]:
@@ -161,35 +343,41 @@ class Taught:
     """True when the oldest part was left out before anything was encoded; an answer that reaches that far back is longer than `answer_size`."""
 
 
-def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[int]) -> Taught:
-    """Encode a conversation that ends in an assistant's turn; every learned turn is learned up to and including its end token.
+def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[int], tools: Sequence[Mapping[str, Any]] | None = None) -> Taught:
+    """Encode a conversation that ends in an assistant's turn (or a segment); every learned turn is learned up to and including its end token.
 
-    Of a conversation far longer than the model reads only the end is encoded.
+    The assistant's turns and segments are learned unless `train` says no; other turns only where `train` says yes. Of a conversation far longer than
+    the model reads only the end is encoded.
     """
-    text = render(specialist, messages, to_answer=False)
+    text = render(specialist, messages, to_answer=False, tools=tools)
     found, left = _encode_end(specialist, text, specialist.max_length, return_offsets_mapping=True)
     ids, offsets = [int(one) for one in found["input_ids"]], [(begin + left, end + left) for begin, end in found["offset_mapping"]]
     learned = [False] * len(ids)
     answer_size = 0
     for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
         last = number == len(messages) - 1
-        before, upto = render(specialist, messages[:number], to_answer=True), text if last else render(specialist, messages[: number + 1], to_answer=False)
+        own = message["role"] in ("assistant", SEGMENT)
+        trains = message.get("train", own)
+        if not own and not trains:
+            continue
+        answered = message["role"] == "assistant"
+        before = render(specialist, messages[:number], to_answer=answered, tools=tools) if number or answered else ""
+        upto = text if last else render(specialist, messages[: number + 1], to_answer=False, tools=tools)
         if not (upto.startswith(before) and text.startswith(upto)):
-            if not last and not message.get("train", True):
+            if not last and not trains:
                 continue
             raise DataError(
                 f"the base's chat template writes turn {number + 1} differently once the conversation goes on", fix="mark earlier assistant turns with train: false, or give one answer per row"
             )
-        inside = [i for i, (begin, end) in enumerate(offsets) if begin >= len(before) and end <= len(upto) and end > begin]
-        ends = [i for i in inside if ids[i] in stops]
+        begin = len(before) if own else max(len(before), upto.find(message["content"].strip(), len(before)))
+        inside = [i for i, (first, end) in enumerate(offsets) if first >= begin and end <= len(upto) and end > first]
+        ends = [i for i in inside if ids[i] in stops] if message["role"] != SEGMENT else [i for i in inside[-1:] if ids[i] in stops]
         inside = [i for i in inside if i <= ends[-1]] if ends else inside
         if last:
             ids, learned = _closed(ids, learned, inside, bool(ends), stops)
             inside = list(range(inside[0] if inside else len(ids) - 1, len(ids)))
             answer_size = len(inside)
-        if message.get("train", True):
+        if trains:
             for i in inside:
                 learned[i] = True
     return Taught(ids, learned, answer_size, left > 0)

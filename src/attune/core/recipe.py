@@ -67,6 +67,7 @@ class TrainKeys(Keys):
     max_gradient_norm: float = key(1.0, "gradients longer than this are scaled down", aliases=("max_grad_norm",), gt=0)
     dropout: float | None = key(None, "dropout inside the body; default: the base's own", ge=0, lt=1)
     average: float = key(0.998, "decay of the moving average of weights that is graded and kept; 0: none", aliases=("ema_decay",), ge=0, lt=1)
+    accept: list[str] = key([], "tripwires whose alarms are told and do not end the run, by name (see `attune list tripwires`)")
     evaluations_per_epoch: int = key(1, "how often the validation rows are looked at", ge=1)
     patience: int = key(3, "evaluations without a better main metric before training stops", aliases=("early_stopping_patience",), ge=1)
     refit: bool | None = key(None, "after the best step was chosen, train once more so far on training and validation rows together; default: the method's")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attune.core.contracts import Row
-from attune.core.conversation import Message, messages_of, stop_ids, taught
+from attune.core.conversation import answer_of, question_of, stop_ids, taught
 from attune.core.errors import DataError
 from attune.core.specialist import Specialist
 
@@ -36,10 +36,10 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
         DataError: an answer alone is longer than `limit`; its end could not be learned.
     """
     place = str(row.get("place") or row["row_id"])
-    prompt: list[Message] = messages_of(row["prompt"], "prompt")
+    prompt = question_of(row)
     stops = stops if stops is not None else stop_ids(specialist)
     try:
-        found = [taught(specialist, [*prompt, {"role": "assistant", "content": answer}], stops) for answer in answers]
+        found = [taught(specialist, [*prompt, answer_of(answer)], stops, row.get("tools")) for answer in answers]
     except DataError as error:
         raise DataError(error.what, place=place, fix=error.fix) from error
     longest = max(one.answer_size for one in found)
@@ -101,13 +101,3 @@ def reference(specialist: Specialist, answers: Sequence[Answer], at_once: int = 
                 found[i] = value
     specialist.model.train(was_training)
     return found
-
-
-def answer_text(value: Any, column: str) -> str:
-    """An answer as text: given so, or as assistant messages of which the last one is it."""
-    if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool)):
-        return "" if value is None else str(value)
-    messages = messages_of(value, column)
-    if messages[-1]["role"] != "assistant":
-        raise DataError(f"the answer ends with a turn of the {messages[-1]['role']}", place=column, fix="end it with the assistant's turn, or give a text")
-    return str(messages[-1]["content"])

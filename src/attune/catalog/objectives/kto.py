@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
-from attune.core.contracts import Batch, Example, Objective, Role, Row, Task
+from attune.core.contracts import Batch, Example, Objective, Row, Task
 from attune.core.conversation import stop_ids
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.replies import Answer, answers_to, laid, log_probabilities, reference
+from attune.core.shapes import LABELLED_ROLES, labelled_of
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
     import torch
 
     from attune.core.tunable import TunableModel
-
-SAID = {"true": True, "1": True, "yes": True, "good": True, "up": True, "false": False, "0": False, "no": False, "bad": False, "down": False}
 
 
 class KtoKeys(Keys):
@@ -42,18 +41,7 @@ class Kto(Objective):
 
     def shaped(self, task: Task) -> Task:
         """Rows with a prompt, an answer, and whether it is a good one."""
-        prompt = next(role for role in task.roles if role.name == "prompt")
-        roles = (
-            prompt,
-            Role("completion", "text", "the answer", ("completion", "response", "answer", "output", "reply"), target=True),
-            Role("desirable", "any", "whether the answer is a good one: true or false", ("label", "desirable", "kto_tag", "thumbs_up", "good"), target=True),
-        )
-
-        def parse(values: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
-            found = task.parse(values, {name: column for name, column in columns.items() if name != "desirable"})
-            return {**found, "desirable": _flag(values.get(columns["desirable"]), columns["desirable"])}
-
-        return task.with_rows(roles, parse)
+        return task.with_rows(LABELLED_ROLES, labelled_of)
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Each row's answer, and the next row's answer to its prompt."""
@@ -102,15 +90,3 @@ class Kto(Objective):
 
 def _answers(example: Example) -> list[Answer]:
     return [Answer(ids, begin) for ids, begin in zip(example["ids"].values(), example["begin"], strict=True)]
-
-
-def _flag(value: Any, column: str) -> bool | None:
-    """True or False as people write it; None where nothing is said."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or value in (0, 1):
-        return bool(value)
-    found = SAID.get(str(value).strip().lower())
-    if found is None:
-        raise DataError(f"{value!r} does not say whether the answer is good", place=column, fix="write true or false (or 1 and 0, yes and no, good and bad)")
-    return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attune.core.contracts import Batch, Example, Objective, Row
-from attune.core.conversation import keep_end, messages_of, stop_ids, taught
+from attune.core.conversation import conversation_of, keep_end, stop_ids, taught
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.specialist import Specialist
@@ -39,7 +39,7 @@ class Sft(Objective):
         too_long: list[tuple[str, int, bool]] = []
         for row in rows:
             try:
-                one = taught(specialist, [*messages_of(row["prompt"], "prompt"), {"role": "assistant", "content": row["completion"]}], stops)
+                one = taught(specialist, conversation_of(row), stops, row.get("tools"))
             except DataError as error:
                 raise DataError(error.what, place=_place(row), fix=error.fix) from error
             if one.answer_size >= max_length:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attune.core.contracts import Defaults, Prediction, Role, Row, Signature, Task
-from attune.core.conversation import Message, messages_of, prompt_ids, stop_ids, template_digest, template_of
+from attune.core.conversation import calls_as_text, messages_of, prompt_ids, question_of, stop_ids, template_digest, template_of, tools_of
 from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import answer_nll
 from attune.core.memory import in_parts
+from attune.core.shapes import ANSWERED_ROLES, answered_of, shape_of
 from attune.core.specialist import Specialist, text_features
 
 if TYPE_CHECKING:
@@ -35,13 +36,7 @@ class TextGeneration(Task):
     traits = frozenset({"text-in", "text-out", "embeds", "torch"})
     bases = frozenset({"decoder"})
     roles = (
-        Role(
-            "prompt",
-            "messages",
-            "what is answered: a text, or a conversation as a list of messages (which may hold the answer as its last turn)",
-            ("messages", "conversations", "conversation", "prompt", "instruction", "question", "query", "input", "text", "user", "source", "document", "dialogue"),
-        ),
-        Role("completion", "text", "the right answer", ("completion", "output", "response", "answer", "target", "reply", "assistant", "summary"), required=False, target=True),
+        *ANSWERED_ROLES,
         Role("tests", "any", "unit tests that the answer, a Python program, must pass: a text or a list of lines", ("tests", "test_list", "unit_tests"), required=False, target=True),
     )
     defaults = Defaults(
@@ -50,14 +45,14 @@ class TextGeneration(Task):
         main_metric="token_f1",
         metrics=("token_f1", "exact_match", "rouge_l", "perplexity", "answer_length"),
         rivals=("majority", "untouched_base", "prompted_base", "retrieval", "retrieval_augmented_base"),
-        checks=("encoding", "types", "pii", "exact_duplicates", "near_duplicates", "leakage"),
+        checks=("encoding", "types", "chat_markers", "pii", "exact_duplicates", "near_duplicates", "leakage"),
         detectors=("embedding_shift", "performance_drop"),
         exports=("bundle", "transformers"),
     )
 
     def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-        """The conversation of `_parse`, and its unit tests as one text where there are some."""
-        found = self._parse(values, columns)
+        """`prompt` as messages, `completion` as text, `tools` and unit tests, from every shape of `core.shapes` that has an answer."""
+        found = answered_of(values, {name: column for name, column in columns.items() if name != "tests"})
         tests = values.get(columns["tests"]) if "tests" in columns else None
         if tests is None:
             return found
@@ -66,45 +61,21 @@ class TextGeneration(Task):
             raise DataError("the unit tests are not text", place=columns["tests"], fix="give Python code, as one text or a list of lines")
         return {**found, "tests": "\n".join(lines)}
 
-    def _parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-        """`prompt` as messages and `completion` as text, from chat, ShareGPT, prompt/completion and Alpaca shapes.
-
-        A conversation without a completion column gives its last assistant turn that is learned from; turns behind it teach nothing and are left.
-        Alpaca's `input`, `system` and `history` are read beside its `instruction`.
-        """
-        column = columns["prompt"]
-        given = values.get(column)
-        if given is None or given == "" or given == []:
-            return {"prompt": None, "completion": None}
-        prompt = messages_of(given, column)
-        if column == "instruction":
-            prompt = _alpaca(values, prompt)
-        elif isinstance(values.get("system"), str) and values["system"].strip() and prompt[0]["role"] != "system" and column != "system":
-            prompt = [{"role": "system", "content": values["system"]}, *prompt]
-        if "completion" in columns:
-            answer = _answer(values.get(columns["completion"]), columns["completion"])
-            if not answer.strip():
-                raise DataError("there is no answer", place=columns["completion"], fix="write the answer, or leave the row out")
-            return {"prompt": prompt, "completion": answer}
-        if isinstance(given, str):
-            return {"prompt": prompt, "completion": None}
-        turns = [number for number, message in enumerate(prompt) if message["role"] == "assistant" and message.get("train", True)]
-        if not turns or turns[-1] == 0:
-            raise DataError(
-                "the conversation has no assistant turn to learn from", place=column, fix="end it with an assistant's turn behind a user's, or name the answer's column in data.columns.completion"
-            )
-        return {"prompt": prompt[: turns[-1]], "completion": prompt[turns[-1]]["content"]}
+    def shape(self, values: Mapping[str, Any]) -> str:
+        """The name of the row's shape."""
+        return shape_of(values)
 
     def signature(self, rows: Sequence[Row]) -> Signature:
         """The template is the base's matter and is settled with the model; here only that every row has an answer."""
         lost = [str(row.get("place") or row.get("row_id")) for row in rows if not row.get("completion")]
-        if lost:
+        if lost and not self.shaped:
             raise DataError(f"{len(lost)} of {len(rows)} rows have no answer", place=", ".join(lost[:5]), fix="name the answer's column in data.columns.completion, or remove these rows")
         return {"chat_template": None, "chat_template_sha256": None}
 
     def text(self, row: Row) -> str:
-        """Everything but the system's turns, a line each."""
-        return "\n".join(message["content"] for message in messages_of(row["prompt"], "prompt") if message["role"] != "system")
+        """Everything before the answer but the system's turns, a line each; of raw text, which has no question, the text."""
+        asked = "\n".join(calls_as_text(message) for message in question_of(row) if message["role"] != "system")
+        return asked if row.get("prompt") else str(row.get("completion") or "")
 
     def truth(self, row: Row) -> Any:
         """The right answer."""
@@ -124,7 +95,7 @@ class TextGeneration(Task):
                 f"the base reads {room} tokens, of which max_new_tokens = {self.keys.max_new_tokens} leaves none for the question", place="task.max_new_tokens", fix=f"lower it below {room}"
             )
         limit = min(specialist.max_length, room - self.keys.max_new_tokens)
-        asked = [prompt_ids(specialist, messages_of(row["prompt"], "prompt"), limit) for row in rows]
+        asked = [prompt_ids(specialist, question_of(row), limit, row.get("tools")) for row in rows]
         ids = [one for one, _ in asked]
         written = in_parts(lambda part: self._written(specialist, part, stop_ids(specialist)), ids)
         return [dataclasses.replace(answer, extra={**answer.extra, "cut": cut}) for answer, (_, cut) in zip(written, asked, strict=True)]
@@ -166,28 +137,5 @@ class TextGeneration(Task):
         prompt = messages_of(given, "prompt")
         if not any(message["content"].strip() for message in prompt):
             raise DataError("field 'prompt' is empty", place="prompt", fix='send {"prompt": "..."} or {"prompt": [{"role": "user", "content": "..."}]}')
-        return {"prompt": prompt}
-
-
-def _alpaca(values: Mapping[str, Any], instruction: list[Message]) -> list[Message]:
-    """instruction + input as the user's turn, behind the system's and the earlier turns."""
-    extra = values.get("input")
-    asked = instruction[-1]["content"] + (f"\n{extra}" if isinstance(extra, str) and extra.strip() else "")
-    before: list[Message] = []
-    if isinstance(values.get("system"), str) and values["system"].strip():
-        before.append({"role": "system", "content": values["system"]})
-    for number, pair in enumerate(values.get("history") or []):
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(one, str) for one in pair):
-            raise DataError(f"{pair!r} is not a pair of question and answer", place=f"history[{number}]", fix='give history as [["question", "answer"], ...]')
-        before += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return [*before, {"role": "user", "content": asked}]
-
-
-def _answer(value: Any, column: str) -> str:
-    """The completion as text: given so, or as one assistant message."""
-    if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool)):
-        return "" if value is None else str(value)
-    messages = messages_of(value, column)
-    if len(messages) != 1 or messages[0]["role"] != "assistant":
-        raise DataError(f"the answer has {len(messages)} messages", place=column, fix="give one assistant message or a text")
-    return str(messages[0]["content"])
+        tools = tools_of(payload.get("tools"))
+        return {"prompt": prompt, "tools": tools} if tools else {"prompt": prompt}

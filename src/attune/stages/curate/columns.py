@@ -208,6 +208,8 @@ def detect(task: Task, found: dict[str, Profile], given: Columns, taken: Sequenc
         missing.append(targets[0])  # no single target is required, but one of them must be there to learn from
     if missing and _task_reads(task, sample, chosen):
         return chosen
+    if missing:
+        _tell_refusal(task, sample, chosen)
     for role in sorted(missing, key=lambda r: r.type in ("text", "any", "messages")):
         able = [name for name in free if _fits(role, found[name]) and not found[name].reads_like_id]
         rivals = [r for r in missing if r.type in ("text", "messages") and r.name not in chosen]
@@ -275,6 +277,21 @@ def _task_reads(task: Task, sample: Sequence[RawRecord], columns: Columns) -> bo
             continue
         whole += all(row.get(name) is not None for name in required) and any(row.get(name) is not None for name in targets)
     return whole > len(sample) / 2
+
+
+def _tell_refusal(task: Task, sample: Sequence[RawRecord], columns: Columns) -> None:
+    """Raise why the task cannot read the first record, where it knows the shapes of all of them: then no other column would help."""
+    if not sample or any(task.shape(record.values or {}) in ("", "columns") for record in sample):
+        return
+    refused: list[tuple[str, DataError]] = []
+    for record in sample:
+        try:
+            task.parse(dict(record.values or {}), columns)
+        except DataError as error:
+            refused.append((record.place, error))
+    if len(refused) == len(sample):
+        place, first = refused[0]
+        raise DataError(f"none of the first {len(sample)} rows can be used: {first.what}", place=f"{place} {first.place or ''}".strip(), fix=first.fix)
 
 
 def _listing(found: dict[str, Profile]) -> str:

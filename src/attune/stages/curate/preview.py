@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attune.core.contracts import RawRecord
+from attune.core.contracts import CheckContext, RawRecord
 from attune.core.errors import DataError
 from attune.core.recipe import Recipe
 from attune.stages.curate.columns import Columns, detect, named, profiles, suggestions
@@ -41,6 +42,8 @@ class Preview:
     """Parsed rows spread over the whole of them, at most twice `SAMPLED`, each with `place` and `row_id`."""
     labels: Counter[str] = field(default_factory=Counter)
     """Value -> rows, for tasks with labels."""
+    shapes: dict[str, Counter[str]] = field(default_factory=dict)
+    """File -> shape -> rows, for tasks that read more than columns."""
     hints: list[str] = field(default_factory=list)
     """Sentences about columns that are not used and could be."""
 
@@ -83,6 +86,10 @@ def preview(recipe: Recipe) -> Preview:
         except DataError as error:
             found.unreadable.append((record.place, error.what, error.fix or ""))
             continue
+        finally:
+            shape = recipe.task.shape(record.values or {})
+            if shape:
+                found.shapes.setdefault(record.place.rpartition(":")[0], Counter())[shape] += 1
         if len(found.rows) < SHOWN:
             found.rows.append({"place": record.place, **row})
         if number % stride == 0 and all(row.get(role.name) not in (None, "") for role in recipe.task.roles if role.required):
@@ -99,3 +106,19 @@ def preview(recipe: Recipe) -> Preview:
             fix="name the column that holds the classes; the columns are: " + ", ".join(found.names),
         )
     return found
+
+
+def kept(recipe: Recipe, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without those that the checks of single rows would set aside; repairs are made, nothing is written."""
+    task = recipe.task
+    left = {str(row["row_id"]): row for row in rows}
+    context = CheckContext(task, {}, recipe.keys.seed)
+    for check in recipe.plugs("checks", recipe.keys.data.checks, task.defaults.checks):
+        if check.phase != "row":
+            continue
+        for finding in list(check.examine(list(left.values()), context)):
+            if finding.action in ("quarantine", "block"):
+                left.pop(finding.row_id, None)
+            elif finding.action == "repair" and finding.row_id in left:
+                left[finding.row_id] = {**left[finding.row_id], finding.column: finding.replacement}
+    return list(left.values())

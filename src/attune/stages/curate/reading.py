@@ -15,12 +15,20 @@ from attune.core.recipe import Recipe
 
 ELSEWHERE = {
     (".xlsx", ".xls", ".ods", ".numbers"): "a spreadsheet: save the sheet as 'CSV UTF-8' and give that file",
-    (".pdf", ".docx", ".doc", ".rtf", ".html", ".htm", ".odt"): "a document, not a table of rows: make a CSV with one row per text and its label",
+    (
+        ".pdf",
+        ".docx",
+        ".doc",
+        ".rtf",
+        ".html",
+        ".htm",
+        ".odt",
+    ): "a document, not a table of rows: write `source: documents` under `data` to learn from its text (.html, .pdf, .docx), or make a CSV with one row per text and its label",
     (".zip", ".tar", ".tgz", ".7z", ".rar"): "an archive: unpack it and give the files inside",
     (".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt"): "a format that can hold code or bare numbers: save the rows as CSV, JSONL or Parquet",
     (".db", ".sqlite", ".sqlite3"): "a database: write `path: sqlite:///FILE` and `source: {name: sql, query: SELECT ...}`",
     (".arrow",): "an Arrow file: give the folder that save_to_disk wrote, or save as Parquet",
-    (".txt", ".text", ".log", ".xml", ".dat"): "text without a known form: if it is delimited, write `source: csv`; else make a CSV with one row per text",
+    (".txt", ".text", ".log", ".xml", ".dat"): "text without a known form: if it is delimited, write `source: csv`; for one whole text `source: documents`; else make a CSV with one row per text",
 }
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attune.core import catalog, waiting
+from attune.core import catalog, tripwires, waiting
 from attune.core.commit import read_checked, write_checked
-from attune.core.contracts import Example, Metric, Row
+from attune.core.contracts import Example, Metric, Row, TripwireContext
 from attune.core.cost import forecast_of
 from attune.core.errors import DataError, IntegrityError, MachineError, PlugError
 from attune.core.events import Events
@@ -26,11 +26,14 @@ from attune.stages.finetune.defence import SKIPS, diverging, overfitting
 from attune.stages.finetune.interrupt import Interrupt
 from attune.stages.finetune.meter import Meter, size_of
 from attune.stages.finetune.plan import start_plan
+from attune.stages.finetune.preflight import unloaded
 from attune.stages.finetune.saver import Saver
 
 if TYPE_CHECKING:
     import numpy as np
 
+LOOK = 4
+"""Steps after which the tripwires look once more."""
 VERSION = 2
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
@@ -139,8 +142,11 @@ class Session:
 
     def _start(self, train: Sequence[Row]) -> None:
         recipe = self.recipe
-        self.specialist = self.untuned()
-        self.examples = examples = recipe.objective.examples(self.specialist, train, self.max_length)
+        self.watched = TripwireContext(unloaded(recipe, self.base, self.dataset.signature), recipe.objective, train)
+        self._look("rows")
+        self.specialist = self.watched.specialist = self.untuned()
+        self.examples = self.watched.examples = examples = recipe.objective.examples(self.specialist, train, self.max_length)
+        self._look("start")
         self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.max_length)
         self._tell_cut(examples)
         done = recipe.objective.precompute(self.specialist, examples)
@@ -164,6 +170,10 @@ class Session:
             self.meter.go_on(facts.get("used", {}))
             recipe.objective.keys.assume_read()  # what only `begin` reads was read by the start that this run goes on from
             self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)
+
+    def _look(self, phase: str) -> None:
+        """Let the tripwires of a phase speak; one that blocks ends the run."""
+        tripwires.settle(tripwires.alarms(self.watched, phase), self.keys.accept, self.events)
 
     def torch_learner(self, examples: Sequence[Example]) -> Learner:
         """Gradient descent over these rows."""
@@ -208,6 +218,7 @@ class Session:
             self.chosen |= ({"start": started} if started else {}) | learner.chosen
             self._evaluate(0, 0.0)
             self._commit(0)
+            tripwires.remember(self.watched)
         while self.next_step < total and self.waited < patience:
             try:
                 report = learner.step(self.next_step)
@@ -222,6 +233,8 @@ class Session:
                     self.recipe.require_read("train", "objective", "method")
                 first = False
             step = self.next_step
+            if step == min(LOOK, total) and self.watched.remembered:
+                self._look("steps")
             if not report.get("skipped"):
                 self.recent = [self.recent[0] + report["loss"] * report["items"], self.recent[1] + report["items"]]
             self.events.progress("train", step, total, loss=report["loss"], learning_rate=report["learning_rate"])

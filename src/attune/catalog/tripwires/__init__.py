@@ -1,0 +1,1 @@
+"""Ways in which training fails without a word, one file each."""

@@ -1,0 +1,29 @@
+"""The chosen and the rejected answer of a row are the same tokens, at least as far as the model reads: the row prefers nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attune.core.contracts import Alarm, Tripwire, TripwireContext
+from attune.core.tripwires import counted, places, spread
+
+
+class EqualPreference(Tripwire):
+    """Encodes both answers, up to the model's length."""
+
+    requires = frozenset({"text-out"})
+    phase = "rows"
+
+    def examine(self, context: TripwireContext) -> Iterator[Alarm]:
+        """One alarm that names the rows."""
+        looked = [row for row in spread(context.rows) if row.get("rejected") is not None]
+        encode, size = context.specialist.tokenizer, context.specialist.max_length
+        same = [row for row in looked if _ids(encode, row["completion"], size) == _ids(encode, row["rejected"], size)]
+        if same:
+            fix = f"leave these rows out, or raise train.max_length = {size} where the answers differ only behind it"
+            yield Alarm(f"the chosen and the rejected answer are the same {size} tokens in {counted(same, looked, context.rows)}", places(same), fix)
+
+
+def _ids(tokenizer: object, text: str, size: int) -> list[int]:
+    found: list[int] = tokenizer(text[: 40 * size].strip(), add_special_tokens=False, verbose=False)["input_ids"][:size]  # type: ignore[operator]
+    return found

@@ -1,0 +1,135 @@
+"""What tripwires share: rows spread over the whole, places for people, the tokens that a row really teaches, and running all that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attune.core import catalog
+from attune.core.contracts import Alarm, Example, Row, Tripwire, TripwireContext
+from attune.core.conversation import conversation_of, render
+from attune.core.errors import AttuneError, DataError, Problems, did_you_mean
+from attune.core.events import Events
+
+SOME = 512
+"""Rows that are looked at where looking costs as much as encoding."""
+NAMED = 5
+IGNORED = -100
+
+
+def spread(items: Sequence[Any], most: int = SOME) -> list[Any]:
+    """At most so many items, evenly over all of them."""
+    step = max(1, -(-len(items) // most))
+    return list(items[::step])
+
+
+def place_of(row: Row) -> str:
+    """Where a row stands, for people."""
+    return str(row.get("place") or row.get("row_id"))
+
+
+def places(rows: Sequence[Row]) -> str:
+    """The first few rows by place."""
+    return ", ".join(place_of(row) for row in rows[:NAMED]) + (" ..." if len(rows) > NAMED else "")
+
+
+def counted(found: Sequence[Any], looked: Sequence[Any], every: Sequence[Any]) -> str:
+    """'3 of 512 rows (looked at evenly over 5,000)'."""
+    return f"{len(found):,} of {len(looked):,} rows" + (f" (looked at evenly over {len(every):,})" if len(looked) < len(every) else "")
+
+
+def rendered(context: TripwireContext, row: Row, *, to_answer: bool = False) -> str | None:
+    """A row's conversation as text, without its answer where `to_answer`; None where the template refuses it, which is another tripwire's matter."""
+    messages = conversation_of(row)
+    try:
+        return render(context.specialist, messages[:-1] if to_answer else messages, to_answer=to_answer, tools=row.get("tools"))
+    except DataError:
+        return None
+
+
+def learned_ids(context: TripwireContext, example: Example) -> list[int] | None:
+    """The token ids that a row teaches, taken from the batch that the objective really makes of it; None where its batches have no targets."""
+    batch = context.objective.collate(context.specialist, [example])
+    targets = batch.get("targets")
+    return None if targets is None else [int(one) for one in targets.flatten().tolist() if one != IGNORED]
+
+
+def rows_by_id(context: TripwireContext) -> dict[str, Row]:
+    """Row id -> row."""
+    return {str(row["row_id"]): row for row in context.rows}
+
+
+def fitting(context: TripwireContext, phase: str) -> list[Tripwire]:
+    """Every tripwire of a phase whose traits the task has."""
+    task = context.specialist.task
+    found = [catalog.build("tripwires", entry.name) for entry in catalog.entries("tripwires") if set(entry.requires) <= task.traits]
+    return [one for one in found if one.phase == phase]
+
+
+def remember(context: TripwireContext) -> None:
+    """Let the tripwires that compare look at the model before its first step."""
+    for one in fitting(context, "steps"):
+        with _looking(context):
+            context.remembered[one.name] = one.remember(context)
+
+
+def alarms(context: TripwireContext, phase: str) -> list[tuple[Tripwire, Alarm]]:
+    """What the tripwires of a phase have to say; those that block first."""
+    found: list[tuple[Tripwire, Alarm]] = []
+    for one in fitting(context, phase):
+        with _looking(context):
+            found += [(one, alarm) for alarm in one.examine(context)]
+    return sorted(found, key=lambda pair: not pair[1].blocks)
+
+
+def settle(found: Sequence[tuple[Tripwire, Alarm]], accepted: Sequence[str], events: Events) -> None:
+    """Tell what does not block or is accepted, and raise the rest at once.
+
+    Raises:
+        AttuneError: of the tripwire's own class; Problems where there are several.
+    """
+    require_known(accepted)
+    problems: list[AttuneError] = []
+    for wire, alarm in found:
+        if alarm.blocks and wire.name not in accepted:
+            problems.append(as_error(wire, alarm))
+        else:
+            events.warn(f"{wire.name}: {alarm.what} ({alarm.place}) -> {alarm.fix}", tripwire=wire.name, place=alarm.place)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise Problems(problems, title=f"{len(problems)} tripwires say that this run would go wrong:")
+
+
+def as_error(wire: Tripwire, alarm: Alarm) -> AttuneError:
+    """A blocking alarm as an error of the tripwire's class."""
+    return wire.error(f"{alarm.what} (tripwire {wire.name})", place=alarm.place, fix=f"{alarm.fix}; where it is meant: `train: {{accept: [{wire.name}]}}`")
+
+
+def require_known(accepted: Sequence[str]) -> None:
+    """Refuse names in `train.accept` that no tripwire has."""
+    known = [entry.name for entry in catalog.entries("tripwires")]
+    for name in accepted:
+        if name not in known:
+            raise DataError(f"there is no tripwire '{name}'", place="train.accept", fix=did_you_mean(name, known))
+
+
+class _looking:
+    """Evaluation mode without gradients, where there is a model."""
+
+    def __init__(self, context: TripwireContext) -> None:
+        self.model = context.specialist.model
+        self.training = bool(getattr(self.model, "training", False))
+
+    def __enter__(self) -> None:
+        import torch
+
+        self.guard = torch.no_grad()
+        self.guard.__enter__()
+        if self.model is not None and hasattr(self.model, "eval"):
+            self.model.eval()
+
+    def __exit__(self, *error: Any) -> None:
+        self.guard.__exit__(*error)
+        if self.training:
+            self.model.train()

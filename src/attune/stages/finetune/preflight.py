@@ -1,0 +1,82 @@
+"""Before a model is trained: the tripwires, run on rows without a loop, and what a row teaches, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attune.core.contracts import Alarm, Example, Row, Tripwire, TripwireContext
+from attune.core.conversation import stop_ids
+from attune.core.errors import PlugError
+from attune.core.models import Base, resolve_base
+from attune.core.recipe import Recipe
+from attune.core.specialist import Specialist
+from attune.core.tripwires import IGNORED, alarms
+
+LOOK_BACK = 6
+"""Tokens before a token that are decoded with it, so that letters of several tokens come out whole."""
+
+
+def unloaded(recipe: Recipe, base: Base, signature: dict[str, Any]) -> Specialist:
+    """A specialist that can encode rows; its model is not loaded."""
+    return Specialist(recipe.task, signature, None, base.tokenizer(), base, recipe.keys.train.max_length, recipe.name, method=recipe.method)
+
+
+def preflight(recipe: Recipe, rows: Sequence[Row], *, weights: bool) -> list[tuple[Tripwire, Alarm]]:
+    """What the tripwires say about rows of a recipe; with `weights` the base is loaded and prepared too.
+
+    Raises:
+        AttuneError: what encoding the rows raises.
+    """
+    base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
+    signature = recipe.task.signature(rows)
+    context = TripwireContext(unloaded(recipe, base, signature), recipe.objective, rows)
+    found = alarms(context, "rows")
+    if any(alarm.blocks for _, alarm in found) or not weights:
+        return found
+    context.examples = recipe.objective.examples(context.specialist, rows, recipe.keys.train.max_length)
+    context.specialist.model = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
+    return [*found, *alarms(context, "start")]
+
+
+def masks(recipe: Recipe, rows: Sequence[Row], count: int) -> list[dict[str, Any]]:
+    """The first rows as training sees them: `place`, `cut`, `learned` and `of` (tokens), and `tokens` as [id, text, state].
+
+    A state is 'learned', 'not learned', 'special' or 'end' (an end token that is learned).
+
+    Raises:
+        PlugError: the recipe's objective has no token targets to show.
+    """
+    if "text-out" not in recipe.task.traits:
+        raise PlugError(f"task '{recipe.task.name}' learns no text, so there is no mask to show", place="--show-mask", fix="leave the option out")
+    base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
+    specialist = unloaded(recipe, base, recipe.task.signature(rows))
+    examples = recipe.objective.examples(specialist, rows[:count], recipe.keys.train.max_length)
+    known = {str(row["row_id"]): row for row in rows[:count]}
+    return [{"place": str(known[str(one["row_id"])].get("place", one["row_id"])), **_mask(recipe, specialist, one)} for one in examples]
+
+
+def _mask(recipe: Recipe, specialist: Specialist, example: Example) -> dict[str, Any]:
+    batch = recipe.objective.collate(specialist, [example])
+    ids, targets = example.get("ids"), batch.get("targets")
+    if not isinstance(ids, list) or targets is None or targets.numel() != len(ids):
+        raise PlugError(f"the batches of objective '{recipe.objective.name}' are not one line of tokens and targets", place="--show-mask", fix="leave the option out with this objective")
+    tokenizer = specialist.tokenizer
+    stops, special = stop_ids(specialist), set(tokenizer.all_special_ids) | {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    learned = [int(one) != IGNORED for one in targets.flatten().tolist()]
+    states = ["end" if taught and one in stops else "learned" if taught else "special" if one in special else "not learned" for one, taught in zip(ids, learned, strict=True)]
+    return {"cut": bool(example.get("cut")), "learned": sum(learned), "of": len(ids), "tokens": [[one, text, state] for one, text, state in zip(ids, pieces(tokenizer, ids), states, strict=True)]}
+
+
+def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text that each token adds to what stands before it."""
+
+    def decoded(part: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(part), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    found = []
+    for place in range(len(ids)):
+        begin = max(0, place - LOOK_BACK)
+        before, now = decoded(ids[begin:place]), decoded(ids[begin : place + 1])
+        found.append(now[len(before) :] if now.startswith(before) else decoded(ids[place : place + 1]))
+    return found

@@ -1,0 +1,137 @@
+"""Tripwires: every planted fault is noticed by the one that is to notice it, with rows and a way out; clean worlds are left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attune.core import catalog
+from attune.core.contracts import TripwireContext
+from attune.core.errors import AttuneError, DataError, PlugError, Problems
+from attune.core.events import Events
+from attune.core.tripwires import alarms, settle, spread
+from attune.core.workspace import Workspace
+from attune.stages import curate, finetune
+from attune.testing.faults import CLEAN, FAULTS, Fault, World
+
+OF_TRIPWIRES = [fault for fault in FAULTS if fault.by in {entry.name for entry in catalog.entries("tripwires")}]
+ELSEWHERE = [fault for fault in FAULTS if fault not in OF_TRIPWIRES]
+TOLD_ONLY = {"template_tells_time"}
+NEED_A_BASE_OF_THEIR_OWN = {"nothing_trains"}
+
+
+def tuned(world: World) -> tuple[dict[str, int], int]:
+    """Counts of curation, and steps that were made."""
+    recipe, workspace = world.made(), Workspace(world.folder / "workspace")
+    dataset = curate.run(recipe, workspace, Events())
+    return dict(dataset.counts), finetune.run(recipe, workspace, dataset, Events(), run="run").steps
+
+
+def world_of(fault: Fault, folder: Path, request: pytest.FixtureRequest) -> World:
+    world = World(folder, request.getfixturevalue("shared") if fault.name == "other_tokenizer" else None)
+    fault.plant(world)
+    return world
+
+
+@pytest.mark.parametrize("fault", OF_TRIPWIRES, ids=lambda fault: fault.name)
+def test_a_planted_fault_ends_the_run_before_it_goes_wrong(fault: Fault, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    with pytest.raises(AttuneError) as caught:
+        tuned(world_of(fault, tmp_path, request))
+    told = caught.value.problems if isinstance(caught.value, Problems) else [caught.value]
+    ours = [one for one in told if f"tripwire {fault.by})" in one.what]
+    assert ours, f"others noticed it: {caught.value}"
+    assert type(ours[0]) is catalog.load("tripwires", fault.by).error  # type: ignore[attr-defined]
+    assert ours[0].place
+    assert "accept" in (ours[0].fix or "")
+
+
+@pytest.mark.parametrize("fault", ELSEWHERE, ids=lambda fault: fault.name)
+def test_faults_that_no_tripwire_needs_to_see(fault: Fault, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Bad rows are set aside and the good ones kept; what spoils every row refuses the run."""
+    world = world_of(fault, tmp_path, request)
+    if fault.name in ("equal_preferences", "bad_answers_among_good", "empty_answers", "turns_out_of_order", "pictures", "begin_token_in_text", "rendered_already"):
+        recipe = world.made()
+        dataset = curate.run(recipe, Workspace(tmp_path / "workspace"), Events())
+        assert world.planted == 8
+        assert dataset.counts["quarantined"] == world.planted
+        assert dataset.counts["kept"] == len(world.rows) - world.planted
+        return
+    with pytest.raises(AttuneError) as caught:
+        tuned(world)
+    assert caught.value.place or isinstance(caught.value, Problems)
+
+
+@pytest.mark.parametrize("name", ["messages", "default template", "functions", "several turns, the first not learned", "segments", "preferences", "small learning rate"])
+def test_clean_worlds_are_left_alone(name: str, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    CLEAN[name](world)
+    counts, steps = tuned(world)
+    assert counts["quarantined"] == 0
+    assert steps >= 10
+
+
+def test_every_tripwire_has_a_planted_fault() -> None:
+    names = {entry.name for entry in catalog.entries("tripwires") if entry.origin == "attune"}
+    assert names == {fault.by for fault in OF_TRIPWIRES} | TOLD_ONLY | NEED_A_BASE_OF_THEIR_OWN
+
+
+def context_of(tmp_path: Path) -> TripwireContext:
+    from attune.core.models import resolve_base
+    from attune.core.specialist import Specialist
+
+    world = World(tmp_path)
+    recipe = world.made()
+    base = resolve_base(str(tmp_path / "base"))
+    rows = [{"row_id": str(i), "place": f"rows.jsonl:{i + 1}", **recipe.task.parse(one, {"prompt": "messages"})} for i, one in enumerate(world.rows)]
+    model = recipe.method.prepare(recipe.task.build(base, {}), 3)
+    specialist = Specialist(recipe.task, {}, model, base.tokenizer(), base, 160, method=recipe.method)
+    return TripwireContext(specialist, recipe.objective, rows, recipe.objective.examples(specialist, rows, 160))
+
+
+def test_nothing_to_train_is_noticed(tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    assert alarms(context, "start") == []
+    for parameter in context.specialist.model.parameters():
+        parameter.requires_grad = False
+    assert [wire.name for wire, alarm in alarms(context, "start") if alarm.blocks] == ["nothing_trains"]
+
+
+def test_a_template_that_tells_the_time_is_told_and_blocks_nothing(tmp_path: Path) -> None:
+    context = context_of(tmp_path)
+    context.specialist.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}\n" + context.specialist.tokenizer.chat_template
+    found = [(wire, alarm) for wire, alarm in alarms(context, "rows") if wire.name == "template_tells_time"]
+    assert [alarm.blocks for _, alarm in found] == [False]
+    heard: list[str] = []
+    settle(found, [], Events(listeners=[lambda event: heard.append(event["message"])]))
+    assert "today's date" in heard[0]
+
+
+def test_an_alarm_that_the_recipe_accepts_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    next(fault for fault in FAULTS if fault.name == "begin_token_twice").plant(world)
+    world.recipe = {"train": {"accept": ["double_begin"]}}
+    assert tuned(world)[1] >= 10
+
+
+def test_a_name_that_no_tripwire_has_is_refused() -> None:
+    with pytest.raises(DataError, match="no tripwire 'double_beginning'") as caught:
+        settle([], ["double_beginning"], Events())
+    assert "double_begin" in (caught.value.fix or "")
+
+
+def test_several_alarms_come_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for name in ("begin_token_twice", "end_token_untrained"):
+        next(fault for fault in FAULTS if fault.name == name).plant(world)
+    with pytest.raises(Problems) as caught:
+        tuned(world)
+    assert {type(one) for one in caught.value.problems} == {PlugError}
+    assert caught.value.exit_code == PlugError.exit_code
+    assert len(caught.value.problems) == 2
+
+
+def test_spread_is_even_and_bounded() -> None:
+    assert spread(list(range(10)), 4) == [0, 3, 6, 9]
+    assert spread([1, 2], 4) == [1, 2]
+    assert spread([], 4) == []

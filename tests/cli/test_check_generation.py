@@ -1,0 +1,91 @@
+"""`attune check` for language models: shapes per file, tripwires before anything is trained, and what each token teaches."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from attune.cli import mask
+from attune.testing.faults import FAULTS, World, answer, question, talk
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A clean world; `ready` writes its recipe file."""
+    return World(tmp_path, rows=[{"messages": talk(i)} if i % 2 else {"instruction": question(i), "output": answer(i)} for i in range(40)])
+
+
+def ready(world: World) -> None:
+    recipe = world.made()
+    (world.folder / "recipe.yaml").write_text(json.dumps(recipe.given), encoding="utf-8")
+
+
+def test_shapes_are_told_per_file_with_parsed_rows(attune: Any, world: World) -> None:
+    ready(world)
+    said = attune("check", "recipe.yaml", "--quick", "--json").json
+    assert said["ok"], said["problems"]
+    assert said["tripwires"] == []
+    assert said["data"]["shapes"] == {"rows.jsonl": {"alpaca": 20, "messages": 20}}
+    assert len(said["data"]["rows"]) == 3
+    shown = attune("check", "recipe.yaml", "--quick")
+    assert "alpaca 20, messages 20  (mixed: each row is read by its own)" in shown.out
+
+
+def test_the_mask_is_that_of_training(attune: Any, world: World) -> None:
+    ready(world)
+    rows = attune("check", "recipe.yaml", "--quick", "--show-mask", "2", "--json").json["mask"]
+    assert [row["place"] for row in rows] == ["rows.jsonl:1", "rows.jsonl:2"]
+    for number, row in enumerate(rows):
+        assert "".join(text for _, text, state in row["tokens"] if state == "learned") == answer(number)
+        assert [text for _, text, state in row["tokens"] if state == "end"] == ["<|end|>"]
+        assert row["learned"] == sum(state in ("learned", "end") for _, _, state in row["tokens"])
+        assert question(number) in "".join(text for _, text, state in row["tokens"] if state == "not learned")
+        assert row["tokens"][0][1:] == ["<s>", "special"]
+    shown = attune("check", "recipe.yaml", "--quick", "--show-mask", "1").out
+    assert f"[{answer(0)}<|end|>]" in shown, "without colours what is learned stands in brackets"
+
+
+def test_the_mask_in_colours(world: World) -> None:
+    row = {"place": "rows.jsonl:1", "cut": True, "learned": 2, "of": 4, "tokens": [[0, "<s>", "special"], [7, "a\n", "not learned"], [8, "b", "learned"], [1, "</s>", "end"]]}
+    console = Console(record=True, force_terminal=True, width=80, file=io.StringIO())
+    console.print(mask.legend(True), mask.shown(row, True))
+    page = console.export_html(inline_styles=True)
+    assert "the beginning is cut away" in page
+    assert "a⏎" in page
+    assert page.count("background-color") >= 4
+    assert "1 of 1 rows learn their end token" in mask.summary([row])
+    assert mask.summary([{**row, "tokens": row["tokens"][:3]}]).endswith("does not stop")
+
+
+@pytest.mark.parametrize(("name", "quick"), [("system_refused", True), ("begin_token_twice", False)])
+def test_a_tripwire_is_told_before_anything_runs(attune: Any, tmp_path: Path, name: str, quick: bool) -> None:
+    world = World(tmp_path)
+    next(fault for fault in FAULTS if fault.name == name).plant(world)
+    ready(world)
+    said = attune("check", "recipe.yaml", "--json", *(["--quick"] if quick else []))
+    assert said.code == 2
+    (problem,) = said.json["problems"]
+    assert "tripwire" in problem["what"]
+    assert "rows.jsonl:" in problem["place"]
+    assert problem["fix"]
+    assert "stages" not in said.json
+
+
+def test_rows_that_curation_would_set_aside_raise_no_alarm(attune: Any, tmp_path: Path) -> None:
+    world = World(tmp_path)
+    next(fault for fault in FAULTS if fault.name == "begin_token_in_text").plant(world)
+    ready(world)
+    assert attune("check", "recipe.yaml", "--quick").code == 0
+
+
+def test_a_mask_for_a_task_without_text_is_refused(attune: Any, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"words of row {i},{'ab'[i % 2]}\n" for i in range(40)))
+    (tmp_path / "recipe.yaml").write_text("name: claims\ntask: text_classification\ndata: {path: rows.csv}\n")
+    said = attune("check", "recipe.yaml", "--quick", "--show-mask", "1")
+    assert said.code == 2
+    assert "learns no text" in said.err
