@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from attune.core import generation, kv_cache
-from attune.core.adapters import Adapter, Bank, own_adapter, read_adapter
+from attune.core.adapter_bank import Adapter, Bank, own_adapter, read_adapter
 from attune.core.errors import DataError, IntegrityError, RecipeError, Refused
 from attune.core.generation import Full, Generator, Request
 from attune.core.kv_cache import CachedReader, PlainReader, reader_of

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from attune.core.adapters import Adapter, Bank, own_adapter
+from attune.core.adapter_bank import Adapter, Bank, own_adapter
 from attune.core.errors import DataError, MachineError, Refused
 from attune.core.json_grammar import Grammar
 from attune.core.kv_cache import CachedReader, reader_of

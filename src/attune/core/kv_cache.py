@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from attune.core import flat
-from attune.core.adapters import Adapter, Bank
+from attune.core.adapter_bank import Adapter, Bank
 from attune.core.flat import network_of
 from attune.core.tokens import Tokens
 

@@ -144,7 +144,7 @@ class Beside:
         return found
 
     def _open(self, release: Release) -> Voice:
-        from attune.core.adapters import own_adapter, read_adapter
+        from attune.core.adapter_bank import own_adapter, read_adapter
 
         own = self.served.specialist
         folder = release_folder(self.workspace, release)
