@@ -66,6 +66,9 @@ class TrainKeys(Keys):
     weight_decay: float = key(0.01, "AdamW's decay, not on biases and norms", ge=0)
     max_gradient_norm: float = key(1.0, "gradients longer than this are scaled down", aliases=("max_grad_norm",), gt=0)
     dropout: float | None = key(None, "dropout inside the body; default: the base's own", ge=0, lt=1)
+    neftune: float | None = key(
+        None, "noise on the embeddings while training (NEFTune's alpha, for example 5); helps answers of chat models; default: none", aliases=("neftune_noise_alpha", "noisy_embedding_alpha"), gt=0
+    )
     average: float = key(0.998, "decay of the moving average of weights that is graded and kept; 0: none", aliases=("ema_decay",), ge=0, lt=1)
     evaluations_per_epoch: int = key(1, "how often the validation rows are looked at", ge=1)
     patience: int = key(3, "evaluations without a better main metric before training stops", aliases=("early_stopping_patience",), ge=1)
