@@ -41,6 +41,14 @@ class SplitKeys(Keys):
     given: str | None = key(None, "column that says train, validation or test")
 
 
+class ReplayKeys(Keys):
+    """General rows mixed into training, against forgetting."""
+
+    path: str | None = key(None, "file, glob, folder or dataset id of general rows, in any shape that the task reads; default: no replay")
+    share: float = key(0.1, "share of the training rows that are general", gt=0, lt=0.9)
+    columns: dict[str, str | list[str]] = key({}, "role: column of the general rows, where the detection is wrong")
+
+
 class DataKeys(Keys):
     """Where the rows are and how they are read."""
 
@@ -49,6 +57,7 @@ class DataKeys(Keys):
     source: Plug = key("auto", "how to read the path; auto asks every source whether it knows it", aliases=("type", "format"), plugs="sources", words=("auto",))
     columns: dict[str, str | list[str]] = key({}, "role: column, where the detection is wrong; a list for features", aliases=("column_mapping",))
     splits: SplitKeys = key(SplitKeys(), "how rows are divided")
+    replay: ReplayKeys = key(ReplayKeys(), "general rows that train beside the domain's own, so that the base's abilities are not forgotten")
     checks: list[Plug] | None = key(None, "what is looked for in the rows; default: the task's checks", plugs="checks")
 
 
