@@ -339,3 +339,34 @@ def test_an_adapter_for_fewer_layers_is_refused(tmp_path: Path, method: str) -> 
 
     with pytest.raises((IntegrityError, ValueError)):
         plug.load(SimpleNamespace(build=build), Base("x", None, tmp_path), {}, tmp_path)
+
+
+# ---------------------------------------------------------------- exports
+
+
+@pytest.mark.parametrize(("method", "adapter"), [("dora", True), ("ia3", True), ("qlora", False)])
+def test_the_transformers_export_answers_as_the_specialist(tmp_path: Path, method: str, adapter: bool) -> None:
+    """An adapter beside its base; of a 4-bit base the whole network, because the adapter would answer otherwise on the whole base."""
+    import json
+
+    from attune.testing.bench import bench
+
+    place = bench("text_generation")
+    specialist = place.tuned(catalog.build("methods", method))
+    bundle = place.bundle(specialist, tmp_path / "bundle")
+    export, folder = catalog.build("exports", "transformers"), tmp_path / "out"
+    folder.mkdir()
+    export.write(specialist, bundle, folder)
+    assert json.loads((folder / "answering.json").read_text())["adapter"] is adapter
+    assert (folder / "adapter_config.json").is_file() is adapter
+    rows = place.questions()
+    assert [one.output for one in export.replay(folder, rows)] == [one.output for one in specialist.predict(rows)]
+
+
+@pytest.mark.parametrize("method", ["adapter", "prompt_tuning"])
+def test_the_transformers_export_refuses_what_no_plain_network_can_do(tmp_path: Path, method: str) -> None:
+    from attune.testing.bench import bench
+
+    place = bench("text_generation")
+    with pytest.raises(PlugError, match="cannot be folded into the base"):
+        catalog.build("exports", "transformers").write(place.tuned(catalog.build("methods", method)), tmp_path, tmp_path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": nn.functional.relu, "silu": nn.functional.silu}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gelu": nn.functional.gelu, "relu": nn.functional.relu, "silu": nn.functional.silu}
 
 
 class Bottleneck(nn.Module):
@@ -41,7 +42,8 @@ class Bottleneck(nn.Module):
         return self._behind(found)
 
     def _behind(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.up(self.activation(self.down(x))).to(x.dtype)
+        added: torch.Tensor = self.up(self.activation(self.down(x)))
+        return x + added.to(x.dtype)
 
 
 def insert(network: Any, places: list[str], size: int, activation: str) -> None:

@@ -53,7 +53,8 @@ class FourBit(nn.Linear):
         super().__init__(whole.shape[1], whole.shape[0], bias=layer.bias is not None, device="meta")
         packed, self.state = library().quantize_4bit(whole.float(), blocksize=64, quant_type=kind, compress_statistics=nested)
         self.weight = nn.Parameter(packed, requires_grad=False)
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        if layer.bias is not None:
+            self.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., out] of x [..., in], in the autocast type where one is on."""

@@ -24,7 +24,7 @@ class VirtualTokens(nn.Module):
         self.virtual = nn.Parameter(start)
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> torch.Tensor:
         """The vocabulary's table."""
         return self.whole.weight
 
