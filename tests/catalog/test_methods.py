@@ -15,9 +15,10 @@ from torch import nn
 from attune.core import catalog
 from attune.core.adapters import attention_and_feed_forward, chosen_layers, linear_layers, merged
 from attune.core.errors import AttuneError, IntegrityError, PlugError
-from attune.core.flat import Tokens, network_of
+from attune.core.flat import network_of
 from attune.core.four_bit import FourBit
 from attune.core.models import Base
+from attune.core.tokens import Tokens
 from attune.core.tunable import TunableModel
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 120, "pad_token_id": 0}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attune.core.flat import Tokens, add_noise, noise
+from attune.core.flat import add_noise, noise
+from attune.core.tokens import Tokens
 from attune.core.tunable import TunableModel
 
 from .test_flat import FAMILIES, ROWS, body_of
@@ -65,6 +66,13 @@ def test_noise_depends_on_row_and_step_and_not_on_the_batch():
             assert all(torch.equal(alone[place], together[i]) for place, i in enumerate(part))
     other = embedded(body, ROWS, seed=5, flat=False)
     assert not any(torch.equal(other[i], together[i]) for i in together)
+
+
+def test_shared_beginnings_are_computed_in_each_row_while_noise_differs_from_row_to_row():
+    model = TunableModel(body_of("llama"))
+    assert model.shares
+    model.noisy = True
+    assert not model.shares
 
 
 def test_every_family_of_flat_rows_takes_it():

@@ -6,6 +6,7 @@ that has no gradient, and a bias takes the number format of whatever it first sa
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from attune.core.errors import MachineError
 def library() -> Any:
     """bitsandbytes.functional; told what to install where it is missing."""
     try:
+        logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # it tells of kernels that it would fetch from a hub, and which are not used here
         from bitsandbytes import functional
     except ImportError as error:
         raise MachineError("bitsandbytes is not installed, and 4-bit weights need it", place="method", fix="pip install 'attune[qlora]', or use method lora") from error
