@@ -167,3 +167,39 @@ def test_refit_learns_from_the_validation_rows_too(recipe_of, workspace):
     assert not torch.equal(a, b)
     again = finetune.run(recipe, workspace, dataset, Events(), run="once more")
     assert again.store_key == checkpoint.store_key
+
+
+def test_neftune_is_the_same_in_micro_batches_and_changes_what_is_learned(tiny_base, tmp_path):
+    """Lower layers that are frozen are then computed each time, because their answers are not the same twice."""
+    way = {"name": "lora", "layers": 1}
+    whole = trained(learner_of(tiny_base, way, neftune=5.0))
+    assert apart(whole, trained(learner_of(tiny_base, way, neftune=5.0, micro_batch_size=5))) < 2e-5
+    assert apart(whole, trained(learner_of(tiny_base, way))) > 1e-4
+    noisy = learner_of(tiny_base, way, cache=tmp_path, neftune=5.0)
+    assert "frozen layers" not in noisy.chosen
+    assert "frozen layers" in learner_of(tiny_base, way, cache=tmp_path).chosen
+    assert apart(whole, trained(noisy)) < 2e-5
+
+
+def test_neftune_leaves_nothing_behind_and_has_no_effect_on_a_frozen_body(tiny_base):
+    from attune.core.flat import network_of
+
+    learner = learner_of(tiny_base, "full", neftune=5.0)
+    trained(learner)
+    assert not network_of(learner.model.body).get_input_embeddings()._forward_hooks
+    still = learner_of(tiny_base, "head", neftune=5.0)
+    assert "neftune" in still.keys.unread(), "which the run tells as a key without effect"
+
+
+def test_what_four_bit_layers_answer_is_not_taken_for_what_whole_ones_answer(tiny_base, tmp_path):
+    """The kept answers of frozen layers are those of the number format."""
+    learner_of(tiny_base, {"name": "lora", "layers": 1}, cache=tmp_path)
+    quantised = learner_of(tiny_base, {"name": "qlora", "layers": 1}, cache=tmp_path)
+    assert "computed once" in quantised.chosen["frozen layers"]
+    assert "from an earlier run" in learner_of(tiny_base, {"name": "qlora", "layers": 1}, cache=tmp_path).chosen["frozen layers"]
+
+
+def test_factors_do_not_decay_towards_zero(tiny_base):
+    learner = learner_of(tiny_base, "ia3")
+    groups = [{p.shape for p in group["params"]} for group in learner.optimizer.param_groups if group["weight_decay"]]
+    assert all(min(shape) > 1 for shapes in groups for shape in shapes)

@@ -124,12 +124,16 @@ def _looked_at(group: Group, line: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------- dropout
 
 
-def keep(keys: torch.Tensor, columns: torch.Tensor, p: float, site: int) -> torch.Tensor:
-    """bool [len(keys), len(columns)], True with probability 1 - p: a hash of key, column and site."""
-    bits = mixed(keys ^ site).unsqueeze(1) ^ columns
+def _bits(keys: torch.Tensor, places: torch.Tensor, site: int) -> torch.Tensor:
+    """int32 [len(keys), len(places)], spread evenly: a hash of key, place and site."""
+    bits = mixed(keys ^ site).unsqueeze(1) ^ places
     bits = bits.mul_(0x2C1B3C6D)
-    bits = bits.bitwise_xor_(bits >> 16).mul_(0x297A2D39)
-    return bits >= int(p * 2**32) - 2**31
+    return bits.bitwise_xor_(bits >> 16).mul_(0x297A2D39)
+
+
+def keep(keys: torch.Tensor, columns: torch.Tensor, p: float, site: int) -> torch.Tensor:
+    """bool [len(keys), len(columns)], True with probability 1 - p."""
+    return _bits(keys, columns, site) >= int(p * 2**32) - 2**31
 
 
 class Noise:
@@ -153,6 +157,10 @@ class Noise:
     def keep(self, keys: torch.Tensor, width: int, p: float) -> torch.Tensor:
         """bool [len(keys), width], True with probability 1 - p; each call is a site of its own."""
         return keep(keys, columns(width), p, self.next_site())
+
+    def uniform(self, keys: torch.Tensor, width: int) -> torch.Tensor:
+        """float32 [len(keys), width], even in [-1, 1); each call is a site of its own."""
+        return _bits(keys, columns(width), self.next_site()).float() * 2.0**-31
 
 
 class KeyedDropout(torch.nn.Dropout):
@@ -187,6 +195,31 @@ def noise(seed: int) -> Iterator[Noise]:
         yield _now.noise
     finally:
         _now.noise = before
+
+
+def add_noise(network: Any, alpha: float) -> Any:
+    """Let a network's embedding add noise while it trains (Jain et al. 2023, 'NEFTune', algorithm 1): even in [-1, 1), times
+    alpha / sqrt(tokens of the row x width). It is drawn from the step's noise, by row and place; without that there is none.
+
+    Returns:
+        a handle whose `remove` ends it.
+    """
+
+    def noisy(embedding: Any, _inputs: Any, found: torch.Tensor) -> torch.Tensor | None:
+        now: Noise | None = getattr(_now, "noise", None)
+        tokens: Tokens | None = getattr(_now, "read", None)
+        if not embedding.training or now is None or tokens is None:
+            return None
+        width = found.shape[-1]
+        sizes = tokens.lengths[tokens.row].unsqueeze(1) * width
+        added = now.uniform(tokens.token_keys, width) * (alpha / sizes.sqrt())
+        if tuple(found.shape[:2]) == (1, len(added)):
+            return found + added.unsqueeze(0).to(found.dtype)
+        padded = torch.zeros_like(found)
+        padded[tokens.row, tokens.positions[0]] = added.to(found.dtype)
+        return found + padded
+
+    return network.get_input_embeddings().register_forward_hook(noisy)
 
 
 def drop(features: torch.Tensor, keys: torch.Tensor, p: float) -> torch.Tensor:
@@ -224,15 +257,15 @@ def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None 
 def switched(network: Any, implementation: str, tokens: Tokens | None, given: torch.Tensor | None = None) -> Iterator[None]:
     """Inside the block, and in this thread alone, the network answers through another attention, and `attend` knows the rows."""
     _listen(network.config)
-    before = [getattr(_now, name, None) for name in ("implementation", "tokens", "keys")]
-    _now.implementation, _now.tokens, _now.given = implementation, tokens, given
+    before = [getattr(_now, name, None) for name in ("implementation", "tokens", "keys", "read")]
+    _now.implementation, _now.tokens, _now.read, _now.given = implementation, tokens, tokens, given
     now: Noise | None = getattr(_now, "noise", None)
     if now is not None and tokens is not None:
         _now.keys, now.count, now.line = tokens.token_keys, 0, now.line + 1
     try:
         yield
     finally:
-        (_now.implementation, _now.tokens, _now.keys), _now.given = before, None
+        (_now.implementation, _now.tokens, _now.keys, _now.read), _now.given = before, None
 
 
 @cache
@@ -266,7 +299,11 @@ def given() -> torch.Tensor | None:
 def run_padded(body: Any, tokens: Tokens, pad: int, **options: Any) -> Any:
     """The output of a network for the same rows, padded; its first two dimensions are [rows, longest]."""
     ids, mask = tokens.padded(pad)
-    return body(input_ids=ids, attention_mask=mask, **options)
+    old, _now.read = getattr(_now, "read", None), tokens
+    try:
+        return body(input_ids=ids, attention_mask=mask, **options)
+    finally:
+        _now.read = old
 
 
 def _told(body: Any, tokens: Tokens, pad: int) -> torch.Tensor:

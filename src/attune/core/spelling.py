@@ -147,13 +147,16 @@ class Spelling:
         return bool(homes or owner or fix)
 
     def _plug_with(self, name: str) -> tuple[str, catalog.Entry, str] | None:
-        for slot, info in self.root.model_fields.items():
-            if plugs_of(info) and slot in slots_of(self.root):
-                for entry in catalog.entries(plugs_of(info)):
-                    for one in entry.keys:
-                        if name == one.name or name in one.aliases:
-                            return slot, entry, one.name
-        return None
+        """Slot, plug and key that a key's name belongs to; where several plugs know it, the one that its name begins with, as in lora_r."""
+        found = [
+            (slot, entry, one.name)
+            for slot, info in self.root.model_fields.items()
+            if plugs_of(info) and slot in slots_of(self.root)
+            for entry in catalog.entries(plugs_of(info))
+            for one in entry.keys
+            if name == one.name or name in one.aliases
+        ]
+        return next((one for one in found if name.startswith(one[1].name + "_")), found[0] if found else None)
 
     def _short_forms(self, result: dict[str, Any]) -> None:
         """`data: rows.csv` and a list of one mapping are what other tools write for `data: {path: rows.csv}`; `type` is their `name`."""

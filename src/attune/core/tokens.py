@@ -130,6 +130,10 @@ class Tokens:
         """int32 [total]: a hash of each token's row and place."""
         return mixed(self.keys[self.row] ^ mixed(self.positions[0].to(torch.int32) + 1))
 
+    def behind(self, first: Sequence[int]) -> Tokens:
+        """The same rows, each whole and behind the same further tokens."""
+        return Tokens.of([[*first, *array("i", name)] for name in self.names])
+
     def padded(self, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
         """ids and mask, int64 [rows, longest], in the order given, padded on the right."""
         shape = (len(self.lengths), int(self.lengths.max()))

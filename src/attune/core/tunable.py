@@ -13,6 +13,7 @@ from attune.core.errors import PlugError
 from attune.core.flat import Fit, fit_of, network_of, options_of, run_flat, run_padded
 from attune.core.losses import linear_cross_entropy, token_log_probabilities
 from attune.core.tokens import Tokens
+from attune.core.virtual_tokens import virtual_ids
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings by which some families scale their logits outside the output layer."""
@@ -34,6 +35,10 @@ class TunableModel(nn.Module):
         self.pooling = pooling
         self.computed: Callable[[Tokens], torch.Tensor | None] | None = None
         """While training with frozen lower layers: what they answer to these rows, if it was computed before."""
+        self.frozen_as: str | None = None
+        """What else than the base's files the frozen weights depend on, for example their number format."""
+        self.noisy = False
+        """True while noise on the embeddings differs from row to row."""
 
     @cached_property
     def fit(self) -> Fit:
@@ -43,15 +48,33 @@ class TunableModel(nn.Module):
     @property
     def shares(self) -> bool:
         """Whether a beginning that several rows share may be computed once (`Tokens.of` with `shareable`)."""
-        return self.fit.shares
+        return self.fit.shares and not self.in_front() and not self.noisy
 
     def decoder(self) -> Any:
         """The network that makes hidden states: the body, without its output layer where it has one."""
         own = network_of(self.body)
         return own.base_model if own.get_output_embeddings() is not None else self.body
 
+    def in_front(self) -> list[int]:
+        """Token ids that the body reads in front of every row: virtual tokens that were learned. `hidden` puts them there itself; who generates has to."""
+        return virtual_ids(network_of(self.body))
+
     def hidden(self, tokens: Tokens) -> torch.Tensor:
         """Last hidden states of every token, [total, hidden], as the tokens lie."""
+        first = self.in_front()
+        if not first:
+            return self._hidden(tokens)
+        longer = tokens.behind(first)
+        room = getattr(network_of(self.body).config, "max_position_embeddings", None)
+        if room is not None and int(longer.lengths.max()) > room:
+            raise PlugError(
+                f"a row of {int(tokens.lengths.max())} tokens behind {len(first)} virtual ones is longer than the {room} that the base reads",
+                place="train.max_length",
+                fix=f"lower it to {room - len(first)}, or give method.tokens fewer",
+            )
+        return self._hidden(longer)[longer.starts[tokens.row] + len(first) + tokens.positions[0]]
+
+    def _hidden(self, tokens: Tokens) -> torch.Tensor:
         decoder = self.decoder()
         if self.fit.flat:
             given = self.computed(tokens) if self.computed is not None and self.training else None

@@ -38,6 +38,9 @@ def talk(number: int, *more: Turn, first: Sequence[Turn] = ()) -> list[Turn]:
     return [*first, {"role": "user", "content": question(number)}, {"role": "assistant", "content": answer(number)}, *more]
 
 
+CHECKS = "encoding types chat_markers"
+
+
 @dataclass
 class World:
     """A folder with a base and rows, and a recipe.
@@ -71,7 +74,7 @@ class World:
             "name": "speaker",
             "task": {"name": "text_generation", "max_new_tokens": 4},
             "base_model": "base",
-            "data": {"path": "rows.jsonl", "checks": ["encoding", "types", "chat_markers"]},
+            "data": {"path": "rows.jsonl", "checks": CHECKS.split()},
             "method": "lora",
             **self.recipe,
         }

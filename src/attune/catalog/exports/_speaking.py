@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attune.core.adapters import merged
 from attune.core.contracts import Prediction, Row
 from attune.core.conversation import keep_end, messages_of, stop_ids, template_digest, template_of
 from attune.core.errors import IntegrityError, PlugError
@@ -34,17 +35,10 @@ def whole_body(specialist: Specialist, dtype: str = "float32") -> Any:
     """
     import torch
 
-    body = specialist.model.body
-    if adapted(specialist):
-        try:
-            body = copy.deepcopy(body).merge_and_unload(safe_merge=True)
-        except (AttributeError, NotImplementedError, ValueError) as error:
-            kinds = ", ".join(sorted(str(one.peft_type.value) for one in specialist.model.body.peft_config.values()))
-            raise PlugError(f"an adapter of type {kinds} cannot be added to the base's weights: {error}", place="exports", fix="export it as 'adapter'") from error
-    elif dtype != "float32":
-        body = copy.deepcopy(body)
-    else:
-        body = copy.copy(body)  # what is set on it here stays off the specialist
+    own = specialist.model.body
+    body = merged(specialist)
+    if body is own:  # what is changed on it here stays off the specialist
+        body = copy.deepcopy(own) if dtype != "float32" else copy.copy(own)
     return body.to(getattr(torch, dtype)) if dtype != "float32" else body
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attune.catalog.exports._speaking import FACTS, base_beside, card_beside, whole_body
+from attune.catalog.exports._speaking import FACTS, base_beside, card_beside
+from attune.core.adapters import merged
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.conversation import stop_ids, template_of
 from attune.core.errors import IntegrityError, PlugError
@@ -48,15 +49,16 @@ class Transformers(Export):
         adapted = hasattr(body, "peft_config")
         if self.keys.merge and not adapted:
             raise PlugError("there is no adapter to merge", place="exports.transformers.merge", fix="leave `merge` out: this method writes a whole model anyway")
-        if adapted and self.keys.merge:
-            body = whole_body(specialist)
-        elif adapted:
+        beside = adapted and not self.keys.merge and model.frozen_as is None  # an adapter of a 4-bit base answers otherwise on the whole one
+        if beside:
             base_beside(specialist, folder)
+        else:
+            body = merged(specialist)
         self._describe(specialist, body)
         body.save_pretrained(folder)
         save_head(model, folder)
         specialist.tokenizer.save_pretrained(folder)
-        (folder / FACTS).write_text(json.dumps(self._facts(specialist, adapted and not self.keys.merge), indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+        (folder / FACTS).write_text(json.dumps(self._facts(specialist, beside), indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
         shutil.copyfile(SCRIPT, folder / "predict.py")
         card_beside(bundle, folder)
 

@@ -89,14 +89,15 @@ class TextGeneration(Task):
 
     def predict(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
         """Greedy answers; confidence is the geometric mean of the tokens' probabilities."""
-        room = getattr(specialist.model.body.config, "max_position_embeddings", None) or 1 << 30
+        first = specialist.model.in_front()
+        room = (getattr(specialist.model.body.config, "max_position_embeddings", None) or 1 << 30) - len(first)
         if room <= self.keys.max_new_tokens:
             raise PlugError(
                 f"the base reads {room} tokens, of which max_new_tokens = {self.keys.max_new_tokens} leaves none for the question", place="task.max_new_tokens", fix=f"lower it below {room}"
             )
         limit = min(specialist.max_length, room - self.keys.max_new_tokens)
         asked = [prompt_ids(specialist, question_of(row), limit, row.get("tools")) for row in rows]
-        ids = [one for one, _ in asked]
+        ids = [[*first, *one] for one, _ in asked]
         written = in_parts(lambda part: self._written(specialist, part, stop_ids(specialist)), ids)
         return [dataclasses.replace(answer, extra={**answer.extra, "cut": cut}) for answer, (_, cut) in zip(written, asked, strict=True)]
 

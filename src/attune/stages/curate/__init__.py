@@ -20,7 +20,7 @@ from attune.core.records import DatasetVersion
 from attune.core.rows import SPLITS, ids_of, rows_digest, write_rows
 from attune.core.text import excerpt, map_texts
 from attune.core.workspace import Workspace
-from attune.stages.curate import card, columns, reading, splits
+from attune.stages.curate import card, columns, reading, replay, splits
 from attune.stages.curate.gate import MANY, READING, Gate, in_order
 
 __all__ = ["inputs", "run"]
@@ -28,7 +28,8 @@ __all__ = ["inputs", "run"]
 
 def inputs(recipe: Recipe, *, extra_rows: Path | None = None, previous: DatasetVersion | None = None) -> dict[str, Any]:
     """Everything the dataset version depends on: the recipe's part, the bytes of the sources, the rows of a retune and the code that looks at rows."""
-    places = reading.locations(recipe, extra_rows)
+    general = reading.replay_location(recipe)
+    places = [*reading.locations(recipe, extra_rows), *([general] if general is not None else [])]
     checks = _checks(recipe)
     _split_columns(recipe)
     shaping = [recipe.objective] if recipe.task.shaped else []
@@ -71,6 +72,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     chosen = columns.detect(task, found, dict(recipe.keys.data.columns), list(uses.values()), own[:20])
     gate.columns = chosen
     _parse(recipe, records, chosen, uses, gate)
+    replay.admit(recipe, gate, lambda drawn, where: _parse(recipe, drawn, where, {}, gate, {replay.MARK: True}))
     first = [excerpt_row(row, task) for row in list(gate.rows.values())[:3]]
     events.emit("receipt", "columns: " + (columns.shown(chosen) or "read by the task itself"), rows=first, columns=chosen)
     hints = columns.suggestions(task, found, [*columns.named(chosen), *uses.values()])
@@ -84,10 +86,11 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
             gate.run(check, task, recipe.keys.seed, events)
         if phase == "row":
             _complete(gate, task)
+            replay.settle(recipe, gate)
             _several_classes(task, before, list(gate.rows.values()), gate)
             _usable(gate, recipe)
     gate.name_again(task)
-    rows = splits.with_same_text(list(gate.rows.values()), task)
+    rows = replay.own_rows(gate, task)
     if recipe.keys.data.splits.by == "time":
         rows = _timed(rows, gate)
     keys = recipe.keys.data.splits
@@ -97,8 +100,11 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     placed, told, known = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier, opened))
     _several_classes(task, before, rows, gate)
     signature = task.signature(rows)
+    placed.update({name: "train" for name, row in gate.rows.items() if row.get(replay.MARK)})
     for check in in_order(checks, "split"):
         gate.run(check, task, recipe.keys.seed, events, signature=signature, splits=placed)
+    general = replay.trim(recipe, gate, placed, opened)
+    known = [*known, general] if general else known
     by_split = {split: [_plain(row) for row in gate.rows.values() if placed[row["row_id"]] == split] for split in SPLITS}
     _held_out(by_split)
     for sentence in told:
@@ -206,7 +212,7 @@ def _tell_columns(records: list[tuple[reading.Location, RawRecord]], events: Eve
             events.warn(f"{file} has no column " + ", ".join(f"'{name}'" for name in sorted(every - names)) + ", which other files have")
 
 
-def _parse(recipe: Recipe, records: list[tuple[reading.Location, RawRecord]], chosen: columns.Columns, uses: dict[str, str], gate: Gate) -> None:
+def _parse(recipe: Recipe, records: list[tuple[reading.Location, RawRecord]], chosen: columns.Columns, uses: dict[str, str], gate: Gate, more: Mapping[str, Any] | None = None) -> None:
     """Records become rows of role values; what the task cannot read is refused with its reason."""
     task = recipe.task
     by_role = {role.name: role.name for role in task.roles}
@@ -220,23 +226,23 @@ def _parse(recipe: Recipe, records: list[tuple[reading.Location, RawRecord]], ch
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             gate.refuse(record, READING, "", f"task '{task.name}' cannot read it: {type(error).__name__} {error}", "give it the shape of the other rows")
             continue
-        more = {"split": place.split}
+        extra = {"split": place.split, **(more or {})}
         for role, name in uses.items():
             cell = values.get(name)
             if cell is None or str(cell).strip() == "":
                 continue
             if role == "given" and place.split is None:
-                more["split"] = splits.given_split(cell)
-                if more["split"] is None:
+                extra["split"] = splits.given_split(cell)
+                if extra["split"] is None:
                     gate.refuse(record, READING, name, f"'{excerpt(cell, 30)}' is not a split", "write train, validation or test")
                     break
             elif role in ("group", "time"):
-                more[role] = str(cell).strip()
+                extra[role] = str(cell).strip()
         else:
-            if "given" in uses and not place.by_role and more["split"] is None:
+            if "given" in uses and not place.by_role and extra["split"] is None:
                 gate.refuse(record, READING, uses["given"], "the row does not say its split", "write train, validation or test")
                 continue
-            gate.admit(record, parsed, more)
+            gate.admit(record, parsed, extra)
 
 
 def _complete(gate: Gate, task: Any) -> None:

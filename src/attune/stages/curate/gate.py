@@ -107,6 +107,11 @@ class Gate:
         elif related is not None:
             self.links.append((finding.row_id, related["row_id"]))
 
+    def withdraw(self, name: str) -> None:
+        """Let a row go as if it had never been read: one that was drawn beyond what is needed."""
+        del self.rows[name]
+        self.read -= 1
+
     def name_again(self, task: Task) -> None:
         """Give every row the id of its content as it is now, after repairs."""
         names = [role.name for role in task.roles]

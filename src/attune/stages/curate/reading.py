@@ -64,6 +64,12 @@ def locations(recipe: Recipe, extra_rows: Path | None) -> list[Location]:
     return found
 
 
+def replay_location(recipe: Recipe) -> Location | None:
+    """Where the general rows are; None without replay."""
+    path = recipe.keys.data.replay.path
+    return None if path is None else Location(path, _auto(path, recipe.folder, "data.replay.path"), None, False, recipe.folder)
+
+
 def fingerprint(location: Location) -> str:
     """What the rows of a location depend on; a fresh value where a source cannot tell, so that they are read again."""
     return location.source.fingerprint(location.path, location.folder) or f"unknown-{uuid.uuid4().hex}"

@@ -39,7 +39,8 @@ def frozen_layers(body: Any) -> int:
         return 0
     inside = {id(p) for p in layers.parameters()}
     embedding = network_of(body).get_input_embeddings()
-    below = [p for name, p in network_of(body).named_parameters() if id(p) not in inside and (p is embedding.weight or "embed" in name or name.startswith(("wte", "wpe")))]
+    entrance = {id(p) for p in embedding.parameters()}
+    below = [p for name, p in network_of(body).named_parameters() if id(p) not in inside and (id(p) in entrance or "embed" in name or name.startswith(("wte", "wpe")))]
     if any(p.requires_grad for p in below):
         return 0
     return next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), len(layers))

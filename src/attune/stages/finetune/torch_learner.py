@@ -14,7 +14,7 @@ import torch
 from attune.core.contracts import Example, Objective
 from attune.core.errors import DataError, MachineError, RecipeError
 from attune.core.events import Events
-from attune.core.flat import key_dropout, network_of, noise
+from attune.core.flat import add_noise, key_dropout, network_of, noise
 from attune.core.learner import Unsteady
 from attune.core.memory import give_back, in_parts, ran_out
 from attune.core.randomness import key as random_key
@@ -100,14 +100,17 @@ class TorchLearner:
             self.chosen["embedding"] = f"{len(self.compact.used):,} of {len(self.compact.place):,} rows stand in the training rows and are computed; the others only decay"
         if self.model.fit.flat:
             key_dropout(self.model.body)
-        depth = frozen_layers(self.model.body) if cache is not None and self.model.fit.flat and not self.model.body_is_frozen() and all("ids" in one for one in examples) else 0
+        self.noisy = add_noise(network_of(self.model.body), keys.neftune) if not self.model.body_is_frozen() and keys.neftune is not None else None
+        """Where NEFTune is on, its hook on the embedding; what frozen layers answer is then not the same twice, and is not kept."""
+        self.model.noisy = self.noisy is not None
+        depth = frozen_layers(self.model.body) if self.noisy is None and cache is not None and self.model.fit.flat and not self.model.body_is_frozen() and all("ids" in one for one in examples) else 0
         self.cached_bytes = 0
         """What lies on the disk of the frozen layers' answers."""
         limit = keys.cache_gb
         if cache is not None and depth:
             kept = Cache(cache, None if limit is None else limit * 1e9, self.events)
             try:
-                prefix = Prefix(self.model, examples, depth, kept, specialist.base.identity, precision)
+                prefix = Prefix(self.model, examples, depth, kept, {"base": specialist.base.identity, "as": self.model.frozen_as} if self.model.frozen_as else specialist.base.identity, precision)
                 self.cached_bytes = prefix.size
                 how = f"{'were there from an earlier run' if prefix.reused else 'were computed once'} ({prefix.size / 1e6:,.0f} MB)"
             except NoRoom as error:
@@ -146,11 +149,11 @@ class TorchLearner:
             raise MachineError(f"the layers cannot be compiled: {error}", place="train.compile", fix="install a C++ compiler, or set train.compile: off") from error
 
     def _groups(self, rate: float) -> list[dict[str, Any]]:
-        """Head and body have rates of their own; biases and norms (one-dimensional weights) do not decay."""
+        """Head and body have rates of their own; biases, norms and factors (weights in a line) do not decay."""
         head_rate = self.keys.head_learning_rate or max(1e-3, rate)
         groups: dict[tuple[float, float], list[torch.Tensor]] = {}
         for name, parameter in self.trained.items():
-            decay = self.keys.weight_decay if parameter.ndim > 1 else 0.0
+            decay = self.keys.weight_decay if sum(size > 1 for size in parameter.shape) > 1 else 0.0
             groups.setdefault((head_rate if name.startswith("head.") else rate, decay), []).append(parameter)
         return [{"params": parameters, "lr": peak, "weight_decay": decay} for (peak, decay), parameters in groups.items()]
 
@@ -334,6 +337,9 @@ class TorchLearner:
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Set the trained weights for good: the embedding is whole again, and training cannot go on."""
         self._set(tensors)
+        if self.noisy is not None:
+            self.noisy.remove()
+            self.noisy, self.model.noisy = None, False
         if self.compact is not None:
             network_of(self.model.body).set_input_embeddings(self.compact.restored())
             self.compact = None

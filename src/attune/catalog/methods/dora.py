@@ -1,0 +1,52 @@
+"""Train direction and size of the weights apart (DoRA): LoRA for the direction, one number per output for the size; often better than LoRA at low rank, slower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attune.core.adapters import chosen_layers, load_adapter, save_adapter, wrap
+from attune.core.contracts import Method, Signature, Task
+from attune.core.keys import Keys, key
+from attune.core.models import Base, load_head, save_head
+
+if TYPE_CHECKING:
+    from attune.core.tunable import TunableModel
+
+
+class DoraKeys(Keys):
+    """Keys of the method."""
+
+    rank: int = key(16, "rank of the update matrices", aliases=("lora_r", "lora_rank", "r"), ge=1)
+    alpha: float | None = key(None, "scale of the update; default: 2 x rank", aliases=("lora_alpha",), gt=0)
+    dropout: float = key(0.0, "dropout before the update", aliases=("lora_dropout",), ge=0, lt=1)
+    layers: int | None = key(None, "update only the last so many layers; what the others answer is computed once", aliases=("last_layers",), ge=1)
+    targets: str | list[str] = key("all-linear", "layers that get an update: all-linear, or ends of module names", aliases=("lora_target_modules", "lora_target", "target_modules"))
+
+
+class Dora(Method):
+    """DoRA (Liu et al. 2024, equation 5; the length of the updated columns carries no gradient, section 4.3) through PEFT; saved in PEFT's own format."""
+
+    keys_type = DoraKeys
+    requires = frozenset({"torch"})
+    learning_rate = 1e-3
+    epochs = 8
+
+    def prepare(self, model: TunableModel, seed: int) -> TunableModel:
+        """Wrap the body; only the updates, the sizes and the head train."""
+        from peft import LoraConfig
+
+        targets = chosen_layers(model.body, self.keys.targets, self.keys.layers)
+        alpha = self.keys.alpha or 2 * self.keys.rank
+        return wrap(model, LoraConfig(r=self.keys.rank, lora_alpha=alpha, lora_dropout=self.keys.dropout, target_modules=targets, bias="none", use_dora=True), seed)
+
+    def save(self, model: TunableModel, folder: Path) -> None:
+        """The adapter and the head."""
+        save_adapter(model, folder)
+        save_head(model, folder)
+
+    def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
+        """The base with the saved adapter and head; a missing adapter weight is an error."""
+        model = load_adapter(task.build(base, signature), folder)
+        load_head(model, folder)
+        return model

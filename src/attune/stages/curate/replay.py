@@ -1,0 +1,92 @@
+"""General rows that train beside the domain's own, so that what the base could before is not forgotten (replay: Robins 1995; for language models
+Scialom et al. 2022, 'Fine-tuned Language Models are Continual Learners'). They only ever train: none of them validates or tests."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from typing import Any
+
+from attune.core.contracts import Finding, RawRecord, Task
+from attune.core.errors import DataError
+from attune.core.recipe import Recipe
+from attune.core.records import canonical_json
+from attune.core.text import excerpt, normalise
+from attune.stages.curate import columns, reading, splits
+from attune.stages.curate.gate import READING, Gate
+
+MARK = "replay"
+"""Key of a row, and column of train.parquet, that is true for general rows."""
+
+
+def admit(recipe: Recipe, gate: Gate, parse: Any) -> None:
+    """Draw as many general records as could be needed, by a hash of their content and the seed, and let them in at the gate.
+
+    Args:
+        parse: called with (records, columns) as the domain's own are parsed.
+    """
+    place = reading.replay_location(recipe)
+    if place is None:
+        return
+    share = recipe.keys.data.replay.share
+    most = math.ceil(len(gate.rows) * share / (1 - share))
+    drawn = [record for _, _, record in heapq.nsmallest(most, ((_rank(recipe.keys.seed, canonical_json(record.values)), record.place, record) for record in place.records()), key=lambda one: one[:2])]
+    good: list[tuple[reading.Location, RawRecord]] = []
+    for record in sorted(drawn, key=lambda one: one.place):
+        gate.read += 1
+        if record.values is None:
+            gate.refuse(record, READING, "", record.problem or "cannot be read", record.fix or "mend the record")
+        else:
+            good.append((place, record))
+    if not good:
+        raise DataError(f"'{place.path}' holds no row that can be read", place="data.replay.path", fix="give a file of rows in a shape that the task reads")
+    own = [record for _, record in good]
+    found = columns.profiles(own)
+    parse(good, columns.detect(recipe.task, found, dict(recipe.keys.data.replay.columns), [], own[:20]))
+
+
+def settle(recipe: Recipe, gate: Gate) -> None:
+    """Set aside general rows that would stand in the way of the domain's own: the same text again, an unknown label."""
+    task = recipe.task
+    own = [row for row in gate.rows.values() if not row.get(MARK)]
+    texts = {normalise(task.text(row)) for row in own}
+    labels = {label for row in own for label in splits.labels_of(task, row)}
+    target = next((role.name for role in task.roles if role.target), task.roles[0].name)
+    asked = next(role.name for role in task.roles if not role.target)
+    for name, row in list(gate.rows.items()):
+        if not row.get(MARK):
+            continue
+        strange = sorted(set(splits.labels_of(task, row)) - labels)
+        if strange:
+            gate.apply(READING, Finding(name, target, f"general row with a label that no row of the domain has: '{excerpt(strange[0], 30)}'", "quarantine", "nothing to do: it is not replayed"))
+        elif normalise(task.text(row)) in texts:
+            gate.apply(READING, Finding(name, asked, "general row with the text of a row of the domain", "quarantine", "nothing to do: the domain's row stays"))
+
+
+def trim(recipe: Recipe, gate: Gate, placed: dict[str, str], opened: frozenset[str]) -> str | None:
+    """Leave as many general rows as the recipe's share of the training rows asks for; the others were never read. Rows in `opened`, which a verdict has
+    looked at, never train. Returns a sentence about it."""
+    if recipe.keys.data.replay.path is None:
+        return None
+    share = recipe.keys.data.replay.share
+    asked = next(role.name for role in recipe.task.roles if not role.target)
+    for name in [name for name, row in gate.rows.items() if row.get(MARK) and name in opened]:
+        gate.apply(READING, Finding(name, asked, "general row that a verdict on this specialist has looked at", "quarantine", "nothing to do: it is not replayed"))
+    there = [name for name, row in gate.rows.items() if row.get(MARK)]
+    own = sum(placed[name] == "train" for name in gate.rows) - len(there)
+    wanted = round(own * share / (1 - share))
+    for name in sorted(there, key=lambda one: _rank(recipe.keys.seed, one))[wanted:]:
+        gate.withdraw(name)
+    left = min(wanted, len(there))
+    few = "" if left == wanted else f"; {wanted} were wanted, there are no more"
+    return f"{left} general rows of {recipe.keys.data.replay.path} train beside {own} of the domain ({left / max(1, left + own):.0%} of the training rows){few}; none of them validates or tests"
+
+
+def own_rows(gate: Gate, task: Task) -> list[dict[str, Any]]:
+    """The domain's rows, ready to be divided."""
+    return splits.with_same_text([row for row in gate.rows.values() if not row.get(MARK)], task)
+
+
+def _rank(seed: int, what: str) -> str:
+    return hashlib.sha256(f"replay {seed} {what}".encode("utf-8", "backslashreplace")).hexdigest()

@@ -1,0 +1,106 @@
+"""General rows train beside the domain's own, in the share that was asked for, and never validate or test."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from attune.core.errors import AttuneError, DataError
+
+from .conftest import as_csv, clean_rows
+
+GENERAL = [(f"a general sentence about subject {number} of the {place}", ("refund", "delivery", "broken")[number % 3]) for number in range(200) for place in ("north", "south")]
+
+
+def files(general: str = "") -> dict[str, str]:
+    return {"rows.csv": as_csv(clean_rows()), "general.csv": general or as_csv(GENERAL)}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_share_is_kept_and_only_training_rows_are_general(curate, share):
+    result = curate(files(), replay={"path": "general.csv", "share": share})
+    general = [row for row in result.rows() if row["place"].startswith("general.csv")]
+    train = result.rows("train")
+    assert {row["split"] for row in general} == {"train"}
+    assert abs(len(general) / len(train) - share) < 0.01
+    assert all(row["replay"] for row in general)
+    assert not any(row["replay"] for row in train if row["place"].startswith("rows.csv"))
+    said = [event["message"] for event in result.heard if "general rows of general.csv train beside" in event.get("message", "")]
+    assert len(said) == 1
+    assert f"{len(general)} general rows" in said[0]
+    assert any("general rows of general.csv" in note for note in json.loads((result.folder / "curation.json").read_text())["notes"])
+
+
+def test_the_domains_rows_are_divided_as_without_replay(curate):
+    plain = {row["row_id"]: row["split"] for row in curate(files()).rows()}
+    again = curate(files(), replay={"path": "general.csv"})
+    assert {row["row_id"]: row["split"] for row in again.rows() if row["place"].startswith("rows.csv")} == plain
+
+
+def test_the_draw_comes_from_the_seed_and_not_from_the_order(curate):
+    def drawn(general, seed):
+        return {row["text"] for row in curate(files(as_csv(general)), seed=seed, replay={"path": "general.csv"}).rows("train") if row["replay"]}
+
+    first = drawn(GENERAL, 7)
+    assert drawn(GENERAL[::-1], 7) == first
+    assert drawn(GENERAL, 8) != first
+
+
+def test_rows_in_the_way_of_the_domains_own_are_set_aside_with_a_receipt(curate):
+    """The same text as a row of the domain, a label that the domain lacks, nearly the text of a test row: none of them trains."""
+    test = curate(files()).rows("test")[0]["text"]
+    strange = [(clean_rows()[0][0].upper(), "delivery"), ("something about the weather", "weather"), (test + " !", "refund")]
+    result = curate(files(as_csv([*strange, *GENERAL[:20]])), replay={"path": "general.csv", "share": 0.3})
+    reasons = {one["reason"] for one in result.quarantine if one["file"] == "general.csv"}
+    assert any("text of a row of the domain" in reason for reason in reasons), reasons
+    assert any("label that no row of the domain has: 'weather'" in reason for reason in reasons)
+    left = {row["text"] for row in result.rows()}
+    assert test in left, "the domain's own row stays"
+    assert clean_rows()[0][0] in left
+    assert "something about the weather" not in left
+    assert {label for row in result.rows() for label in [row["label"]]} == {"refund", "delivery", "broken"}
+    assert not [row for row in result.rows("train") if row["text"].startswith(test)]
+
+
+def test_a_general_row_that_a_verdict_has_looked_at_never_trains(curate, tmp_path):
+    from attune.core.workspace import Workspace
+
+    workspace = Workspace(tmp_path / "workspace")
+    first = curate(files(), workspace=workspace, replay={"path": "general.csv", "share": 0.5})
+    seen = [row["row_id"] for row in first.rows("train") if row["replay"]][:3]
+    workspace.ledger.use_test_rows("tickets", first.dataset.id, seen, "a test")
+    second = curate(files(), workspace=workspace, replay={"path": "general.csv", "share": 0.5})
+    assert not set(seen) & {row["row_id"] for row in second.rows()}
+    assert sum("has looked at" in one["reason"] for one in second.quarantine) == 3
+    workspace.close()
+
+
+def test_too_few_general_rows_are_told_and_broken_ones_set_aside(curate):
+    general = json.dumps({"text": "one general row", "label": "refund"}) + "\nnot JSON\n"
+    result = curate({"rows.csv": as_csv(clean_rows()), "general.jsonl": general}, replay={"path": "general.jsonl", "share": 0.4})
+    assert any("there are no more" in event.get("message", "") for event in result.heard)
+    assert [one for one in result.quarantine if one["file"] == "general.jsonl"]
+    assert sum(bool(row["replay"]) for row in result.rows("train")) == 1
+
+
+def test_a_file_that_is_not_there_is_named(curate):
+    with pytest.raises(DataError, match=r"nothing\.csv") as told:
+        curate(files(), replay={"path": "nothing.csv"})
+    assert told.value.place == "data.replay.path"
+
+
+def test_a_share_without_a_path_is_told(curate):
+    with pytest.raises(AttuneError, match=r"data\.replay\.share"):
+        curate(files(), replay={"share": 0.2})
+
+
+def test_conversations_of_another_shape_are_replayed(curate):
+    own = "\n".join(json.dumps({"prompt": f"what about order {number} of lamp {number * 7}?", "completion": f"order {number} is on its way"}) for number in range(60))
+    general = "\n".join(
+        json.dumps({"messages": [{"role": "user", "content": f"tell me of river {number} and hill {number * 3}"}, {"role": "assistant", "content": f"river {number} is long"}]}) for number in range(60)
+    )
+    result = curate({"own.jsonl": own, "general.jsonl": general}, task="text_generation", replay={"path": "general.jsonl", "share": 0.2})
+    replayed = [row for row in result.rows("train") if row["replay"]]
+    assert replayed
+    assert all(row["completion"].startswith("river") for row in replayed)
