@@ -95,8 +95,13 @@ class Base:
         return "last" if "CausalLM" in architectures[0] else "mean"
 
 
-def load_body(folder: Path, auto_class: str = "AutoModel", **options: Any) -> Any:
+def load_body(folder: Path, auto_class: str = "AutoModel", *, fresh: bool = False, **options: Any) -> Any:
     """A transformers network from a local folder: float32, safetensors only, no code from the folder.
+
+    Args:
+        folder: config.json and weights.
+        auto_class: one of transformers' Auto classes.
+        fresh: what stands above the base model may be missing: it then starts so that it passes on what it gets (`_pass_on`).
 
     Raises:
         IntegrityError: the files lack weights that the network needs; they would be random, and nobody would notice.
@@ -108,9 +113,29 @@ def load_body(folder: Path, auto_class: str = "AutoModel", **options: Any) -> An
     settings = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
     body, report = getattr(transformers, auto_class).from_pretrained(folder, **settings, **options)
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))  # a pooler is in no task's way
+    if fresh:
+        below = f"{body.base_model_prefix}."
+        _pass_on(body, [name for name in missing if not name.startswith(below)])
+        missing = [name for name in missing if name.startswith(below)]
     if missing:
         raise IntegrityError(f"{len(missing)} weights are missing, the first is '{missing[0]}'", place=str(folder), fix="copy or make the folder again; for a base, choose one made for this task")
     return body
+
+
+def _pass_on(body: Any, names: list[str]) -> None:
+    """Start new weights without chance: square maps as the identity, norms as they are, biases at zero. Tied ones have the weights they share."""
+    import torch
+
+    parameters = dict(body.named_parameters())
+    for name in names:
+        new = parameters.get(name)
+        if new is None or new is body.get_input_embeddings().weight:  # it shares the weights of another
+            continue
+        with torch.no_grad():
+            if new.ndim == 2 and new.shape[0] == new.shape[1]:
+                torch.nn.init.eye_(new)
+            elif new.ndim == 1:
+                new.fill_(0.0 if name.endswith("bias") else 1.0)
 
 
 def resolve_base(reference: str, revision: str | None = None, folder: Path | None = None) -> Base:

@@ -11,6 +11,7 @@ from attune.core.contracts import Defaults, Prediction, Role, Row, Signature, Ta
 from attune.core.conversation import Message, messages_of, prompt_ids, stop_ids, template_digest, template_of
 from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
+from attune.core.likelihood import answer_likelihoods
 from attune.core.memory import in_parts
 from attune.core.specialist import Specialist, by_length, pad_id, text_features
 
@@ -33,7 +34,7 @@ class TextGeneration(Task):
     """Conversation in, text out, by a causal language model with the chat template it was tuned with."""
 
     keys_type = TextGenerationKeys
-    traits = frozenset({"text-in", "text-out", "embeds", "torch"})
+    traits = frozenset({"text-in", "text-out", "language-model", "embeds", "torch"})
     bases = frozenset({"decoder"})
     roles = (
         Role(
@@ -92,7 +93,9 @@ class TextGeneration(Task):
         return {"chat_template": None, "chat_template_sha256": None}
 
     def text(self, row: Row) -> str:
-        """Everything but the system's turns, a line each."""
+        """Everything but the system's turns, a line each; of a document, which answers nothing, the document."""
+        if not row.get("prompt"):
+            return str(row.get("completion") or "")
         return "\n".join(message["content"] for message in messages_of(row["prompt"], "prompt") if message["role"] != "system")
 
     def truth(self, row: Row) -> Any:
@@ -120,6 +123,18 @@ class TextGeneration(Task):
         for index in by_length([len(one) for one in ids], AT_ONCE):
             for i, answer in zip(index, in_parts(lambda part: self._generate(specialist, part, stops), [ids[i] for i in index]), strict=True):
                 answers[i] = dataclasses.replace(answer, extra={**answer.extra, "cut": asked[i][1]})
+        return answers
+
+    def examine(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
+        """The answers, each with how likely the right one was held to be: `nll` (nats, its end token included) and `nll_tokens`. A document has no
+        question, so nothing is written for it."""
+        asked = [i for i, row in enumerate(rows) if row.get("prompt")]
+        answers = [Prediction("") for _ in rows]
+        for i, answer in zip(asked, self.predict(specialist, [rows[i] for i in asked]) if asked else [], strict=True):
+            answers[i] = answer
+        known = [i for i, row in enumerate(rows) if row.get("completion")]
+        for i, (nats, tokens) in zip(known, answer_likelihoods(specialist, [rows[i] for i in known]), strict=True):
+            answers[i] = dataclasses.replace(answers[i], extra={**answers[i].extra, "nll": nats, "nll_tokens": tokens})
         return answers
 
     def _generate(self, specialist: Specialist, ids: Sequence[Sequence[int]], stops: list[int]) -> list[Prediction]:

@@ -20,7 +20,7 @@ def _loss(objective: Objective, specialist: Specialist, examples: list[Example])
     if hasattr(specialist.model, "eval"):
         specialist.model.eval()
     with torch.no_grad():
-        total, count = objective.loss(specialist.model, objective.collate(specialist, examples))
+        total, count = objective.loss(specialist.model, objective.collate(specialist, objective.renew(specialist, examples, 5, -1)))
     return float(total), float(count)
 
 
