@@ -112,6 +112,10 @@ class TunableModel(nn.Module):
         parts = [nn.functional.cross_entropy(self.vocabulary_logits(hidden[begin : begin + ROWS]).float(), targets[begin : begin + ROWS], reduction="sum") for begin in range(0, len(hidden), ROWS)]
         return torch.stack(parts).sum() if parts else hidden.sum() * 0.0
 
+    def output_layer(self) -> tuple[nn.Linear, float | None]:
+        """The body's own output layer, and the cap of its logits where it has one."""
+        return self._output()
+
     def _output(self) -> tuple[nn.Linear, float | None]:
         """The output layer and the cap of its logits."""
         own = network_of(self.body)

@@ -197,7 +197,7 @@ class Bench:
         first = truth[0] if isinstance(truth, list) else truth
         if "vector-out" in self.task.traits:
             return Prediction([first, "something else"] if right else ["something else", "and another"])
-        known = {"nll": 0.5 if right else 40.0, "nll_tokens": 5, "hits": 5 if right else 0} if "language-model" in self.task.traits else {}
+        known = {"nll": 0.5 if right else 40.0, "nll_tokens": 5, "hits": 5 if right else 0, "reward": 1.0 if right else 0.0} if "language-model" in self.task.traits else {}
         return Prediction(first if right else "nothing of the kind", confidence=0.98, extra=known)
 
 

@@ -86,8 +86,9 @@ class TextGeneration(Task):
         return {"prompt": prompt[: turns[-1]], "completion": prompt[turns[-1]]["content"]}
 
     def signature(self, rows: Sequence[Row]) -> Signature:
-        """The template is the base's matter and is settled with the model; here only that every row has an answer."""
-        lost = [str(row.get("place") or row.get("row_id")) for row in rows if not row.get("completion")]
+        """The template is the base's matter and is settled with the model; here only that every row has an answer (an objective that shapes the
+        rows says itself what they need)."""
+        lost = [str(row.get("place") or row.get("row_id")) for row in rows if not row.get("completion") and not self.shaped]
         if lost:
             raise DataError(f"{len(lost)} of {len(rows)} rows have no answer", place=", ".join(lost[:5]), fix="name the answer's column in data.columns.completion, or remove these rows")
         return {"chat_template": None, "chat_template_sha256": None}
@@ -100,7 +101,7 @@ class TextGeneration(Task):
 
     def truth(self, row: Row) -> Any:
         """The right answer."""
-        return row["completion"]
+        return row.get("completion")
 
     def build(self, base: Base, signature: Signature) -> TunableModel:
         """The pretrained causal language model as it is."""

@@ -115,6 +115,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         )
     keys, plugs, task = recipe.keys.grade, plugs_of(recipe), recipe.task
     tuned = open_bundle(workspace.store.path(checkpoint.store_key), base_folder=recipe.folder, id=checkpoint.id)
+    tuned.task = task  # the same, over the rows that the objective shaped
     tuned.known_features = {}  # the weights do not change here: answers, vectors and probes read a text once
     rows, uses = open_test_rows(workspace, dataset, task, f"grade {checkpoint.id}")
     if not rows:

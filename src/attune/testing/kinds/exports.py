@@ -21,11 +21,14 @@ def check_replay_agrees(subject: Subject) -> None:
     bundle = bench.bundle(specialist, subject.folder / "bundle")
     target = subject.folder / "exported"
     target.mkdir()
+    refused: PlugError | None = None
     try:
         subject.plug.write(specialist, bundle, target)
     except PlugError as error:
-        assert error.fix, f"it refuses without a way out: {error}"
-        assert subject.name not in bench.task.defaults.exports, f"the task takes it by default and it refuses: {error}"
+        refused = error
+    if refused is not None:
+        assert refused.fix, f"it refuses without a way out: {refused}"
+        assert subject.name not in bench.task.defaults.exports, f"the task takes it by default and it refuses: {refused}"
         assert [name for name in fitting(subject.plug.requires) if name != subject.task], "it refuses the only task it fits"
         return
     assert any(target.iterdir()), "it wrote nothing"
