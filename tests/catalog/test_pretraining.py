@@ -74,6 +74,18 @@ def test_an_empty_question_is_no_fault_of_a_document_and_is_one_of_a_conversatio
         assert len(list(check.examine(rows, CheckContext(task, {}, 0)))) == faults
 
 
+@pytest.mark.parametrize("name", ["exact_duplicates", "leakage"])
+def test_documents_that_come_twice_are_found_by_what_they_say(name: str) -> None:
+    from attune.core.contracts import CheckContext
+
+    task, check = objective_of().shaped(catalog.build("tasks", "text_generation")), catalog.build("checks", name)
+    rows = rows_of(task, [*TEXTS, TEXTS[2]])
+    splits = {row["row_id"]: "test" if row["row_id"] == "d3" else "train" for row in rows}
+    found = {finding.row_id for finding in check.examine(rows, CheckContext(task, {}, 0, splits=splits))}
+    assert found in ({"d3"}, {"d2"}), "the copy, and no other document"
+    assert not list(check.examine(rows[:3], CheckContext(task, {}, 0, splits=splits)))
+
+
 # ---------------------------------------------------------------- cutting
 
 
