@@ -44,7 +44,8 @@ def document_ids(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
 
 def sentence_places(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
     """Places of tokens with which a sentence or a line begins; `offsets` are where each token stands in the text."""
-    found, place = [], 0
+    found: list[int] = []
+    place = 0
     for match in _SENTENCES.finditer(text):
         while place < len(offsets) and offsets[place][1] <= match.end():
             place += 1

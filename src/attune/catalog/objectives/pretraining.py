@@ -37,9 +37,9 @@ class Pretraining(Objective):
     requires = frozenset({"language-model", "torch"})
 
     def shaped(self, task: Task) -> Task:
-        """A task that answers takes documents instead, graded by how likely it holds them to be."""
+        """A task that answers takes documents instead, graded by how likely it holds them to be; one that finds hidden words needs no answers."""
         if "text-out" not in task.traits:
-            return task
+            return task.with_rows([dataclasses.replace(role, target=False) for role in task.roles], task.parse)
         defaults = dataclasses.replace(task.defaults, main_metric="perplexity", metrics=("perplexity",), rivals=("untouched_base",))
         return task.with_rows(_documents.ROLES, _documents.parse, defaults)
 
