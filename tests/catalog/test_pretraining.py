@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,11 @@ def test_a_base_without_an_output_layer_gets_a_fresh_tied_one_and_other_missing_
     assert torch.isfinite(specialist.model.vocabulary_logits(torch.randn(2, 384))).all()
     with pytest.raises(IntegrityError, match="weights are missing"):
         load_body(resolve_base(DEFAULT_BASE).folder, "AutoModelForMaskedLM")
+    untied = resolve_base(str(tiny_bert(tmp_path / "untied")))
+    config = json.loads((untied.folder / "config.json").read_text())
+    (untied.folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    body = untied.body("AutoModelForMaskedLM", fresh=True)
+    assert torch.equal(body.get_output_embeddings().weight, body.get_input_embeddings().weight), "a base that ties nothing starts from its embedding too"
     bert = tiny_bert(tmp_path / "bert")
     tensors = load_file(bert / "model.safetensors")
     del tensors[next(name for name in sorted(tensors) if "attention.self.query.weight" in name)]

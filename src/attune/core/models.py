@@ -115,27 +115,36 @@ def load_body(folder: Path, auto_class: str = "AutoModel", *, fresh: bool = Fals
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))  # a pooler is in no task's way
     if fresh:
         below = f"{body.base_model_prefix}."
-        _pass_on(body, [name for name in missing if not name.startswith(below)])
-        missing = [name for name in missing if name.startswith(below)]
+        missing = [name for name in missing if name.startswith(below)] + _pass_on(body, [name for name in missing if not name.startswith(below)])
     if missing:
         raise IntegrityError(f"{len(missing)} weights are missing, the first is '{missing[0]}'", place=str(folder), fix="copy or make the folder again; for a base, choose one made for this task")
     return body
 
 
-def _pass_on(body: Any, names: list[str]) -> None:
-    """Start new weights without chance: square maps as the identity, norms as they are, biases at zero. Tied ones have the weights they share."""
+def _pass_on(body: Any, names: list[str]) -> list[str]:
+    """Start new weights without chance: an output layer as the embedding, square maps as the identity, norms as they are, biases at zero.
+
+    Returns:
+        names of the weights that could not be started so.
+    """
     import torch
 
-    parameters = dict(body.named_parameters())
+    parameters, embedding = dict(body.named_parameters()), body.get_input_embeddings().weight
+    left = []
     for name in names:
         new = parameters.get(name)
-        if new is None or new is body.get_input_embeddings().weight:  # it shares the weights of another
+        if new is None or new is embedding:  # it shares the weights of another
             continue
         with torch.no_grad():
-            if new.ndim == 2 and new.shape[0] == new.shape[1]:
+            if new.shape == embedding.shape:
+                new.copy_(embedding)
+            elif new.ndim == 2 and new.shape[0] == new.shape[1]:
                 torch.nn.init.eye_(new)
             elif new.ndim == 1:
                 new.fill_(0.0 if name.endswith("bias") else 1.0)
+            else:
+                left.append(name)
+    return left
 
 
 def resolve_base(reference: str, revision: str | None = None, folder: Path | None = None) -> Base:
