@@ -3,10 +3,10 @@
 import os as _os
 
 from attune.core import offline as _offline
+from attune.core import waiting as _waiting
 
 _offline.apply()
-# Threads that wait must not spin: on a machine that does anything else, spinning made a training step up to five times slower (lab/LOG.md).
-_os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+_waiting.apply()
 # Batches have ever new sizes, and oneDNN keeps a third of a megabyte for each shape it has met: 1,024 of them by default.
 _os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "192")
 

@@ -17,7 +17,7 @@ from attune.core.events import Events
 from attune.core.specialist import open_bundle
 from attune.core.workspace import Workspace
 from attune.stages import register
-from attune.stages.register.export import compare
+from attune.stages.register.answers import compare
 from tests import releases
 
 
@@ -35,7 +35,7 @@ def test_bundle_opens_elsewhere_and_leaves_the_test_texts_at_home(workspace, tmp
     verify(folder)
     assert found["bundle"]["disagreements"] == []
     assert found["bundle"]["rows"] == 6
-    assert json.loads((folder / "parity.json").read_text())["release"] == released.id
+    assert json.loads((folder / "certificate.json").read_text())["release"] == released.id
     assert (folder / "README.md").is_file()
     assert not (folder / "reference.parquet").exists()
     assert open_bundle(folder).predict([{"text": "pay me back"}])[0].output == "refund"

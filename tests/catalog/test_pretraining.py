@@ -12,7 +12,7 @@ import torch
 from attune.core import catalog
 from attune.core.commit import committed_folder
 from attune.core.errors import DataError, IntegrityError, PlugError
-from attune.core.likelihood import answer_likelihoods, document_ids, in_blocks
+from attune.core.likelihood import answer_nll, document_ids, in_blocks
 from attune.core.models import load_body, resolve_base
 from attune.core.recipe import DEFAULT_BASE, make_recipe
 from attune.core.specialist import Specialist, open_bundle, write_bundle
@@ -190,7 +190,7 @@ def test_what_is_graded_is_what_is_learned(llama: Path) -> None:
     specialist.max_length = 96
     loss, size = sft.loss(specialist.model, sft.collate(specialist, sft.examples(specialist, talk, 96)))
     with torch.no_grad():
-        assert answer_likelihoods(specialist, talk) == [(pytest.approx(float(loss), rel=1e-5), int(size))]
+        assert answer_nll(specialist, talk) == [(pytest.approx(float(loss), rel=1e-5), int(size))]
 
 
 # ---------------------------------------------------------------- hidden words

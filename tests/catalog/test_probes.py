@@ -10,7 +10,7 @@ import pytest
 
 from attune.catalog.probes.robustness import PERTURBATIONS
 from attune.core import catalog
-from attune.core.contracts import Prediction
+from attune.core.contracts import Prediction, ProbeContext
 from attune.core.errors import PlugError
 
 TEXTS = ["Where is my parcel? It was due on Monday, and nobody tells me anything.", "please reset my password", "REFUND!!! NOW", "Ünïcode wörds größer façade, naïve.", "ok"]
@@ -48,13 +48,13 @@ def test_a_change_is_small_keyed_and_keeps_the_words(name, text):
 
 def test_a_steady_model_keeps_every_answer_and_a_brittle_one_is_caught():
     probe = catalog.build("probes", "robustness")
-    steady = probe.run(specialist(lambda text: "same"), ROWS, 7)
+    steady = probe.run(ProbeContext(specialist(lambda text: "same"), ROWS, 7))
     assert (steady.value, steady.rows, steady.examples) == (1.0, 5, ())
-    brittle = probe.run(specialist(lambda text: text), ROWS, 7)
+    brittle = probe.run(ProbeContext(specialist(lambda text: text), ROWS, 7))
     assert brittle.value <= 0.1
     assert len(brittle.examples) == 6
     assert brittle.examples[0]["text"] != brittle.examples[0]["changed to"]
-    case_only = probe.run(specialist(lambda text: "loud" if text.isupper() else "calm"), ROWS, 7)
+    case_only = probe.run(ProbeContext(specialist(lambda text: "loud" if text.isupper() else "calm"), ROWS, 7))
     assert 0.7 < case_only.value < 1
     assert all(example["change"] == "case" for example in case_only.examples)
     assert "typo 100.0%" in case_only.meaning
@@ -63,7 +63,7 @@ def test_a_steady_model_keeps_every_answer_and_a_brittle_one_is_caught():
 def test_the_same_seed_gives_the_same_result_and_rows_are_a_sample():
     probe = catalog.build("probes", {"name": "robustness", "rows": 3, "examples": 2})
     model = specialist(lambda text: text)
-    first, again, other = probe.run(model, ROWS, 7), probe.run(model, ROWS, 7), probe.run(model, ROWS, 8)
+    first, again, other = probe.run(ProbeContext(model, ROWS, 7)), probe.run(ProbeContext(model, ROWS, 7)), probe.run(ProbeContext(model, ROWS, 8))
     assert first == again
     assert first != other
     assert (first.rows, len(first.examples)) == (3, 2)
@@ -73,7 +73,7 @@ def test_rows_are_not_changed_and_conversations_change_in_the_last_user_turn():
     rows = [{"prompt": [{"role": "user", "content": "first question here"}, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "second question here"}], "completion": "z"}]
     seen = []
     model = specialist(lambda text: seen.append(text) or "same", task="text_generation")
-    assert catalog.build("probes", "robustness").run(model, rows, 7).value == 1
+    assert catalog.build("probes", "robustness").run(ProbeContext(model, rows, 7)).value == 1
     assert rows[0]["prompt"][2]["content"] == "second question here"
     assert all(text.startswith("first question here\nyes\n") for text in seen)
     assert len(set(seen)) == 5
@@ -82,11 +82,11 @@ def test_rows_are_not_changed_and_conversations_change_in_the_last_user_turn():
 def test_vectors_count_as_equal_when_they_point_the_same_way():
     rows = [{"anchor": text, "positive": "p"} for text in TEXTS]
     probe = catalog.build("probes", "robustness")
-    assert probe.run(specialist(lambda text: [1.0, len(text) * 1e-4], task="embedding"), rows, 7).value == 1
-    assert probe.run(specialist(lambda text: [1.0, 0.0] if text in TEXTS else [0.0, 1.0], task="embedding"), rows, 7).value < 0.2
+    assert probe.run(ProbeContext(specialist(lambda text: [1.0, len(text) * 1e-4], task="embedding"), rows, 7)).value == 1
+    assert probe.run(ProbeContext(specialist(lambda text: [1.0, 0.0] if text in TEXTS else [0.0, 1.0], task="embedding"), rows, 7)).value < 0.2
 
 
 def test_a_task_without_text_is_refused():
     task = SimpleNamespace(name="forecast", roles=())
     with pytest.raises(PlugError, match="no text column"):
-        catalog.build("probes", "robustness").run(SimpleNamespace(task=task), ROWS, 7)
+        catalog.build("probes", "robustness").run(ProbeContext(SimpleNamespace(task=task), ROWS, 7))

@@ -71,6 +71,14 @@ def test_getting_started_runs_as_written(tmp_path: Path) -> None:
             assert endpoint.wait(timeout=60) == 0
 
 
+def test_exports_page_runs_as_written(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for block in blocks(ROOT / "docs" / "exports.md"):
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "golden.jsonl").read_text().count("\n") == 2
+
+
 def test_generated_pages_are_up_to_date() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py"), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

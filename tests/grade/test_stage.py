@@ -317,7 +317,7 @@ def test_texts_go_all_the_way(tickets, tmp_path):
     )
     dataset = make_dataset(tickets.workspace, made, cut(all_rows, len(LABELS)))
     card = grade.run(made, tickets.workspace, dataset, tuned(tickets.workspace, made, dataset, "texts"), Events())
-    assert list(card.results) == ["tuned", "majority", "untouched_base", "retrieval"]
+    assert list(card.results) == ["tuned", "majority", "untouched_base", "prompted_base", "retrieval", "retrieval_augmented_base"]
     assert card.results["majority"]["exact_match"].value == pytest.approx(1 / 6)
     assert card.verdict == "NO-SHIP"
     page = (tickets.workspace.store.path(card.store_key) / "report.html").read_text()

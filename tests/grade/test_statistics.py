@@ -9,9 +9,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from attune.core import catalog
+from attune.core import catalog, resampling
 from attune.core.contracts import Prediction
-from attune.stages.grade import statistics
 from attune.stages.grade.statistics import agresti_min, bootstrap_weights, measure, permutation_p, sum_by_group, wilson
 
 LABELS = ["a", "b", "c"]
@@ -184,6 +183,6 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(share):
 
 def test_chunks_do_not_change_the_sums(monkeypatch):
     whole, _, _ = measured(("f1_macro",), n=50, resamples=300)
-    monkeypatch.setattr(statistics, "CHUNK_CELLS", 50 * 64)
+    monkeypatch.setattr(resampling, "CHUNK_CELLS", 50 * 64)
     again, _, _ = measured(("f1_macro",), n=50, resamples=300)
     assert whole["f1_macro"].estimates == again["f1_macro"].estimates

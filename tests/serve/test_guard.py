@@ -17,7 +17,7 @@ from attune.core.workspace import Workspace
 from attune.stages import serve
 from attune.stages.serve import limits
 from attune.stages.serve.app import ROUTES, is_loopback
-from attune.stages.serve.problems import MEDIA_TYPE, Problem
+from attune.stages.serve.problems import MEDIA_TYPE, Problem, speaks_openai
 from attune.stages.serve.tokens import token_file, token_of
 from tests import releases
 from tests.serve.conftest import KEYS, TOKEN, URL
@@ -37,6 +37,8 @@ def stranger(client):
 
 
 def problem(answer, status, field=None):
+    if speaks_openai(answer.request.url.path):
+        return openai_problem(answer, status)
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == MEDIA_TYPE
     if answer.request.method == "HEAD":
@@ -46,6 +48,18 @@ def problem(answer, status, field=None):
     assert found["detail"]
     if field is not None:
         assert found["field"] == field
+    return found
+
+
+def openai_problem(answer, status):
+    """The same refusal in the form that OpenAI's clients read."""
+    assert answer.status_code == (400 if status == 422 else status), answer.text
+    assert answer.headers["content-type"] == "application/json"
+    if answer.request.method == "HEAD":
+        return {}
+    found = answer.json()["error"]
+    assert set(found) == {"message", "type", "param", "code"}
+    assert found["message"]
     return found
 
 

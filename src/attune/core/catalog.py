@@ -213,6 +213,16 @@ def build(kind: str, spec: PlugSpec, place: str | None = None) -> Any:
     return plug(validate(plug.keys_type, values, place))
 
 
+def build_in(folder: Path, kind: str, spec: PlugSpec, place: str) -> Any:
+    """`build`, for a recipe in a folder: relative paths of the plug's keys begin there, and a file that it reads must be there."""
+    plug = build(kind, spec, place)
+    plug.folder = folder
+    missing = [path for path in plug.reads() if not path.exists()]
+    if missing:
+        raise RecipeError(f"there is no '{missing[0]}', which {kind[:-1]} '{plug.name}' reads", place=place, fix="mend the path, which begins in the recipe's folder, or put the file there")
+    return plug
+
+
 def validate(model: type[Keys], values: Mapping[str, Any], place: str) -> Keys:
     """Keys from a mapping; aliases are taken for their canonical names; raises Problems with every wrong key at once."""
     aliases = aliases_of(model)

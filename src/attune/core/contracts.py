@@ -8,14 +8,30 @@ states which traits it `requires`. A combination that does not fit is refused by
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attune.core.errors import DataError, PlugError
-from attune.core.keys import Keys
+from attune.core.plug import Batch as Batch
+from attune.core.plug import Example as Example
+from attune.core.plug import NoKeys as NoKeys
+from attune.core.plug import Plug as Plug
+from attune.core.plug import Prediction as Prediction
+from attune.core.plug import Row as Row
+from attune.core.plug import Signature as Signature
+from attune.core.proof import Duel as Duel
+from attune.core.proof import Figure as Figure
+from attune.core.proof import Judge as Judge
+from attune.core.proof import Measure as Measure
+from attune.core.proof import Metric as Metric
+from attune.core.proof import Probe as Probe
+from attune.core.proof import ProbeContext as ProbeContext
+from attune.core.proof import ProbeResult as ProbeResult
+from attune.core.proof import Rival as Rival
+from attune.core.proof import RivalContext as RivalContext
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,33 +39,8 @@ if TYPE_CHECKING:
 
     from attune.core.learner import Learner, LearnerContext
     from attune.core.models import Base
+    from attune.core.parity import Limits, Voice
     from attune.core.specialist import Specialist
-
-Row = dict[str, Any]
-"""One accepted row: `row_id` (str), `place` (file:line), one entry per role of the task, optional `group`, `time`, `split`."""
-Signature = dict[str, Any]
-"""JSON facts about the rows that a task needs to build and answer: label names, multi-label or not, chat template ..."""
-Example = dict[str, Any]
-"""One encoded row: `size` (int, tokens or other cost), `ids` (its token ids, or several lists of them by name) where it is text, and
-whatever the objective's `collate` needs."""
-Batch = dict[str, Any]
-
-
-class NoKeys(Keys):
-    """A plug with nothing to set."""
-
-
-class Plug(ABC):
-    """Base of every plug: its name (the file's name), its kind (the folder's name) and its validated keys."""
-
-    kind: ClassVar[str] = ""
-    name: ClassVar[str] = ""
-    keys_type: ClassVar[type[Keys]] = NoKeys
-    requires: ClassVar[frozenset[str]] = frozenset()
-    """Traits the task must have."""
-
-    def __init__(self, keys: Keys | None = None) -> None:
-        self.keys: Any = keys if keys is not None else self.keys_type()
 
 
 # ---------------------------------------------------------------- rows
@@ -144,18 +135,6 @@ class Check(Plug):
 
 
 # ---------------------------------------------------------------- models
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answer. `output` is a label, a list of labels, a text, a vector or a ranked list, as the task says."""
-
-    output: Any
-    scores: dict[str, float] = field(default_factory=dict)
-    """Probability per label, where the task has labels."""
-    confidence: float | None = None
-    """In [0, 1], where the task has one."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -329,86 +308,6 @@ class Method(Plug):
         return None
 
 
-# ---------------------------------------------------------------- proof
-
-
-@dataclass
-class RivalContext:
-    """What a rival may learn from: never the test rows."""
-
-    task: Task
-    signature: Signature
-    train: Sequence[Row]
-    validation: Sequence[Row]
-    base: Base
-    seed: int
-    untuned: Callable[[], Specialist]
-    """The untouched base put together for the task (fresh head), loaded on first call."""
-    embed: Callable[[Sequence[str]], np.ndarray]
-    """Vectors of texts by the untouched base, float32 [n, d] of length 1; each text is computed once for all rivals."""
-
-
-class Rival(Plug):
-    """Something the tuned model has to beat."""
-
-    kind = "rivals"
-
-    @abstractmethod
-    def fit(self, context: RivalContext) -> None:
-        """Learn from the training rows, or do nothing."""
-
-    @abstractmethod
-    def predict(self, rows: Sequence[Row]) -> list[Prediction]:
-        """Answer test rows in the form of the task's `examine`."""
-
-
-class Metric(Plug):
-    """A number on the test rows, written as a sum over rows so that intervals and paired tests cost one matrix product.
-
-    Row i contributes a vector of k numbers; the metric is a function of the (weighted) sum of those vectors.
-    """
-
-    kind = "metrics"
-    higher_is_better: ClassVar[bool] = True
-    percent: ClassVar[bool] = True
-    """Show as per cent."""
-    bounds: ClassVar[tuple[float, float] | None] = None
-    """Smallest and largest value; None: 0 to 1 where it is shown as per cent, else anything."""
-
-    @abstractmethod
-    def contributions(self, truth: Sequence[Any], predictions: Sequence[Prediction], signature: Signature) -> np.ndarray:
-        """float64 [n, k]: what each row adds."""
-
-    @abstractmethod
-    def value(self, totals: np.ndarray) -> np.ndarray:
-        """float64 [...] from sums [..., k]; NaN where undefined."""
-
-    def breakdown(self, totals: np.ndarray, signature: Signature) -> dict[str, float]:
-        """The metric per class (or other part) from one sum [k]; empty when it has no parts."""
-        return {}
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """What a behaviour suite found: a value, how to read it, and examples."""
-
-    name: str
-    value: float
-    meaning: str
-    rows: int
-    examples: tuple[dict[str, Any], ...] = ()
-
-
-class Probe(Plug):
-    """A behaviour suite on the tuned model: robustness, bias, safety, forgetting ..."""
-
-    kind = "probes"
-
-    @abstractmethod
-    def run(self, specialist: Specialist, rows: Sequence[Row], seed: int) -> ProbeResult:
-        """Examine the specialist on test rows or on rows of the probe's own."""
-
-
 # ---------------------------------------------------------------- out and on
 
 
@@ -424,6 +323,18 @@ class Export(Plug):
     @abstractmethod
     def replay(self, folder: Path, rows: Sequence[Row]) -> list[Prediction]:
         """Answer rows with what was exported, without Attune's own model code where the format allows, to prove parity."""
+
+    def voice(self, folder: Path) -> Voice | None:
+        """What can be heard token by token, opened from the exported folder; None where only whole answers can be compared."""
+        return None
+
+    def limits(self) -> Limits | None:
+        """How far `voice` may be from the training-time model."""
+        return None
+
+    def caveat(self, folder: Path) -> str:
+        """Why the replay on this machine is no proof for what will be served, in words for people; empty when it is one."""
+        return ""
 
 
 def coarse_label(output: Any) -> str:

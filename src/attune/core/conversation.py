@@ -90,13 +90,13 @@ def template_digest(template: str) -> str:
     return hashlib.sha256(template.encode()).hexdigest()
 
 
-def render(specialist: Specialist, messages: Sequence[Message], *, to_answer: bool) -> str:
-    """The conversation as one text; `to_answer` ends it where the assistant begins to speak."""
+def render(specialist: Specialist, messages: Sequence[Message], *, to_answer: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """The conversation as one text; `to_answer` ends it where the assistant begins to speak. `tools` are handed to the template."""
     from jinja2.exceptions import TemplateError
 
     plain = [{"role": m["role"], "content": m["content"]} for m in messages]
     try:
-        text: str = specialist.tokenizer.apply_chat_template(plain, chat_template=template_of(specialist), tokenize=False, add_generation_prompt=to_answer)
+        text: str = specialist.tokenizer.apply_chat_template(plain, chat_template=template_of(specialist), tokenize=False, add_generation_prompt=to_answer, **({"tools": list(tools)} if tools else {}))
     except TemplateError as error:
         raise DataError(f"the base's chat template refuses the conversation ({', '.join(m['role'] for m in plain)}): {error}", fix="order the turns as the base expects them") from error
     return text
@@ -116,10 +116,10 @@ def stop_ids(specialist: Specialist) -> list[int]:
     return sorted(found)
 
 
-def prompt_ids(specialist: Specialist, messages: Sequence[Message], limit: int | None = None) -> tuple[list[int], bool]:
+def prompt_ids(specialist: Specialist, messages: Sequence[Message], limit: int | None = None, tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[int], bool]:
     """Token ids up to where the assistant speaks, their last `limit` (default: the model's length), and whether older ones were cut away."""
     limit = limit or specialist.max_length
-    found, begin = _encode_end(specialist, render(specialist, messages, to_answer=True), limit)
+    found, begin = _encode_end(specialist, render(specialist, messages, to_answer=True, tools=tools), limit)
     ids = [int(one) for one in found["input_ids"]]
     return keep_end(ids, limit, specialist.tokenizer.bos_token_id), begin > 0 or len(ids) > limit
 

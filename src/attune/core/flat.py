@@ -216,16 +216,23 @@ class Fit:
 
 def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, **options: Any) -> Any:
     """The output of a network for flat rows; `given` is kept for layers that answer with what was computed before."""
-    _listen(network_of(body).config)
-    old, own = getattr(_now, "tokens", None), getattr(_now, "keys", None)
-    _now.tokens, _now.given = tokens, given
+    with switched(network_of(body), IMPLEMENTATION, tokens, given):
+        return body(input_ids=tokens.ids, position_ids=tokens.positions + offset, **options)
+
+
+@contextmanager
+def switched(network: Any, implementation: str, tokens: Tokens | None, given: torch.Tensor | None = None) -> Iterator[None]:
+    """Inside the block, and in this thread alone, the network answers through another attention, and `attend` knows the rows."""
+    _listen(network.config)
+    before = [getattr(_now, name, None) for name in ("implementation", "tokens", "keys")]
+    _now.implementation, _now.tokens, _now.given = implementation, tokens, given
     now: Noise | None = getattr(_now, "noise", None)
-    if now is not None:
+    if now is not None and tokens is not None:
         _now.keys, now.count, now.line = tokens.token_keys, 0, now.line + 1
     try:
-        return body(input_ids=tokens.ids, position_ids=tokens.positions + offset, **options)
+        yield
     finally:
-        _now.tokens, _now.keys, _now.given = old, own, None
+        (_now.implementation, _now.tokens, _now.keys), _now.given = before, None
 
 
 @cache
@@ -234,7 +241,7 @@ def _listening(kind: Any) -> Any:
     own: property = kind._attn_implementation
 
     def seen(config: Any) -> Any:
-        return IMPLEMENTATION if getattr(_now, "tokens", None) is not None else own.fget(config)  # type: ignore[misc]
+        return getattr(_now, "implementation", None) or own.fget(config)  # type: ignore[misc]
 
     facts = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__, "_attn_implementation": property(seen, own.fset), "_listens": True}
     return type(kind.__name__, (kind,), facts)

@@ -74,7 +74,7 @@ def in_blocks(ids: Sequence[int], most: int, places: Sequence[int] = ()) -> list
     return found
 
 
-def answer_likelihoods(specialist: Specialist, rows: Sequence[Row]) -> list[tuple[float, int]]:
+def answer_nll(specialist: Specialist, rows: Sequence[Row]) -> list[tuple[float, int]]:
     """Of each row's `completion` after its `prompt`: the sum of the negative log-likelihoods of its tokens in nats, and their number.
 
     The end token counts; of a conversation that is too long the oldest tokens are left out. A row without a prompt is a document: all of its

@@ -6,7 +6,8 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -119,6 +120,9 @@ class ServeKeys(Keys):
     max_text_chars: int = key(20_000, "longest text of one item, in characters", ge=100)
     max_items: int = key(256, "rows in one batch request", ge=1)
     max_waiting: int = key(64, "requests in hand at once; more are told to come back (503)", ge=1)
+    engine: Literal["own", "vllm"] = key("own", "what decodes for a model that writes: own, or vllm where there is a graphics card and vLLM is installed")
+    max_running: int = key(32, "answers written at once; more wait", ge=1)
+    max_adapters: int = key(64, "adapters of other releases beside the served one", ge=0)
     log: LogKeys = key(LogKeys(), "what is remembered of requests")
 
 
@@ -194,7 +198,7 @@ class Recipe:
         built = []
         for number, spec in enumerate(given if given is not None else default):
             try:
-                built.append(catalog.build(kind, spec, f"{kind}[{number}]"))
+                built.append(catalog.build_in(self.folder, kind, spec, f"{kind}[{number}]"))
             except AttuneError as error:
                 problems.append(error)
         if problems:
@@ -416,19 +420,20 @@ def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
     """Keys that are right one by one and wrong together. Reads raw values, so that looking here does not count as use."""
     grade, splits, train = keys.__dict__["grade"].__dict__, keys.__dict__["data"].__dict__["splits"].__dict__, keys.__dict__["train"].__dict__
     metrics = [entry.name for entry in catalog.entries("metrics")]
+    probed = _probed(grade["probes"] if grade["probes"] is not None else task.defaults.probes)
     rivals = _names(grade["rivals"], task.defaults.rivals)
     main = grade["main_metric"]
     if main is not None and main not in metrics:
         yield RecipeError(f"there is no metric '{main}'", place="grade.main_metric", fix=did_you_mean(main, metrics))
     for number, gate in enumerate(keys.__dict__["gates"] or []):
         one, place = gate.__dict__, f"gates.{number}"
-        if one["metric"] not in metrics:
-            yield RecipeError(f"there is no metric '{one['metric']}'", place=f"{place}.metric", fix=did_you_mean(one["metric"], metrics))
+        if one["metric"] not in metrics and one["metric"] not in probed:
+            yield RecipeError(f"there is no metric '{one['metric']}', and no probe of this recipe measures it", place=f"{place}.metric", fix=did_you_mean(one["metric"], [*metrics, *probed]))
         else:
-            yield from _impossible_limits(one, place)
+            yield from _impossible_limits(one, place, probed.get(one["metric"]) or catalog.load("metrics", one["metric"]))
         if one["at_least"] is None and one["at_most"] is None and one["better_than"] is None:
             yield RecipeError("this gate tests nothing", place=place, fix="add at_least, at_most or better_than")
-        if one["better_than"] is not None and one["better_than"] not in (*rivals, "best_rival", "current"):
+        if one["better_than"] is not None and one["metric"] not in probed and one["better_than"] not in (*rivals, "best_rival", "current"):
             yield RecipeError(f"there is no rival '{one['better_than']}' in this recipe", place=f"{place}.better_than", fix=did_you_mean(one["better_than"], [*rivals, "best_rival", "current"]))
         if one["by"] and one["better_than"] is None:
             yield RecipeError("`by` is a difference to a rival, and this gate names none", place=f"{place}.by", fix="add better_than, or remove by")
@@ -451,9 +456,17 @@ def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
         )
 
 
-def _impossible_limits(gate: Mapping[str, Any], place: str) -> Iterator[AttuneError]:
+def _probed(specs: Sequence[Plug]) -> dict[str, Any]:
+    """What the probes of a recipe measure: name -> figure. Probes that cannot be built are told elsewhere."""
+    found: dict[str, Any] = {}
+    for spec in specs:
+        with suppress(AttuneError):
+            found |= catalog.build("probes", spec).gated()
+    return found
+
+
+def _impossible_limits(gate: Mapping[str, Any], place: str, metric: Any) -> Iterator[AttuneError]:
     """Limits that no value of the metric can reach: mostly per cent, written as 95 where 0.95 is meant."""
-    metric: Any = catalog.load("metrics", gate["metric"])
     least, most = metric.bounds or ((0.0, 1.0) if metric.percent else (-math.inf, math.inf))
     ranges = {"at_least": (least, most), "at_most": (least, most)} | ({"by": (least - most, most - least)} if gate["better_than"] is not None else {})
     for name, (low, high) in ranges.items():

@@ -43,6 +43,8 @@ class Specialist:
     method: Method | None = None
     known_features: dict[str, Any] | None = None
     """Pooled features by text, kept while the body cannot change; None: compute each time."""
+    generator: Any = None
+    """A running `core.generation.Generator` of the model, where it answers a server; None: one is made when it is needed."""
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         """Answer rows, in order."""
@@ -56,6 +58,13 @@ class Specialist:
         """Vectors of texts, float32 [n, d]."""
         with _answering(self.model):
             return self.task.embed(self, texts)
+
+    def likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
+        """How likely this language model holds each row's right answer to be: see `likelihood.answer_nll`."""
+        from attune.core.likelihood import answer_nll
+
+        with _answering(self.model):
+            return answer_nll(self, rows)
 
     def _asked(self, rows: Sequence[Row], ask: Any) -> list[Prediction]:
         if not rows:

@@ -13,7 +13,7 @@ from typing import Any
 
 from attune.core import catalog, rows
 from attune.core.commit import committed_folder
-from attune.core.contracts import Example, Method, Objective, Prediction, RivalContext, Role, Row, Signature, Task
+from attune.core.contracts import Example, Method, Objective, Prediction, ProbeContext, RivalContext, Role, Row, Signature, Task
 from attune.core.errors import PlugError
 from attune.core.learner import LearnerContext
 from attune.core.models import NO_BASE, Base, resolve_base
@@ -178,7 +178,13 @@ class Bench:
             scaled: np.ndarray = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
             return scaled
 
-        return RivalContext(self.task, self.signature, self.train, self.validation, self.base, 5, untuned, embed)
+        return RivalContext(self.task, self.signature, self.train, self.validation, self.base, 5, untuned, embed, self.tuned)
+
+    def probe_context(self) -> ProbeContext:
+        """What probes look at: the tuned model, and the answers of everybody it is compared with."""
+        context = self.rival_context()
+        answers = {"tuned": self.tuned().examine(self.test), "untouched_base": self.answers(self.test, right=False)}
+        return ProbeContext(self.tuned(), self.test, 5, self.train, context.untuned, answers)
 
     def answers(self, test: Sequence[Row], *, right: bool) -> list[Prediction]:
         """Perfect answers to rows, or answers that are wrong and sure of it, in the form of the task's `examine`."""
@@ -221,7 +227,7 @@ def bench(task_name: str) -> Bench:
     tables = "table-in" in task.traits
     records: list[dict[str, Any]] = []
     for number in range(TABLE_ROWS if tables else ROWS):
-        values = {role.name: record(role, number) for role in task.roles if role.required or role.target}
+        values = {role.name: record(role, number) for role in task.roles if role.required or (role.target and role.type != "any")}
         groups = [values.pop(role.name) for role in task.roles if role.type == "features"]
         records.append({**values, **{name: cell for group in groups for name, cell in group.items()}})
     folder = scratch() / task_name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attune.catalog.exports._speaking import FACTS, base_beside, card_beside, whole_body
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.conversation import stop_ids, template_of
 from attune.core.errors import IntegrityError, PlugError
@@ -20,7 +20,6 @@ from attune.core.models import save_head
 from attune.core.specialist import Specialist
 
 SCRIPT = Path(__file__).with_name("_transformers_predict.py")
-FACTS = "answering.json"
 WITHOUT_ATTUNE = "import runpy, sys; sys.modules['attune'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 """Runs a script in a Python where `import attune` fails."""
 KINDS = {"label-out": "classification", "text-out": "generation", "vector-out": "vectors"}
@@ -50,27 +49,16 @@ class Transformers(Export):
         if self.keys.merge and not adapted:
             raise PlugError("there is no adapter to merge", place="exports.transformers.merge", fix="leave `merge` out: this method writes a whole model anyway")
         if adapted and self.keys.merge:
-            body = copy.deepcopy(body).merge_and_unload()
+            body = whole_body(specialist)
         elif adapted:
-            self._base_beside(specialist, folder)
+            base_beside(specialist, folder)
         self._describe(specialist, body)
         body.save_pretrained(folder)
         save_head(model, folder)
         specialist.tokenizer.save_pretrained(folder)
         (folder / FACTS).write_text(json.dumps(self._facts(specialist, adapted and not self.keys.merge), indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
         shutil.copyfile(SCRIPT, folder / "predict.py")
-        for name in ("README.md", "recipe.yaml"):
-            if (bundle / name).is_file():
-                shutil.copyfile(bundle / name, folder / name)
-
-    def _base_beside(self, specialist: Specialist, folder: Path) -> None:
-        """An adapter needs its base: a hub model is named, anything else is copied, so that the folder is enough."""
-        on_hub = not specialist.base.local and not specialist.base.reference.startswith("package:")
-        for config in specialist.model.body.peft_config.values():
-            config.base_model_name_or_path = specialist.base.reference if on_hub else "base"
-            config.revision = specialist.base.revision if on_hub else None
-        if not on_hub:
-            specialist.base.copy(folder / "base")
+        card_beside(bundle, folder)
 
     def _describe(self, specialist: Specialist, body: Any) -> None:
         labels = specialist.signature.get("labels")

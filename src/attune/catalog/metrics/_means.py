@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
+from attune.core.figures import Share
+from attune.core.figures import means as rows
 
-def rows(values: Iterable[float]) -> np.ndarray:
-    """float64 [n, 2]: the row's number and a one, so that sums can be divided."""
-    column = np.fromiter((float(value) for value in values), dtype=np.float64)
-    return np.stack([column, np.ones_like(column)], axis=1)
+__all__ = ["mean", "rows"]
 
 
 def mean(totals: np.ndarray) -> np.ndarray:
     """Sum of the numbers over the number of rows; NaN without rows."""
-    totals = np.asarray(totals, dtype=np.float64)
-    return np.where(totals[..., 1] > 0, totals[..., 0] / np.where(totals[..., 1] > 0, totals[..., 1], 1.0), np.nan)
+    return Share().value(totals)

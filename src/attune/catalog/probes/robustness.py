@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
 from attune.core import randomness
-from attune.core.contracts import Probe, ProbeResult, Row
+from attune.core.contracts import Probe, ProbeContext, ProbeResult, Row
 from attune.core.errors import PlugError
 from attune.core.keys import Keys, key
 from attune.core.specialist import Specialist
@@ -35,8 +35,9 @@ class Robustness(Probe):
     keys_type = RobustnessKeys
     requires: ClassVar[frozenset[str]] = frozenset({"text-in"})
 
-    def run(self, specialist: Specialist, rows: Sequence[Row], seed: int) -> ProbeResult:
+    def run(self, context: ProbeContext) -> ProbeResult:
         """Share of all perturbed rows whose answer stays as it was."""
+        specialist, rows, seed = context.specialist, context.rows, context.seed
         roles = [role for role in specialist.task.roles if not role.target and role.type in ("text", "messages")]
         if not roles:
             raise PlugError(f"task '{specialist.task.name}' has no text column to change", place="grade.probes", fix="leave out robustness")

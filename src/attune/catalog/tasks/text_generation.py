@@ -11,17 +11,15 @@ from attune.core.contracts import Defaults, Prediction, Role, Row, Signature, Ta
 from attune.core.conversation import Message, messages_of, prompt_ids, stop_ids, template_digest, template_of
 from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
-from attune.core.likelihood import answer_likelihoods
+from attune.core.likelihood import answer_nll
 from attune.core.memory import in_parts
-from attune.core.specialist import Specialist, by_length, pad_id, text_features
+from attune.core.specialist import Specialist, text_features
 
 if TYPE_CHECKING:
     import numpy as np
 
     from attune.core.models import Base
     from attune.core.tunable import TunableModel
-
-AT_ONCE = 16
 
 
 class TextGenerationKeys(Keys):
@@ -44,19 +42,31 @@ class TextGeneration(Task):
             ("messages", "conversations", "conversation", "prompt", "instruction", "question", "query", "input", "text", "user", "source", "document", "dialogue"),
         ),
         Role("completion", "text", "the right answer", ("completion", "output", "response", "answer", "target", "reply", "assistant", "summary"), required=False, target=True),
+        Role("tests", "any", "unit tests that the answer, a Python program, must pass: a text or a list of lines", ("tests", "test_list", "unit_tests"), required=False, target=True),
     )
     defaults = Defaults(
         objective="sft",
         method="lora",
         main_metric="token_f1",
-        metrics=("token_f1", "exact_match"),
-        rivals=("majority", "untouched_base", "retrieval"),
+        metrics=("token_f1", "exact_match", "rouge_l", "perplexity", "answer_length"),
+        rivals=("majority", "untouched_base", "prompted_base", "retrieval", "retrieval_augmented_base"),
         checks=("encoding", "types", "pii", "exact_duplicates", "near_duplicates", "leakage"),
         detectors=("embedding_shift", "performance_drop"),
         exports=("bundle", "transformers"),
     )
 
     def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+        """The conversation of `_parse`, and its unit tests as one text where there are some."""
+        found = self._parse(values, columns)
+        tests = values.get(columns["tests"]) if "tests" in columns else None
+        if tests is None:
+            return found
+        lines = tests if isinstance(tests, list) else [tests]
+        if not all(isinstance(line, str) for line in lines):
+            raise DataError("the unit tests are not text", place=columns["tests"], fix="give Python code, as one text or a list of lines")
+        return {**found, "tests": "\n".join(lines)}
+
+    def _parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
         """`prompt` as messages and `completion` as text, from chat, ShareGPT, prompt/completion and Alpaca shapes.
 
         A conversation without a completion column gives its last assistant turn that is learned from; turns behind it teach nothing and are left.
@@ -119,12 +129,8 @@ class TextGeneration(Task):
         limit = min(specialist.max_length, room - self.keys.max_new_tokens)
         asked = [prompt_ids(specialist, messages_of(row["prompt"], "prompt"), limit) for row in rows]
         ids = [one for one, _ in asked]
-        stops = stop_ids(specialist)
-        answers: list[Any] = [None] * len(rows)
-        for index in by_length([len(one) for one in ids], AT_ONCE):
-            for i, answer in zip(index, in_parts(lambda part: self._generate(specialist, part, stops), [ids[i] for i in index]), strict=True):
-                answers[i] = dataclasses.replace(answer, extra={**answer.extra, "cut": asked[i][1]})
-        return answers
+        written = in_parts(lambda part: self._written(specialist, part, stop_ids(specialist)), ids)
+        return [dataclasses.replace(answer, extra={**answer.extra, "cut": cut}) for answer, (_, cut) in zip(written, asked, strict=True)]
 
     def examine(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
         """The answers, each with how likely the right one was held to be: `nll` (nats, its end token included) and `nll_tokens`. A document has no
@@ -134,33 +140,20 @@ class TextGeneration(Task):
         for i, answer in zip(asked, self.predict(specialist, [rows[i] for i in asked]) if asked else [], strict=True):
             answers[i] = answer
         known = [i for i, row in enumerate(rows) if row.get("completion")]
-        for i, (nats, tokens) in zip(known, answer_likelihoods(specialist, [rows[i] for i in known]), strict=True):
-            answers[i] = dataclasses.replace(answers[i], extra={**answers[i].extra, "nll": nats, "nll_tokens": tokens})
+        for i, (nll, tokens) in zip(known, answer_nll(specialist, [rows[i] for i in known]), strict=True):
+            answers[i] = dataclasses.replace(answers[i], extra={**answers[i].extra, "nll": nll, "nll_tokens": tokens})
         return answers
 
-    def _generate(self, specialist: Specialist, ids: Sequence[Sequence[int]], stops: list[int]) -> list[Prediction]:
-        """Answers to one batch, padded on the left so that every answer begins at the same place."""
-        import torch
-        from transformers import GenerationConfig, LogitsProcessorList
+    def _written(self, specialist: Specialist, ids: Sequence[Sequence[int]], stops: list[int]) -> list[Prediction]:
+        from attune.core.generation import generate
+        from attune.core.sampling import Sampling
 
-        longest, pad = max(len(one) for one in ids), pad_id(specialist.tokenizer)
-        tokens = torch.tensor([[pad] * (longest - len(one)) + list(one) for one in ids])
-        mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in ids])
-        certainty: list[torch.Tensor] = []
-
-        def watch(_seen: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            """Keep the log-probability of the token that greedy decoding takes; keeping all scores would need tokens x vocabulary."""
-            certainty.append(scores.float().log_softmax(-1).amax(-1))
-            return scores
-
-        settings = GenerationConfig(max_new_tokens=self.keys.max_new_tokens, do_sample=False, num_beams=1, eos_token_id=stops, pad_token_id=pad, use_cache=True)  # type: ignore[no-untyped-call]
-        found = specialist.model.body.generate(input_ids=tokens, attention_mask=mask, generation_config=settings, logits_processor=LogitsProcessorList([watch]))
         answers = []
-        for row, log_probabilities in zip(found[:, longest:].tolist(), torch.stack(certainty, 1).tolist(), strict=True):
-            end = next((place for place, token in enumerate(row) if token in stops), None)
-            size = len(row) if end is None else end + 1
-            text = specialist.tokenizer.decode(row[:end] if end is not None else row, skip_special_tokens=True).strip()
-            answers.append(Prediction(text, confidence=math.exp(sum(log_probabilities[:size]) / size), extra={"tokens": size, "stopped": end is not None}))
+        for found in generate(specialist, ids, Sampling(max_tokens=self.keys.max_new_tokens), stops=stops):
+            stopped = found.ids[-1] in stops
+            text = specialist.tokenizer.decode(found.ids[:-1] if stopped else found.ids, skip_special_tokens=True).strip()
+            certainty = math.exp(sum(one.logprob for one in found.choices) / len(found.choices))
+            answers.append(Prediction(text, confidence=certainty, extra={"tokens": len(found.ids), "stopped": stopped}))
         return answers
 
     def embed(self, specialist: Specialist, texts: Sequence[str]) -> np.ndarray:

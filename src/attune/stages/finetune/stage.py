@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attune.core import catalog
+from attune.core import catalog, waiting
 from attune.core.commit import read_checked, write_checked
 from attune.core.contracts import Example, Metric, Row
 from attune.core.cost import forecast_of
@@ -151,7 +151,7 @@ class Session:
         precision = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}"} if self.descends else {}
         self.chosen = {
             **precision,
-            "threads": str(self.plan["threads"]),
+            "threads": f"{self.plan['threads']} ({waiting.words()})",
             "checkpoints": f"every {self.keys.checkpoint_every} steps and at each evaluation, in the background",
             **({"features": done} if done else {}),
             **({"rows": pieces} if pieces else {}),
@@ -294,7 +294,7 @@ class Session:
     def contributions(self, specialist: Specialist) -> np.ndarray:
         """What each validation row adds to the main metric, float64 [n, k]."""
         truth = [self.recipe.task.truth(row) for row in self.validation]
-        return self.metric.contributions(truth, specialist.examine(self.validation), self.dataset.signature)
+        return self.metric.of_rows(self.validation, truth, specialist.examine(self.validation), self.dataset.signature)
 
     def _score(self, specialist: Specialist) -> float:
         value = float(self.metric.value(self.contributions(specialist).sum(0)))

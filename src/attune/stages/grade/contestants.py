@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from attune.core.models import Base, require_same_base, resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion
 from attune.core.rows import dataset_rows
-from attune.core.specialist import Specialist
+from attune.core.specialist import Specialist, open_bundle
 from attune.core.workspace import Workspace
 
 
@@ -48,28 +49,43 @@ class Untouched:
         return np.stack([self._vectors[text] for text in texts])
 
 
-def rival_answers(
-    recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoint: Checkpoint, rivals: dict[str, Rival], rows: Sequence[Row], signature: Signature, max_length: int, events: Events
-) -> dict[str, list[Prediction]]:
-    """Each rival's answers to the test rows.
+class Tuned:
+    """The tuned model, opened when it is asked for and as often as it was put away: rivals need the memory."""
+
+    def __init__(self, workspace: Workspace, recipe: Recipe, checkpoint: Checkpoint) -> None:
+        self.workspace, self.recipe, self.checkpoint = workspace, recipe, checkpoint
+        self._open: Specialist | None = None
+        self._features: dict[str, Any] = {}  # the weights do not change here: answers, vectors and probes read a text once
+
+    def __call__(self) -> Specialist:
+        """The model, ready to answer."""
+        if self._open is None:
+            self._open = open_bundle(self.workspace.store.path(self.checkpoint.store_key), base_folder=self.recipe.folder, id=self.checkpoint.id)
+            self._open.task = self.recipe.task  # the same, over the rows that the objective shaped
+            self._open.known_features = self._features
+        return self._open
+
+    def put_away(self) -> None:
+        """Let go of the weights."""
+        self._open = None
+
+
+def context_of(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoint: Checkpoint, signature: Signature, max_length: int, tuned: Callable[[], Specialist]) -> RivalContext:
+    """What rivals and probes may use beside the test rows.
 
     Args:
         recipe: whose task, seed and base are used.
         workspace: holds the dataset.
         dataset: its train and validation rows are what rivals may learn from.
         checkpoint: states which base must be on this machine.
-        rivals: name in the scorecard -> rival.
-        rows: the test rows.
         signature: of the tuned model.
         max_length: tokens per row, as the tuned model reads them.
-        events: told who is at work.
+        tuned: opens the tuned model.
     """
-    if not rivals:
-        return {}
     base = resolve_base(checkpoint.base["reference"], checkpoint.base["revision"], recipe.folder)
     require_same_base(base, checkpoint.base)
     untouched = Untouched(recipe, base, signature, max_length)
-    context = RivalContext(
+    return RivalContext(
         task=recipe.task,
         signature=signature,
         train=dataset_rows(workspace, dataset, recipe.task, "train"),
@@ -78,7 +94,14 @@ def rival_answers(
         seed=recipe.keys.seed,
         untuned=lambda: untouched.specialist,
         embed=untouched.embed,
+        tuned=tuned,
     )
+
+
+def rival_answers(rivals: dict[str, Rival], context: RivalContext, rows: Sequence[Row], events: Events) -> dict[str, list[Prediction]]:
+    """Each rival's answers to the test rows, by its name in the scorecard."""
+    if not rivals:
+        return {}
     found = {}
     for number, (name, rival) in enumerate(rivals.items()):
         events.progress("rivals", number, len(rivals), rival=name)

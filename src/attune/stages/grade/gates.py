@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from attune.core.contracts import Metric
 from attune.core.errors import did_you_mean
 from attune.core.recipe import GateKeys
 from attune.core.records import Comparison, GateResult, Verdict
@@ -38,10 +39,16 @@ class Evidence:
     rows: int
     """Independent test rows (or groups of rows)."""
     rivals: tuple[str, ...]
+    """Those that the tuned model has to beat; companions are not among them."""
     has_current: bool
     confidence: float
     not_comparable: str | None = None
     """Why the approved release, though there is one, cannot be compared on these rows."""
+
+    def rows_of(self, name: str) -> int:
+        """Independent rows behind a metric, or behind a probe's measure, which has rows of its own."""
+        own = self.measured[name].rows
+        return self.rows if own is None else own
 
 
 def default_gates(main_metric: str, has_current: bool) -> list[GateKeys]:
@@ -106,10 +113,11 @@ def _unusable(gate: str, metric: str, evidence: Evidence, opponent: str | None =
     """The result of a gate that cannot be examined: what it names is missing (fail), or there are too few rows to say anything (inconclusive). None: it can."""
     if metric not in evidence.measured:
         return _failed(gate, f"'{metric}' was not measured; {did_you_mean(metric, evidence.measured)}")
-    if opponent is not None and (missing := _no_opponent(opponent, evidence)):
+    if opponent is not None and (missing := _no_opponent(opponent, evidence.measured[metric], evidence)):
         return _failed(gate, missing)
-    if evidence.rows < MIN_ROWS:
-        reason = f"{evidence.rows} independent test rows are too few to decide anything: at least {MIN_ROWS} are needed, a few hundred are better"
+    rows = evidence.rows_of(metric)
+    if rows < MIN_ROWS:
+        reason = f"{rows} independent {'test ' if rows == evidence.rows else ''}rows are too few to decide anything: at least {MIN_ROWS} are needed, a few hundred are better"
         return GateResult(gate=gate, outcome="inconclusive", reason=reason)
     estimate = evidence.measured[metric].estimates[TUNED]
     if not _finite(estimate.value, estimate.low, estimate.high):
@@ -135,7 +143,7 @@ def _threshold(name: str, limit: float, at_least: bool, evidence: Evidence) -> G
         return GateResult(gate=gate, outcome="pass", reason=f"{said} is {wanted} over its whole interval")
     if high < sign * limit:
         return _failed(gate, f"{said} misses {wanted}")
-    reason = f"{said} may or may not be {wanted}; {_more_rows(value, low, high, sign * limit, evidence.rows)}"
+    reason = f"{said} may or may not be {wanted}; {_more_rows(value, low, high, sign * limit, evidence.rows_of(name))}"
     return GateResult(gate=gate, outcome="inconclusive", reason=reason)
 
 
@@ -160,15 +168,17 @@ def _better(gate: GateKeys, opponent: str, evidence: Evidence) -> GateResult:
     outcome = _outcome(against, gate.by, evidence.confidence)
     reason = _sentence(against, gate.by, outcome, opponent, measured)
     if outcome == "inconclusive":
-        reason += f"; {_more_rows(against.difference, against.low, against.high, gate.by, evidence.rows)}"
+        reason += f"; {_more_rows(against.difference, against.low, against.high, gate.by, evidence.rows_of(name))}"
     return GateResult(gate=label, outcome=outcome, reason=reason)
 
 
-def _no_opponent(asked: str, evidence: Evidence) -> str | None:
-    """A sentence when the gate names a contestant that was not graded."""
-    known = [*evidence.rivals, *([CURRENT] if evidence.has_current else [])]
+def _no_opponent(asked: str, measured: Measured, evidence: Evidence) -> str | None:
+    """A sentence when no value is better than another, or the gate names a contestant that was not graded."""
+    if measured.metric.neutral:
+        return f"no value of {plain(measured.name)} is better than another, so nobody can be better at it: use at_least or at_most"
+    known = list(measured.comparisons)
     if asked == BEST:
-        return None if evidence.rivals else "no rival was graded, so there is none to be better than: add some under grade.rivals"
+        return None if any(who in evidence.rivals for who in known) else "no rival was graded, so there is none to be better than: add some under grade.rivals"
     return None if asked in known else f"there is no rival '{asked}' in this grading; {did_you_mean(asked, [*known, BEST])}"
 
 
@@ -176,7 +186,9 @@ def _opponent(asked: str, measured: Measured, evidence: Evidence) -> tuple[str, 
     """The contestant that a gate means, or a sentence that says why it cannot be told."""
     if asked != BEST:
         return asked, None
-    values = {who: measured.estimates[who].value for who in evidence.rivals}
+    values = {who: measured.estimates[who].value for who in evidence.rivals if who in measured.comparisons}
+    if isinstance(measured.metric, Metric) and not measured.metric.of_answers:
+        values = {who: value for who, value in values.items() if math.isfinite(value)} or values
     unknown = [plain(who) for who, value in values.items() if not math.isfinite(value)]
     if unknown:
         return "", f"{measured.name} of {', '.join(unknown)} is undefined, so the best rival cannot be told"

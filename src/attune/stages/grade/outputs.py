@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from attune.core.contracts import Metric, Prediction, Row, coarse_label
+from attune.core.contracts import Metric, Prediction, Rival, Row, coarse_label
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Release, canonical_json
 from attune.stages.grade.gates import TUNED
@@ -28,7 +28,7 @@ class Grading:
     checkpoint: Checkpoint
     current: Release | None
     metrics: Mapping[str, Metric]
-    rivals: tuple[str, ...]
+    rivals: Mapping[str, Rival]
     rows: Sequence[Row]
     texts: Sequence[str]
     truth: Sequence[Any]
@@ -59,6 +59,8 @@ def scorecard_json(grading: Grading) -> dict[str, Any]:
         "main_metric": recipe.main_metric,
         "metrics": {name: {"higher_is_better": metric.higher_is_better, "percent": metric.percent} for name, metric in grading.metrics.items()},
         "rivals": list(grading.rivals),
+        "companions": [name for name, rival in grading.rivals.items() if not rival.opponent],
+        "rivals_said": {name: rival.note for name, rival in grading.rivals.items() if rival.note},
         "current": grading.current.id if grading.current else None,
         "independent_rows": grading.evidence_rows,
         "graded_with": grading.plugs,

@@ -14,8 +14,9 @@ import numpy as np
 
 from attune.core import catalog
 from attune.core.answers import is_right, label_set
-from attune.core.contracts import Metric
+from attune.core.contracts import Figure, Metric
 from attune.core.cost import words
+from attune.core.figures import Bits, Share
 from attune.core.learner import words_of_start
 from attune.core.records import Comparison, Estimate
 from attune.stages.grade import plots
@@ -110,20 +111,25 @@ def _purposes(grading: Grading) -> dict[str, str]:
     return {
         TUNED: f"{grading.checkpoint.method} on {grading.checkpoint.base['reference'].removeprefix('package:').rstrip('/').rpartition('/')[2]}",
         CURRENT: grading.current.id if grading.current else "",
-        **said,
+        **{name: f"{said[name]}; {rival.note}" if rival.note else said[name] for name, rival in grading.rivals.items()},
     }
 
 
 def _metric_facts(name: str, metric: Metric) -> dict[str, Any]:
     purpose = next((entry.purpose for entry in catalog.entries("metrics") if entry.name == metric.name), "")
-    return {"name": plain(name), "purpose": purpose, "direction": "higher is better" if metric.higher_is_better else "lower is better", "unit": "%" if metric.percent else ""}
+    return {
+        "name": plain(name),
+        "purpose": purpose,
+        "direction": "no value is better than another" if metric.neutral else "higher is better" if metric.higher_is_better else "lower is better",
+        "unit": "%" if metric.percent else "",
+    }
 
 
 def _tiles(grading: Grading, main: Metric) -> list[dict[str, str]]:
     """The few figures a reader takes away."""
     name, results = grading.recipe.main_metric, grading.facts["results"]
     tiles = [{"what": f"tuned model: {plain(name)}", "value": amount(results[TUNED][name].value, main), "note": f"{_span(results[TUNED][name], main)} ({grading.facts['confidence']:.0%} interval)"}]
-    rivals = [who for who in grading.rivals if math.isfinite(results[who][name].value)]
+    rivals = [who for who, rival in grading.rivals.items() if rival.opponent and math.isfinite(results[who][name].value)]
     if rivals:
         best = (max if main.higher_is_better else min)(rivals, key=lambda who: results[who][name].value)
         tiles.append({"what": f"best rival: {plain(best)}", "value": amount(results[best][name].value, main), "note": _span(results[best][name], main)})
@@ -142,12 +148,12 @@ def _tiles(grading: Grading, main: Metric) -> list[dict[str, str]]:
     return tiles
 
 
-def _span(estimate: Estimate, metric: Metric) -> str:
+def _span(estimate: Estimate, metric: Figure) -> str:
     unit = "%" if metric.percent else ""
     return f"{number(estimate.low, metric)}–{number(estimate.high, metric)}{unit}"
 
 
-def _range(comparison: Comparison, metric: Metric) -> str:
+def _range(comparison: Comparison, metric: Figure) -> str:
     return f"{signed(comparison.low, metric)} to {signed(comparison.high, metric)}"
 
 
@@ -194,7 +200,7 @@ def _table(grading: Grading) -> dict[str, Any]:
     rows = []
     for name, metric in grading.metrics.items():
         values = {who: estimates[name].value for who, estimates in results.items() if math.isfinite(estimates[name].value)}
-        best = (max if metric.higher_is_better else min)(values.values()) if values else None
+        best = (max if metric.higher_is_better else min)(values.values()) if values and not metric.neutral else None
         cells = [
             {"value": amount(one[name].value, metric), "span": _span(one[name], metric) if math.isfinite(one[name].low) else "", "best": values.get(who) == best and best is not None}
             for who, one in results.items()
@@ -208,7 +214,7 @@ def _against(grading: Grading) -> dict[str, Any]:
     rows = []
     for one in sorted(grading.facts["comparisons"], key=lambda one: (one.difference, one.rival) if math.isfinite(one.difference) else (-math.inf, one.rival)):
         metric = grading.metrics[one.metric]
-        reading = "undefined" if not math.isfinite(one.difference) else "better" if one.low > 0 else "worse" if one.high < 0 else "no clear difference"
+        reading = "undefined" if not math.isfinite(one.difference) else "" if metric.neutral else "better" if one.low > 0 else "worse" if one.high < 0 else "no clear difference"
         difference = f"{signed(one.difference, metric)}{' points' if metric.percent else ''}" if math.isfinite(one.difference) else "undefined"
         rows.append(
             {
@@ -331,7 +337,42 @@ def _certainty(grading: Grading, right: Sequence[bool]) -> dict[str, Any] | None
 def _probe(name: str, probe: dict[str, Any]) -> dict[str, Any]:
     examples = [[{"name": plain(str(k)), "value": _excerpt(v, 160)} for k, v in example.items()] for example in probe["examples"][:6]]
     value = probe["value"]
-    return {"name": plain(name), "value": f"{value:.1%}" if 0 <= value <= 1 else f"{value:.3f}", "meaning": _sentence(probe["meaning"]), "rows": probe["rows"], "examples": examples}
+    shown = "not known yet" if not math.isfinite(value) else f"{value:.1%}" if probe["percent"] and abs(value) < 100 else f"{value:.3f}"
+    return {"name": plain(name), "value": shown, "meaning": _sentence(probe["meaning"]), "rows": probe["rows"], "examples": examples, "measures": _measures(probe["measures"])}
+
+
+def _both(estimate: Estimate, figure: Figure) -> dict[str, str]:
+    """A value and its interval, for a cell."""
+    return {"value": amount(estimate.value, figure), "span": _span(estimate, figure) if math.isfinite(estimate.low) else ""}
+
+
+def _measures(measures: dict[str, Any]) -> list[dict[str, Any]]:
+    """A probe's figures, a line for each contestant that the tuned model is compared with."""
+    rows = []
+    for name, one in measures.items():
+        figure: Figure = Share() if one["percent"] else Bits()
+        tuned = Estimate(**one["results"][TUNED])
+        line = {"name": plain(name), "meaning": one["meaning"], "rows": one["rows"], "tuned": _both(tuned, figure), "who": "", "theirs": {}, "difference": "", "range": "", "p": "", "reading": ""}
+        for given in one["comparisons"]:
+            found = Comparison(**given)
+            if not math.isfinite(found.difference):
+                continue
+            reading = "better" if found.low > 0 else "worse" if found.high < 0 else "no clear difference"
+            unit = " points" if one["percent"] else ""
+            rows.append(
+                {
+                    **line,
+                    "who": _contestant(found.rival),
+                    "theirs": _both(Estimate(**one["results"][found.rival]), figure),
+                    "difference": f"{signed(found.difference, figure)}{unit}",
+                    "range": _range(found, figure),
+                    "p": p_value(found.p_value),
+                    "reading": reading,
+                }
+            )
+        if not one["comparisons"]:
+            rows.append(line)
+    return rows
 
 
 def _training(grading: Grading) -> list[tuple[str, str]]:

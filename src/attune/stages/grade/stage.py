@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attune.core import catalog
 from attune.core.answers import label_set
-from attune.core.contracts import Metric, Prediction, Probe, Rival, Row, Signature, require_fit
+from attune.core.commit import sha256_file
+from attune.core.contracts import Metric, Prediction, Probe, ProbeContext, ProbeResult, Rival, Row, Signature, require_fit
 from attune.core.errors import AttuneError, DataError, IntegrityError, Problems
 from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Release, Scorecard
 from attune.core.releases import open_release
 from attune.core.rows import dataset_rows, open_test_rows
-from attune.core.specialist import Specialist, open_bundle
+from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
-from attune.stages.grade.contestants import rival_answers
+from attune.stages.grade.contestants import Tuned, context_of, rival_answers
 from attune.stages.grade.gates import BEST, CURRENT, TUNED, Evidence, decide
 from attune.stages.grade.outputs import Grading, write
+from attune.stages.grade.probing import measured_probes
 from attune.stages.grade.statistics import Measured, measure
 
-VERSION = 3
+VERSION = 4
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
@@ -39,6 +41,11 @@ class Plugs:
     def facts(self) -> dict[str, Any]:
         """Names and keys, for the stage's fingerprint and the report."""
         return {kind: {name: [plug.name, plug.keys.model_dump(mode="json")] for name, plug in getattr(self, kind).items()} for kind in ("metrics", "rivals", "probes")}
+
+    def files(self) -> dict[str, str]:
+        """sha256 of the user's files that the plugs read, where they are there."""
+        paths = {path for kind in (self.metrics, self.rivals, self.probes) for plug in kind.values() for path in plug.reads()}  # type: ignore[attr-defined]
+        return {str(path): sha256_file(path) for path in sorted(paths) if path.is_file()}
 
 
 def plugs_of(recipe: Recipe) -> Plugs:
@@ -85,9 +92,11 @@ def _named(plugs: Sequence[Any]) -> dict[str, Any]:
 
 def inputs(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, current: Release | None) -> dict[str, Any]:
     """Everything the scorecard depends on."""
+    plugs = plugs_of(recipe)
     return {
         "recipe": recipe.part("task", "seed", "grade", "gates"),
-        "plugs": plugs_of(recipe).facts(),
+        "plugs": plugs.facts(),
+        "files": plugs.files(),
         "main_metric": recipe.main_metric,
         "dataset": dataset.id,
         "checkpoint": checkpoint.id,
@@ -114,38 +123,43 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
             fix=f"grade it on that dataset, not on {dataset.id}: its test rows may be training rows of the checkpoint",
         )
     keys, plugs, task = recipe.keys.grade, plugs_of(recipe), recipe.task
-    tuned = open_bundle(workspace.store.path(checkpoint.store_key), base_folder=recipe.folder, id=checkpoint.id)
-    tuned.task = task  # the same, over the rows that the objective shaped
-    tuned.known_features = {}  # the weights do not change here: answers, vectors and probes read a text once
+    tuned = Tuned(workspace, recipe, checkpoint)
     rows, uses = open_test_rows(workspace, dataset, task, f"grade {checkpoint.id}")
     if not rows:
         raise DataError("there are no test rows", place=f"dataset {dataset.id}", fix="give more rows or a larger data.splits.test")
     if uses > 1:
         events.note(f"some of the {len(rows)} test rows have now been opened {uses} times; a model chosen after many looks is judged too kindly")
     truth = [task.truth(row) for row in rows]
-    answers = {TUNED: tuned.examine(rows)}
-    probes = {}
-    for name, probe in plugs.probes.items():
-        events.note(f"probe {name}")
-        probes[name] = asdict(probe.run(tuned, rows, recipe.keys.seed))
+    answers = {TUNED: tuned().examine(rows)}
     texts = [task.text(row) for row in rows]
-    embeddings = tuned.embed(texts) if "embeds" in task.traits else None
-    signature, max_length = tuned.signature, tuned.max_length
-    del tuned
+    embeddings = tuned().embed(texts) if "embeds" in task.traits else None
+    signature, max_length = tuned().signature, tuned().max_length
+    tuned.put_away()
     not_comparable = _not_comparable(workspace, recipe, current, dataset, rows) if current is not None else None
     if not_comparable:
         events.warn(not_comparable)
     elif current is not None:
         events.note(f"the approved release {current.id} answers the same rows")
         answers[CURRENT] = _current(workspace, recipe, current).examine(rows)
-    answers |= rival_answers(recipe, workspace, dataset, checkpoint, plugs.rivals, rows, signature, max_length, events)
+    probed: dict[str, ProbeResult] = {}
+    if plugs.rivals or plugs.probes:
+        context = context_of(recipe, workspace, dataset, checkpoint, signature, max_length, tuned)
+        answers |= rival_answers(plugs.rivals, context, rows, events)
+        _require_answers(answers, len(rows))
+        for name, probe in plugs.probes.items():
+            events.note(f"probe {name}")
+            probed[name] = probe.run(ProbeContext(tuned(), rows, context.seed, context.train, context.untuned, answers))
+        del context
+        tuned.put_away()
     _require_answers(answers, len(rows))
     space = _label_space(signature, truth, answers)
     groups = _groups(rows)
     events.note(f"{keys.resamples} resamples of {len(rows)} test rows, {len(answers)} contestants, {len(plugs.metrics)} metrics")
-    contributions = {name: {who: metric.contributions(truth, one, space) for who, one in answers.items()} for name, metric in plugs.metrics.items()}
+    contributions = {name: {who: metric.of_rows(rows, truth, one, space) for who, one in answers.items()} for name, metric in plugs.metrics.items()}
     measured = measure(plugs.metrics, contributions, first=TUNED, groups=groups, resamples=keys.resamples, confidence=keys.confidence, seed=recipe.keys.seed)
-    evidence = Evidence(measured, len(set(groups)) if groups is not None else len(rows), tuple(plugs.rivals), current is not None and not not_comparable, keys.confidence, not_comparable)
+    probes, gated = measured_probes(probed, keys.resamples, keys.confidence, recipe.keys.seed)
+    opponents = tuple(name for name, rival in plugs.rivals.items() if rival.opponent)
+    evidence = Evidence({**gated, **measured}, len(set(groups)) if groups is not None else len(rows), opponents, current is not None and not not_comparable, keys.confidence, not_comparable)
     gates, verdict, reasons = decide(recipe.keys.gates, recipe.main_metric, evidence)
     facts: dict[str, Any] = {
         "specialist": recipe.name,
@@ -157,13 +171,13 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         "resamples": keys.resamples,
         "results": {who: {name: one.estimates[who] for name, one in measured.items()} for who in answers},
         "comparisons": tuple(comparison for one in measured.values() for comparison in one.comparisons.values()),
-        "per_class": _per_class(measured, space),
+        "per_class": _per_class(plugs.metrics, measured, space),
         "probes": probes,
         "gates": gates,
         "verdict": verdict,
         "reasons": reasons,
     }
-    grading = Grading(recipe, dataset, checkpoint, current, plugs.metrics, tuple(plugs.rivals), rows, texts, truth, answers, embeddings, evidence.rows, facts, plugs.facts())
+    grading = Grading(recipe, dataset, checkpoint, current, plugs.metrics, plugs.rivals, rows, texts, truth, answers, embeddings, evidence.rows, facts, plugs.facts())
 
     def fill(folder: Path) -> None:
         write(folder, grading, workspace.store.path(dataset.store_key))
@@ -220,7 +234,7 @@ def _groups(rows: Sequence[Row]) -> list[int] | None:
     return numbers if len(names) < len(rows) else None
 
 
-def _per_class(measured: dict[str, Measured], signature: Signature) -> dict[str, dict[str, float]]:
+def _per_class(metrics: dict[str, Metric], measured: dict[str, Measured], signature: Signature) -> dict[str, dict[str, float]]:
     """The tuned model's metrics per class, where a metric has them."""
-    found = {name: one.metric.breakdown(one.totals[TUNED], signature) for name, one in measured.items()}
+    found = {name: metric.breakdown(measured[name].totals[TUNED], signature) for name, metric in metrics.items()}
     return {name: {label: value for label, value in parts.items() if math.isfinite(value)} for name, parts in found.items() if parts}

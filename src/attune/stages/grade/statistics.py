@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from attune.core import randomness
-from attune.core.contracts import Metric
+from attune.core.contracts import Figure
 from attune.core.records import Comparison, Estimate
 from attune.core.resampling import bootstrap_weights, parts
 
@@ -24,15 +24,17 @@ class Measured:
     """One metric on every contestant: estimates, and the tuned model's comparisons by opponent."""
 
     name: str
-    metric: Metric
+    metric: Figure
     estimates: dict[str, Estimate]
     comparisons: dict[str, Comparison]
     totals: dict[str, np.ndarray]
     """Contestant -> sum of contributions [k]."""
+    rows: int | None = None
+    """Independent rows (or groups) behind it."""
 
 
 def measure(
-    metrics: Mapping[str, Metric], contributions: Mapping[str, Mapping[str, np.ndarray]], *, first: str, groups: Sequence[int] | None, resamples: int, confidence: float, seed: int
+    metrics: Mapping[str, Figure], contributions: Mapping[str, Mapping[str, np.ndarray]], *, first: str, groups: Sequence[int] | None, resamples: int, confidence: float, seed: int
 ) -> dict[str, Measured]:
     """Estimates and comparisons of every metric.
 
@@ -64,7 +66,7 @@ def measure(
             low, high = _difference_interval(gain, sign * (samples[first] - samples[who]), arrays[first], arrays[who], sign, metric, confidence)
             p = permutation_p(arrays[first], arrays[who], lambda t, m=metric: np.asarray(m.value(t)), resamples, seed)  # type: ignore[misc]
             comparisons[who] = Comparison(rival=who, metric=name, difference=gain, low=low, high=high, p_value=p)
-        found[name] = Measured(name, metric, estimates, comparisons, totals)
+        found[name] = Measured(name, metric, estimates, comparisons, totals, len(arrays[first]))
     return found
 
 
@@ -123,7 +125,7 @@ def permutation_p(ours: np.ndarray, theirs: np.ndarray, value: Callable[[np.ndar
     return (reached + 1) / (resamples + 1)
 
 
-def _estimate(value: float, samples: np.ndarray, rows: np.ndarray, metric: Metric, confidence: float) -> Estimate:
+def _estimate(value: float, samples: np.ndarray, rows: np.ndarray, metric: Figure, confidence: float) -> Estimate:
     """Percentile interval; a share of rows is widened to Wilson's, and so is a 0 or 1 that no resample could move.
 
     It always holds the value itself: resamples of a calibration error lie above it, because drawing rows twice adds noise to every bin.
@@ -136,7 +138,7 @@ def _estimate(value: float, samples: np.ndarray, rows: np.ndarray, metric: Metri
     return Estimate(value=value, low=low, high=high)
 
 
-def _difference_interval(gain: float, samples: np.ndarray, ours: np.ndarray, theirs: np.ndarray, sign: float, metric: Metric, confidence: float) -> tuple[float, float]:
+def _difference_interval(gain: float, samples: np.ndarray, ours: np.ndarray, theirs: np.ndarray, sign: float, metric: Figure, confidence: float) -> tuple[float, float]:
     """Percentile interval of a paired difference.
 
     Where rows are right or wrong it is widened to Agresti & Min's, and so is a difference of equal answers: a bootstrap cannot draw what it

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import math
 
-from attune.core.contracts import Metric
+from attune.core.contracts import Figure
 from attune.core.records import Estimate
 
 DASH = "–"
 
 
-def number(value: float, metric: Metric) -> str:
+def number(value: float, metric: Figure) -> str:
     """The value without its unit."""
     if math.isnan(value):
         return "undefined"
     return f"{100 * value:.1f}" if metric.percent else f"{value:.3f}"
 
 
-def amount(value: float, metric: Metric) -> str:
+def amount(value: float, metric: Figure) -> str:
     """A value with its unit: 92.1% or 0.134."""
     return f"{number(value, metric)}{'%' if metric.percent and not math.isnan(value) else ''}"
 
 
-def interval(estimate: Estimate, metric: Metric) -> str:
+def interval(estimate: Estimate, metric: Figure) -> str:
     """A value with its interval: 92.1% (88.9–95.0)."""
     return f"{amount(estimate.value, metric)} ({number(estimate.low, metric)}{DASH}{number(estimate.high, metric)})"
 
 
-def points(value: float, metric: Metric) -> str:
+def points(value: float, metric: Figure) -> str:
     """A difference without its sign: 9.0 points, or 0.134."""
     text = number(abs(value), metric)
     return f"{text} point{'' if text == '1.0' else 's'}" if metric.percent else text
 
 
-def signed(value: float, metric: Metric) -> str:
+def signed(value: float, metric: Figure) -> str:
     """A difference with its sign: +9.0 or −1.2, without unit."""
     text = number(abs(value), metric)
     if not any(digit in text for digit in "123456789"):

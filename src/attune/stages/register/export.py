@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,18 @@ from attune.core.commit import committed_folder, is_valid, write_json
 from attune.core.contracts import Export, Prediction, Row, require_fit
 from attune.core.errors import AttuneError, IntegrityError, Problems, Refused
 from attune.core.events import Events
+from attune.core.parity import NetworkVoice, voice_of
 from attune.core.records import DatasetVersion, Release
 from attune.core.releases import open_release, release_folder
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
+from attune.stages.register.certificate import CERTIFICATE, certificate, golden_file, replayed
 
 GOLDEN_ROWS = 32
-TOLERANCE = 1e-4
-"""Largest difference of a probability (or of an entry of a vector) that still counts as the same answer."""
-PARITY = "parity.json"
 
 
-def export(workspace: Workspace, release: Release, format_names: list[Any], folder: Path, events: Events, recipe_folder: Path | None = None) -> dict[str, Any]:
+def export(workspace: Workspace, release: Release, format_names: list[Any], folder: Path, events: Events, recipe_folder: Path | None = None, golden: Path | None = None) -> dict[str, Any]:
     """Write the release in several formats, each into `folder/<format>`, and return what was proven of each.
 
     Args:
@@ -34,6 +33,7 @@ def export(workspace: Workspace, release: Release, format_names: list[Any], fold
         folder: where the formats' folders are made.
         events: told what happens.
         recipe_folder: where a relative reference to the base model starts.
+        golden: JSON lines with rows to replay; default: validation rows of the release's data set.
 
     Raises:
         IntegrityError: an exported form answers differently; nothing of it is kept.
@@ -41,8 +41,7 @@ def export(workspace: Workspace, release: Release, format_names: list[Any], fold
     """
     bundle = release_folder(workspace, release)
     specialist = open_release(workspace, release, base_folder=recipe_folder)
-    rows = golden_rows(workspace, release, specialist)
-    own = specialist.predict(rows)
+    rows = golden_rows(workspace, release, specialist) if golden is None else golden_file(golden, specialist)
     plugs: list[Export] = []
     problems: list[AttuneError] = []
     for number, spec in enumerate(format_names):
@@ -54,10 +53,20 @@ def export(workspace: Workspace, release: Release, format_names: list[Any], fold
             problems.append(error)
     if problems:
         raise Problems(problems, title="formats that cannot be written:")
+    about = {
+        "from": "validation rows" if golden is None else golden.name,
+        "row_ids": [row["row_id"] for row in rows],
+        "sha256": hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest(),
+    }
+    own = specialist.predict(rows)
+    voice = voice_of(specialist) if {"text-out", "torch"} <= specialist.task.traits else None
     found = {}
     for done, plug in enumerate(plugs, start=1):
-        found[plug.name] = _write(plug, specialist, bundle, release, rows, own, folder / plug.name)
-        events.note(f"format '{plug.name}' answers {len(rows)} golden rows as the release does", folder=str(folder / plug.name), **found[plug.name])
+        found[plug.name] = _write(plug, specialist, bundle, release, rows, own, voice, about, folder / plug.name)
+        if found[plug.name]["status"] == "unverified":
+            events.warn(f"format '{plug.name}' is {found[plug.name]['words']}", folder=str(folder / plug.name))
+        else:
+            events.note(f"format '{plug.name}' is {found[plug.name]['words']}", folder=str(folder / plug.name))
         events.progress("export", done, len(plugs))
     return found
 
@@ -73,75 +82,42 @@ def golden_rows(workspace: Workspace, release: Release, specialist: Specialist) 
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
-def _write(plug: Export, specialist: Specialist, bundle: Path, release: Release, rows: list[Row], own: list[Prediction], target: Path) -> dict[str, Any]:
+def _write(
+    plug: Export, specialist: Specialist, bundle: Path, release: Release, rows: list[Row], own: list[Prediction], voice: NetworkVoice | None, golden: dict[str, Any], target: Path
+) -> dict[str, Any]:
     about = {"release": release.id, "version": release.version, "bundle_digest": release.bundle_digest, "format": {"name": plug.name, **plug.keys.model_dump(mode="json")}}
     if target.exists() and any(target.iterdir()):
         known = _known(target)
-        if known is not None and all(known.get(name) == value for name, value in about.items()):
+        if known is not None and all(known.get(name) == value for name, value in {**about, "golden": golden}.items()):
             return known
         raise Refused(f"'{target}' exists and holds something else", place=str(target), fix="give another folder, or remove this one")
     with committed_folder(target) as temporary:
         plug.write(specialist, bundle, temporary)
-        parity = compare(own, plug.replay(temporary, rows), rows)
-        parity = {**about, **parity}
-        if parity["disagreements"]:
-            first = parity["disagreements"][0]
+        try:
+            figures = replayed(plug, temporary, specialist, voice, own, rows)
+        except AttuneError:
+            raise
+        except Exception as error:  # a broken artefact fails in its engine's own way
             raise IntegrityError(
-                f"format '{plug.name}' answers {len(parity['disagreements'])} of {len(rows)} golden rows differently; row {first['row_id']}: {first['why']}",
+                f"format '{plug.name}' could not be replayed: {type(error).__name__}: {str(error)[:500]}", place=str(target), fix="nothing was kept; the exported form cannot be used"
+            ) from error
+        wrong = figures["disagreements"]
+        if wrong:
+            whole = [one["why"] for one in wrong if not one["row_id"]]
+            apart = [one for one in wrong if one["row_id"]]
+            said = f"format '{plug.name}' answers {len({one['row_id'] for one in apart})} of {len(rows)} golden rows differently; row {apart[0]['row_id']}: {apart[0]['why']}" if apart else ""
+            raise IntegrityError(
+                "; ".join([*([said] if said else [f"format '{plug.name}' is not the model that was tuned"]), *whole]),
                 place=str(target),
                 fix="nothing was kept; the exported form cannot stand for this release",
             )
-        write_json(temporary / PARITY, parity)
-    return parity
+        proven = {**about, **certificate(plug, temporary, specialist, figures, golden)}
+        write_json(temporary / CERTIFICATE, proven)
+    return proven
 
 
 def _known(target: Path) -> dict[str, Any] | None:
-    import json
-
-    if not is_valid(target) or not (target / PARITY).is_file():
+    if not is_valid(target) or not (target / CERTIFICATE).is_file():
         return None
-    found: dict[str, Any] = json.loads((target / PARITY).read_text())
+    found: dict[str, Any] = json.loads((target / CERTIFICATE).read_text())
     return found
-
-
-def compare(own: Sequence[Prediction], theirs: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, Any]:
-    """How two contestants' answers to the same rows differ: `rows`, `max_difference` (of probabilities or vector entries) and
-    `disagreements` (row id and why)."""
-    if len(own) != len(rows) or len(theirs) != len(rows):
-        raise IntegrityError(f"{len(theirs)} answers came back to {len(rows)} golden rows", place="export", fix="the exported form does not answer every row")
-    disagreements = []
-    largest = 0.0
-    for row, a, b in zip(rows, own, theirs, strict=True):
-        why, difference = _difference(a, b)
-        largest = max(largest, difference) if math.isfinite(difference) else largest
-        if why:
-            disagreements.append({"row_id": row.get("row_id", ""), "why": why})
-    return {"rows": len(rows), "max_difference": largest, "tolerance": TOLERANCE, "disagreements": disagreements}
-
-
-def _difference(a: Prediction, b: Prediction) -> tuple[str, float]:
-    """Why two answers are not the same ('' when they are) and their largest numeric difference."""
-    first, second = _vector(a.output), _vector(b.output)
-    if first is not None:
-        if second is None or len(second) != len(first):
-            return "one is a vector, the other is none of the same length", 0.0
-        difference = max((_apart(x, y) for x, y in zip(first, second, strict=True)), default=0.0)
-        return (f"vectors differ by {difference:.2e}" if not difference <= TOLERANCE else ""), difference
-    if a.output != b.output:
-        return f"{a.output!r} became {b.output!r}", 0.0
-    if a.scores.keys() != b.scores.keys():
-        return "probabilities of other labels", 0.0
-    difference = max((_apart(a.scores[label], b.scores[label]) for label in a.scores), default=0.0)
-    return (f"a probability differs by {difference:.2e}" if not difference <= TOLERANCE else ""), difference
-
-
-def _apart(x: float, y: float) -> float:
-    """|x - y|; infinite where either is not a number, so that it can never count as agreement."""
-    return abs(x - y) if math.isfinite(x) and math.isfinite(y) else math.inf
-
-
-def _vector(output: Any) -> list[float] | None:
-    values = output.tolist() if hasattr(output, "tolist") else output
-    if isinstance(values, (list, tuple)) and values and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in values):
-        return [float(x) for x in values]
-    return None

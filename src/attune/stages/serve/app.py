@@ -28,10 +28,11 @@ from attune.core.errors import AttuneError, MachineError, Refused
 from attune.core.events import Events
 from attune.core.recipe import ServeKeys
 from attune.core.workspace import Workspace
-from attune.stages.serve import limits
-from attune.stages.serve.endpoint import Endpoint
+from attune.stages.serve import limits, vllm
+from attune.stages.serve.endpoint import Endpoint, approved_release
 from attune.stages.serve.messages import FeedbackAnswer, FeedbackRequest, PredictAnswer, PredictRequest, ProblemDocument
-from attune.stages.serve.problems import MEDIA_TYPE, TITLES, Problem, problem_of
+from attune.stages.serve.openai_routes import add_openai_routes
+from attune.stages.serve.problems import MEDIA_TYPE, OPENAI_PATHS, TITLES, Problem, problem_of, written
 from attune.stages.serve.protocol import TimedProtocol
 from attune.stages.serve.request_log import PATIENCE
 from attune.stages.serve.tokens import token_file, token_of
@@ -61,7 +62,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._http(scope, receive, _Answer(send, self.endpoint))
+            await self._http(scope, receive, _Answer(send, self.endpoint, scope["path"]))
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -135,9 +136,10 @@ class Guard:
 class _Answer:
     """Passes an answer on, remembers its status and adds what every answer carries."""
 
-    def __init__(self, send: Send, endpoint: Endpoint) -> None:
+    def __init__(self, send: Send, endpoint: Endpoint, path: str) -> None:
         self.send = send
         self.endpoint = endpoint
+        self.path = path
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -154,11 +156,11 @@ class _Answer:
         closing on bytes still under way would reset it, and the client could not read the answer."""
         if self.status is not None:
             return
-        body = problem.body()
-        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode()), *((k.lower().encode(), v.encode()) for k, v in problem.headers.items())]
+        status, body, media = written(problem, self.path)
+        headers = [(b"content-type", media.encode()), (b"content-length", str(len(body)).encode()), *((k.lower().encode(), v.encode()) for k, v in problem.headers.items())]
         if unread is not None and not self.endpoint.draining:
             headers.append((b"connection", b"close"))
-        await self({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await self({"type": "http.response.start", "status": status, "headers": headers})
         await self({"type": "http.response.body", "body": body, "more_body": unread is not None})
         if unread is not None:
             with suppress(TimeoutError):  # enough was done then for a client that goes on sending
@@ -192,7 +194,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 # ---------------------------------------------------------------- the routes
 
 
-ROUTES = ("/livez", "/readyz", "/metrics", "/openapi.json", "/v1/predict", "/v1/feedback", "/v1/release", "/v1/refresh")
+ROUTES = ("/livez", "/readyz", "/metrics", "/openapi.json", "/v1/predict", "/v1/feedback", "/v1/release", "/v1/refresh", *OPENAI_PATHS, "/v1/models/load", "/v1/models/evict", "/v1/models/{name}")
 """Paths that are counted by name; everything else is counted as 'other'."""
 
 
@@ -217,31 +219,33 @@ def make_app(
     app.add_middleware(Guard, endpoint=served, token=token)
     _add_handlers(app)
     _add_routes(app, served)
+    add_openai_routes(app, served)
     return app
 
 
 def _add_handlers(app: FastAPI) -> None:
-    def answer(problem: Problem) -> Response:
-        return Response(problem.body(), problem.status, media_type=MEDIA_TYPE, headers=problem.headers)
+    def answer(request: Request, problem: Problem) -> Response:
+        status, body, media = written(problem, request.url.path)
+        return Response(body, status, media_type=media, headers=problem.headers)
 
     @app.exception_handler(Problem)
-    async def _problem(_: Request, error: Problem) -> Response:
-        return answer(error)
+    async def _problem(request: Request, error: Problem) -> Response:
+        return answer(request, error)
 
     @app.exception_handler(AttuneError)
-    async def _ours(_: Request, error: AttuneError) -> Response:
+    async def _ours(request: Request, error: AttuneError) -> Response:
         app.state.endpoint.events.warn(f"a request was not answered: {error.what}") if problem_of(error).status >= 500 else None
-        return answer(problem_of(error))
+        return answer(request, problem_of(error))
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> Response:
+    async def _http(request: Request, error: HTTPException) -> Response:
         told = {404: "there is nothing at this path", 405: "this path does not take this method"}.get(error.status_code, "the request cannot be answered")
-        return answer(Problem(error.status_code, told, fix="/openapi.json lists what there is", headers=dict(error.headers or {})))
+        return answer(request, Problem(error.status_code, told, fix="/openapi.json lists what there is", headers=dict(error.headers or {})))
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(_: Request, error: RequestValidationError) -> Response:
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
         found = [{"field": _field(one["loc"]), "detail": str(one["msg"])} for one in error.errors()]
-        return answer(Problem(422, found[0]["detail"], field=found[0]["field"], fix="/openapi.json describes the request", errors=found))
+        return answer(request, Problem(422, found[0]["detail"], field=found[0]["field"], fix="/openapi.json describes the request", errors=found))
 
 
 def _field(place: tuple[int | str, ...]) -> str:
@@ -411,6 +415,11 @@ def run(
             )
         events.warn(f"the endpoint listens on {keys.host} in clear text: the token can be read on the way", specialist=specialist)
     token = token_of(workspace, specialist)
+    if keys.engine == "vllm":
+        approved = approved_release(workspace, specialist)
+        told_facts = {"token": token, "token_file": str(token_file(workspace, specialist)), "release": approved.id, "version": approved.version}
+        vllm.run(workspace, approved, keys, token, events, base_folder, lambda where: announce({**where, **told_facts}) if announce is not None else None)
+        return
     endpoint = Endpoint(workspace, specialist, keys, events=events, base_folder=base_folder, poll_seconds=poll_seconds)
     app = make_app(workspace, specialist, keys, token=token, endpoint=endpoint)
     listener = _bind(keys.host, keys.port)

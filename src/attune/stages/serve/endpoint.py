@@ -24,6 +24,16 @@ RETRY_REFUSED = 30
 """Polls between two attempts to take a release that was refused."""
 
 
+def approved_release(workspace: Workspace, specialist: str) -> Release:
+    """The release that a specialist's endpoint serves; raises Refused where none is approved."""
+    release = workspace.ledger.approved(specialist)
+    if release is None:
+        known = sorted({one.specialist for one in workspace.ledger.find(Release)})
+        fix = f"`attune run` its recipe, then promote the release it makes{'; ' + did_you_mean(specialist, known) if known and specialist not in known else ''}"
+        raise Refused(f"'{specialist}' has no approved release", place="serve", fix=fix)
+    return release
+
+
 class Endpoint:
     """Serves one specialist.
 
@@ -65,12 +75,8 @@ class Endpoint:
         """
         if self._poller.is_alive():
             return
-        release = self.workspace.ledger.approved(self.specialist)
-        if release is None:
-            known = sorted({one.specialist for one in self.workspace.ledger.find(Release)})
-            fix = f"`attune run` its recipe, then promote the release it makes{'; ' + did_you_mean(self.specialist, known) if known and self.specialist not in known else ''}"
-            raise Refused(f"'{self.specialist}' has no approved release", place="serve", fix=fix)
-        self._take(load(self.workspace, release, self.base_folder))
+        release = approved_release(self.workspace, self.specialist)
+        self._take(load(self.workspace, release, self.base_folder, self.keys))
         self.engine.start()
         self.log.start()
         self._poller.start()
@@ -82,11 +88,14 @@ class Endpoint:
         if self._poller.is_alive():
             self._poller.join()
         self.engine.stop()
+        if self.current is not None and self.current.beside is not None:
+            self.current.beside.stop()
         self.log.stop()
 
     def ready(self) -> bool:
         """True while requests are welcome."""
-        return self.current is not None and not self.draining and self.engine.alive()
+        writes = self.current.beside if self.current is not None else None
+        return self.current is not None and not self.draining and self.engine.alive() and (writes is None or writes.generator.alive())
 
     # -------------------------------------------------------- which release
 
@@ -115,7 +124,7 @@ class Endpoint:
                 self._refused = (release.id, self._refused[1] - 1)
                 return
             try:
-                self._take(load(self.workspace, release, self.base_folder))
+                self._take(load(self.workspace, release, self.base_folder, self.keys))
             except Exception as error:
                 if self._refused is None or self._refused[0] != release.id:
                     told = error.what if isinstance(error, AttuneError) else type(error).__name__
@@ -125,7 +134,12 @@ class Endpoint:
 
     def _take(self, served: Served) -> None:
         before = self.current
+        if before is not None and before.beside is not None and served.beside is not None:
+            for name, why in served.beside.take_over(before.beside):
+                self.events.warn(f"release {name} could not move to the new release of '{self.specialist}': {why}", specialist=self.specialist)
         self.current = served
+        if before is not None and before.beside is not None:
+            before.beside.retire()
         self._refused = None
         self.metrics.taken(served.release)
         if before is not None:

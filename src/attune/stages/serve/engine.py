@@ -12,10 +12,12 @@ from typing import Any
 
 from attune.core.contracts import Prediction, Row
 from attune.core.errors import IntegrityError, MachineError
+from attune.core.recipe import ServeKeys
 from attune.core.records import Release
 from attune.core.releases import open_release
 from attune.core.specialist import ROWS_AT_ONCE, Specialist
 from attune.core.workspace import Workspace
+from attune.stages.serve.beside import Beside
 from attune.stages.serve.metrics import Metrics
 
 
@@ -25,6 +27,8 @@ class Served:
 
     release: Release
     specialist: Specialist
+    beside: Beside | None = None
+    """Where the release writes texts: the generator that decodes for it, and the adapters of other releases on it."""
 
 
 @dataclass
@@ -36,7 +40,7 @@ class Job:
     answer: Future[list[Prediction]] = field(default_factory=Future)
 
 
-def load(workspace: Workspace, release: Release, base_folder: Path | None) -> Served:
+def load(workspace: Workspace, release: Release, base_folder: Path | None, keys: ServeKeys | None = None) -> Served:
     """Open a release, every hash checked, and make it answer once before it may receive traffic; raises an AttuneError when it cannot."""
     specialist = open_release(workspace, release, base_folder=base_folder)
     role = next(role for role in specialist.task.roles if not role.target)
@@ -47,7 +51,9 @@ def load(workspace: Workspace, release: Release, base_folder: Path | None) -> Se
         numbers += [x for x in answer.output if isinstance(x, float)]
     if not all(math.isfinite(x) for x in numbers):
         raise IntegrityError(f"release '{release.id}' answers with what is not a number", place="smoke test", fix="roll back, and look at the checkpoint's weights")
-    return Served(release, specialist)
+    keys = keys or ServeKeys()
+    beside = Beside.of(workspace, release, specialist, running=keys.max_running, waiting=keys.max_waiting, most=keys.max_adapters)
+    return Served(release, specialist, beside)
 
 
 class Engine:

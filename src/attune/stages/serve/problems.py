@@ -21,6 +21,7 @@ TITLES = {
     415: "Not JSON",
     421: "Wrong host",
     422: "Cannot be used",
+    429: "Too many at once",
     431: "Headers too large",
     500: "Fault in the server",
     503: "Not available now",
@@ -47,6 +48,8 @@ class Problem(Exception):
         self.fix = fix
         self.errors = list(errors)
         self.headers = headers or {}
+        self.code: str | None = None
+        """A word for programs, in OpenAI's form."""
         self.finished = False
         """True when the request's body had been read to its end."""
 
@@ -55,6 +58,31 @@ class Problem(Exception):
         facts: dict[str, Any] = {"type": "about:blank", "title": TITLES.get(self.status, "Error"), "status": self.status, "detail": self.detail}
         facts |= {name: value for name, value in (("field", self.field), ("fix", self.fix), ("errors", self.errors)) if value}
         return json.dumps(facts, ensure_ascii=False).encode()
+
+
+OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
+"""Paths, and what lies under them, that answer in the form of OpenAI's API, errors included."""
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def speaks_openai(path: str) -> bool:
+    """True for a path of OpenAI's API."""
+    return any(path == one or path.startswith(one + "/") for one in OPENAI_PATHS)
+
+
+def written(problem: Problem, path: str) -> tuple[int, bytes, str]:
+    """Status, body and media type of a refusal in the form that the path's clients read."""
+    if not speaks_openai(path):
+        return problem.status, problem.body(), MEDIA_TYPE
+    status = 400 if problem.status == 422 else problem.status
+    return status, json.dumps({"error": openai_error(problem)}, ensure_ascii=False).encode(), "application/json"
+
+
+def openai_error(problem: Problem) -> dict[str, Any]:
+    """The error object of OpenAI's API: message, type, param and code."""
+    kind = OPENAI_TYPES.get(problem.status, "server_error" if problem.status >= 500 else "invalid_request_error")
+    message = f"{problem.detail}{'. ' + problem.fix[0].upper() + problem.fix[1:] if problem.fix else ''}"
+    return {"message": message, "type": kind, "param": problem.field, "code": problem.code}
 
 
 def problem_of(error: AttuneError) -> Problem:

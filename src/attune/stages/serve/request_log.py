@@ -40,6 +40,8 @@ class Entry:
     output: Any
     confidence: float | None
     labels: frozenset[str] = frozenset()
+    specialist: str | None = None
+    """Whose request it was, where the release of another specialist answered."""
 
 
 class RequestLog:
@@ -112,7 +114,7 @@ class RequestLog:
     def _row(self, entry: Entry) -> dict[str, Any]:
         return {
             "id": entry.id,
-            "specialist": self.specialist,
+            "specialist": entry.specialist or self.specialist,
             "release_id": entry.release_id,
             "at": entry.at,
             "input": canonical_json(self._masked(entry.input)),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attune.core.contracts import Prediction, Row
-from attune.stages.register.export import compare
+from attune.stages.register.answers import compare
 
 
 def same(own: Sequence[Prediction], theirs: Sequence[Prediction], rows: Sequence[Row], what: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attune.core.contracts import Prediction
+from attune.core.contracts import Prediction, Row
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from attune.testing.suite import Subject
@@ -17,11 +19,28 @@ PER_TASK = True
 def _contributions(subject: Subject, answers: list[Prediction] | None = None) -> np.ndarray:
     """Contributions of the test rows; default: right answers and wrong ones in turn."""
 
-    bench = subject.bench
     if answers is None:
-        right, wrong = (bench.answers(bench.test, right=one) for one in (True, False))
-        answers = [(right if number % 2 else wrong)[number] for number in range(len(bench.test))]
-    found: np.ndarray = subject.plug.contributions([bench.task.truth(row) for row in bench.test], answers, bench.signature)
+        right, wrong = (_answers(subject, right=one) for one in (True, False))
+        answers = [(right if number % 2 else wrong)[number] for number in range(len(right))]
+    return _graded(subject, _rows(subject), answers)
+
+
+def _rows(subject: Subject) -> list[Row]:
+    """The bench's test rows, with the columns of the metric's own example where it has one."""
+    example = subject.plug.example()
+    return [{**row, **(example[0] if example else {})} for row in subject.bench.test]
+
+
+def _answers(subject: Subject, *, right: bool) -> list[Prediction]:
+    example, bench = subject.plug.example(), subject.bench
+    if example is None:
+        return bench.answers(bench.test, right=right)
+    return [Prediction(example[1 if right else 2]) for _ in bench.test]
+
+
+def _graded(subject: Subject, rows: Sequence[Row], answers: Sequence[Prediction]) -> np.ndarray:
+    bench = subject.bench
+    found: np.ndarray = subject.plug.of_rows(rows, [bench.task.truth(row) for row in rows], answers, bench.signature)
     return found
 
 
@@ -54,21 +73,20 @@ def check_rows_count_by_their_weight_only(subject: Subject) -> None:
     import numpy as np
 
     bench = subject.bench
-    right, wrong = (bench.answers(bench.test, right=one) for one in (True, False))
-    answers = [(right if number % 2 else wrong)[number] for number in range(len(bench.test))]
-    whole, plug = _contributions(subject, answers), subject.plug
-    truth = [bench.task.truth(row) for row in bench.test]
-    for number in range(len(truth)):
-        (alone,) = plug.contributions(truth[number : number + 1], answers[number : number + 1], bench.signature)
+    right, wrong = (_answers(subject, right=one) for one in (True, False))
+    answers, rows = [(right if number % 2 else wrong)[number] for number in range(len(bench.test))], _rows(subject)
+    whole = _contributions(subject, answers)
+    for number in range(len(rows)):
+        (alone,) = _graded(subject, rows[number : number + 1], answers[number : number + 1])
         assert np.allclose(alone, whole[number], equal_nan=True), f"row {number} contributes otherwise when it is alone"
 
 
 def check_right_answers_beat_wrong_ones(subject: Subject) -> None:
     """All right answers get a better value than all wrong ones that are sure of themselves."""
-    bench, plug = subject.bench, subject.plug
-    right, wrong = (float(plug.value(_contributions(subject, bench.answers(bench.test, right=one)).sum(0))) for one in (True, False))
+    plug = subject.plug
+    right, wrong = (float(plug.value(_contributions(subject, _answers(subject, right=one)).sum(0))) for one in (True, False))
     assert right == right, "the value is not a number when every answer is right"
-    worse = wrong != wrong or (wrong < right if plug.higher_is_better else wrong > right)
+    worse = plug.neutral or wrong != wrong or (wrong < right if plug.higher_is_better else wrong > right)
     assert worse, f"{right} with right answers, {wrong} with wrong ones, and higher_is_better is {plug.higher_is_better}"
 
 

@@ -1,0 +1,441 @@
+"""The official `openai` client, unchanged, against a real server on the loopback; and the rules that only the inside shows."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import jsonschema
+import openai
+import pytest
+import uvicorn
+
+from attune.core.events import Events
+from attune.core.recipe import ServeKeys
+from attune.core.records import Release
+from attune.core.releases import open_release
+from attune.core.workspace import Workspace
+from attune.stages import register
+from attune.stages.serve import make_app
+from attune.stages.serve.endpoint import Endpoint
+from tests import writers
+from tests.serve.conftest import TOKEN, Told
+
+PATIENCE = 120.0
+QUESTION = [{"role": "user", "content": "where is my parcel"}]
+
+
+class Server:
+    """The web application in a thread, on a port of its own."""
+
+    def __init__(self, workspace: Workspace, told: Told, **keys: Any) -> None:
+        self.endpoint = Endpoint(workspace, "writer", ServeKeys(**keys), events=Events(listeners=[told]), poll_seconds=3600)
+        app = make_app(workspace, "writer", self.endpoint.keys, token=TOKEN, endpoint=self.endpoint)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True)
+        self.thread.start()
+        until(lambda: self.server.started)
+
+    def client(self, **more: Any) -> openai.OpenAI:
+        return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": TOKEN, "max_retries": 0, "timeout": PATIENCE, **more})
+
+    @property
+    def generator(self) -> Any:
+        assert self.endpoint.current is not None
+        assert self.endpoint.current.beside is not None
+        return self.endpoint.current.beside.generator
+
+    def end(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+        self.listener.close()
+
+
+def until(met: Any) -> None:
+    end = time.monotonic() + PATIENCE
+    while not met():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return writers.base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def space(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    made = Workspace(tmp_path_factory.mktemp("serve") / "space")
+    writers.release(made, base, 1)
+    writers.release(made, base, 2, "poet")
+    writers.release(made, base, 3, "clerk")
+    writers.release(made, base, 4, "novice", approved=False)
+    writers.release(made, writers.base(tmp_path_factory.mktemp("other"), seed=5), 5, "stranger")
+    writers.release(made, base, 6, "whole", method="full")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def server(space: Workspace) -> Iterator[Server]:
+    found = Server(space, Told(), max_running=8, max_waiting=64, max_adapters=4)
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with server.client() as found:
+        yield found
+
+
+def the(space: Workspace, name: str) -> Release:
+    return space.ledger.find(Release, name)[-1]
+
+
+def offline(space: Workspace, name: str, messages: list[dict[str, str]] = QUESTION) -> str:
+    return str(open_release(space, the(space, name)).predict([{"prompt": messages}])[0].output)
+
+
+def ask(client: openai.OpenAI, **more: Any) -> Any:
+    return client.chat.completions.create(**{"model": "writer", "messages": QUESTION, **more})
+
+
+def test_an_answer_is_the_offline_one(space: Workspace, server: Server, client: openai.OpenAI) -> None:
+    found = ask(client)
+    assert found.choices[0].message.content.strip() == offline(space, "writer")
+    assert found.choices[0].message.role == "assistant"
+    assert found.choices[0].finish_reason in ("stop", "length")
+    assert (found.object, found.model) == ("chat.completion", "writer")
+    assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
+    assert found.usage.completion_tokens == 12
+    assert found.attune["release"] == the(space, "writer").id
+
+
+def test_requests_are_remembered_masked(space: Workspace, server: Server, client: openai.OpenAI) -> None:
+    """The first one may not be in time: masking is loaded with it."""
+    found = [ask(client, messages=[{"role": "user", "content": "write to jane.doe@example.com"}]) for _ in range(5)]
+    logged = {one["id"]: one for one in space.ledger.requests("writer")}
+    remembered = [one for one in found if one.attune["logged"]]
+    assert remembered
+    for one in remembered:
+        assert "jane.doe" not in json.dumps(logged[one.id]["input"])
+        assert logged[one.id]["release_id"] == one.attune["release"]
+    assert not any(one.id in logged for one in found if not one.attune["logged"])
+
+
+@pytest.mark.parametrize("more", [{}, {"temperature": 1.5, "seed": 3}, {"temperature": 1.5, "seed": 4, "stop": ["e", "t"]}, {"temperature": 2.0, "seed": 5, "n": 3, "max_tokens": 40}])
+def test_chunks_laid_end_to_end_are_the_whole(client: openai.OpenAI, more: dict[str, Any]) -> None:
+    whole = ask(client, **more)
+    texts, ends, roles, used = {}, {}, set(), None
+    for chunk in ask(client, stream=True, stream_options={"include_usage": True}, **more):
+        used = chunk.usage or used
+        for choice in chunk.choices:
+            texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+            ends[choice.index] = choice.finish_reason or ends.get(choice.index)
+            roles |= {choice.delta.role} if choice.delta.role else set()
+    assert texts == {one.index: one.message.content for one in whole.choices}
+    assert ends == {one.index: one.finish_reason for one in whole.choices}
+    assert roles == {"assistant"}
+    assert used == whole.usage
+    if more.get("n"):
+        assert len(set(texts.values())) == 3
+    for stop in more.get("stop", []):
+        assert all(stop not in one for one in texts.values())
+        assert set(ends.values()) == {"stop"}
+
+
+def test_a_seed_says_the_same_in_any_company(client: openai.OpenAI) -> None:
+    alone = ask(client, temperature=1.0, seed=11, max_tokens=20).choices[0].message.content
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda i=i: found.append(ask(client, temperature=1.0, seed=11 if i % 2 else 100 + i, max_tokens=20).choices[0].message.content)) for i in range(12)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(PATIENCE)
+    assert found.count(alone) == 6
+    assert len(set(found)) == 7
+    assert ask(client, temperature=1.0, max_tokens=20).choices[0].message.content != ask(client, temperature=1.0, max_tokens=20).choices[0].message.content
+
+
+def test_log_probabilities(client: openai.OpenAI) -> None:
+    found = ask(client, logprobs=True, top_logprobs=3, max_tokens=5).choices[0]
+    assert len(found.logprobs.content) == 5
+    for one in found.logprobs.content:
+        assert one.logprob <= 0
+        assert len(one.top_logprobs) == 3
+        assert one.top_logprobs[0].logprob == pytest.approx(one.logprob)  # greedy
+    assert b"".join(bytes(one.bytes) for one in found.logprobs.content).decode("utf-8", "replace") == found.message.content
+    streamed = [one for chunk in ask(client, logprobs=True, top_logprobs=3, max_tokens=5, stream=True) for choice in chunk.choices if choice.logprobs for one in choice.logprobs.content]
+    assert [one.logprob for one in streamed] == pytest.approx([one.logprob for one in found.logprobs.content], abs=1e-4)
+    raw = client.completions.create(model="writer", prompt="the cat", logprobs=2, max_tokens=4).choices[0]
+    assert len(raw.logprobs.tokens) == len(raw.logprobs.token_logprobs) == len(raw.logprobs.text_offset) == 4
+    assert all(len(one) <= 2 for one in raw.logprobs.top_logprobs)
+
+
+SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}, "size": {"enum": ["small", "large"]}}, "required": ["ok", "size"], "additionalProperties": False}
+
+
+def test_json_of_a_schema(client: openai.OpenAI) -> None:
+    for seed in range(3):
+        found = ask(client, temperature=1.5, seed=seed, max_tokens=150, response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}})
+        jsonschema.validate(json.loads(found.choices[0].message.content), SCHEMA)
+        assert found.choices[0].finish_reason == "stop"
+    free = ask(client, temperature=1.5, seed=0, max_tokens=200, response_format={"type": "json_object"})
+    assert free.choices[0].message.content.startswith("{")
+    for bad in ({"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}):
+        with pytest.raises(openai.BadRequestError, match=r"form is not known|schema") as refused:
+            ask(client, response_format=bad)
+        assert refused.value.param == "response_format"
+
+
+def test_raw_completions(space: Workspace, client: openai.OpenAI) -> None:
+    found = client.completions.create(model="writer", prompt=["the cat", "where"], n=2, max_tokens=6, temperature=1.0, seed=1)
+    assert [one.index for one in found.choices] == [0, 1, 2, 3]
+    assert len({one.text for one in found.choices}) == 4
+    tokenizer = open_release(space, the(space, "writer")).tokenizer
+    ids = client.completions.create(model="writer", prompt=tokenizer("the cat")["input_ids"], max_tokens=6)
+    assert ids.choices[0].text == client.completions.create(model="writer", prompt="the cat", max_tokens=6).choices[0].text
+    assert "".join(chunk.choices[0].text for chunk in client.completions.create(model="writer", prompt="the cat", max_tokens=6, stream=True)) == ids.choices[0].text
+
+
+def test_tools_reach_the_template_and_parts_are_read(client: openai.OpenAI) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    assert ask(client, tools=[tool]).usage.prompt_tokens >= ask(client).usage.prompt_tokens
+    parts = ask(client, messages=[{"role": "user", "content": [{"type": "text", "text": "where is "}, {"type": "text", "text": "my parcel"}]}])
+    assert parts.choices[0].message.content == ask(client).choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="parts of type text"):
+        ask(client, messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"temperature": 3}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "word " * 300}]}, "messages"),
+        ({"stop": [""]}, "stop"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"extra_body": {"audio": {}}}, "audio"),
+        ({"messages": [{"role": "user", "content": "a\x00b"}]}, "messages[0][0].content"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_openais_form(client: openai.OpenAI, more: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, **more)
+    assert refused.value.param == param
+    assert refused.value.type == "invalid_request_error"
+    assert refused.value.body["message"]
+
+
+def test_the_guard_speaks_openai_too(server: Server, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.AuthenticationError) as refused, server.client(api_key="wrong" * 9) as other:
+        ask(other)
+    assert refused.value.type == "authentication_error"
+    with pytest.raises(openai.NotFoundError) as unknown:
+        ask(client, model="nobody")
+    assert unknown.value.code == "model_not_found"
+    for header in ({"Host": "elsewhere.example"}, {"Origin": "https://elsewhere.example"}):
+        with pytest.raises(openai.APIStatusError) as foreign:
+            ask(client, extra_headers=header)
+        assert foreign.value.status_code in (421, 403)
+        assert "message" in foreign.value.body
+    with pytest.raises(openai.APIStatusError) as large:
+        ask(client, messages=[{"role": "user", "content": "x" * 1_100_000}])
+    assert large.value.status_code == 413
+
+
+# ---------------------------------------------------------------- several releases on one base
+
+
+def turn(server: Server, what: str, name: str) -> Any:
+    return httpx.post(f"{server.url}/v1/models/{what}", json={"model": name}, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE)
+
+
+def test_releases_are_loaded_asked_and_evicted_live(space: Workspace, server: Server, client: openai.OpenAI) -> None:
+    own = ask(client).choices[0].message.content
+    with pytest.raises(openai.NotFoundError):
+        ask(client, model="poet")
+    for name in ("poet", "clerk"):
+        assert turn(server, "load", name).json()["id"] == the(space, name).id
+    assert {one.id for one in client.models.list()} >= {"writer", "poet", "clerk", the(space, "poet").id}
+    assert client.models.retrieve("poet").release == the(space, "poet").id
+    answers = {name: ask(client, model=name).choices[0].message.content for name in ("writer", "poet", "clerk", the(space, "poet").id)}
+    for name in ("writer", "poet", "clerk"):
+        assert answers[name].strip() == offline(space, name)
+    assert answers[the(space, "poet").id] == answers["poet"]
+    assert answers["writer"] == own
+    assert len(set(answers.values())) == 3
+    for name in ("poet", "clerk"):
+        assert turn(server, "evict", name).json()["deleted"]
+    assert turn(server, "evict", "poet").status_code == 404
+    with pytest.raises(openai.NotFoundError):
+        ask(client, model="poet")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("novice", "no approved release"), ("stranger", "another base"), ("whole", "do not share a network"), ("../../etc", "no approved release"), ("nobody", "no approved release")],
+)
+def test_what_may_not_share_the_network_is_refused(space: Workspace, server: Server, name: str, why: str) -> None:
+    refused = turn(server, "load", name)
+    assert refused.status_code == 409
+    assert why in refused.json()["error"]["message"]
+
+
+def test_a_release_that_was_never_approved_is_no_way_around_the_gates(space: Workspace, server: Server) -> None:
+    refused = turn(server, "load", the(space, "novice").id)
+    assert refused.status_code == 409
+    assert "never approved" in refused.json()["error"]["message"]
+
+
+def test_no_request_fails_while_adapters_come_and_go(space: Workspace, server: Server, client: openai.OpenAI) -> None:
+    turn(server, "load", "poet")
+    wanted = {name: ask(client, model=name, max_tokens=8).choices[0].message.content for name in ("writer", "poet")}
+    failed: list[str] = []
+    count = [0]
+    done = threading.Event()
+
+    def work(name: str) -> None:
+        for _ in range(2000):
+            if done.is_set():
+                return
+            try:
+                count[0] += 1
+                if ask(client, model=name, max_tokens=8).choices[0].message.content != wanted[name]:
+                    failed.append("another answer")
+            except openai.OpenAIError as error:
+                failed.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("writer", "poet") * 3]
+    for one in threads:
+        one.start()
+    for _ in range(4):
+        assert turn(server, "load", "clerk").status_code == 200
+        assert ask(client, model="clerk", max_tokens=8).choices[0].message.content
+        assert turn(server, "evict", "clerk").status_code == 200
+    until(lambda: count[0] >= 60 or failed)
+    done.set()
+    for one in threads:
+        one.join(PATIENCE)
+    assert failed == []
+    turn(server, "evict", "poet")
+
+
+# ---------------------------------------------------------------- clients that leave, queues that are full, releases that change
+
+
+def test_a_client_that_leaves_frees_its_slot(server: Server, client: openai.OpenAI) -> None:
+    before = server.generator.tokens
+    stream = ask(client, stream=True, max_tokens=200, temperature=1.0, seed=1, logit_bias={})
+    next(iter(stream))
+    stream.close()
+    until(lambda: server.generator.busy == 0)
+    with server.client(timeout=0.001) as hasty, pytest.raises(openai.APITimeoutError):
+        ask(hasty, max_tokens=200)
+    until(lambda: server.generator.busy == 0)
+    assert server.generator.tokens >= before
+    assert ask(client).choices[0].message.content
+
+
+def test_a_full_queue_says_come_back(space: Workspace) -> None:
+    server = Server(space, Told(), max_running=1, max_waiting=2)
+    held = threading.Event()
+    try:
+        with server.client() as client:
+            real = server.generator.reader.tokens
+            server.generator.reader.tokens = lambda *given: (held.wait(PATIENCE), real(*given))[1]
+            with pytest.raises(openai.RateLimitError) as refused:
+                ask(client, n=8)
+            assert refused.value.code == "queue_full"
+            assert refused.value.response.headers["retry-after"] == "1"
+            threads = [threading.Thread(target=lambda: ask(client)) for _ in range(2)]
+            for one in threads:
+                one.start()
+            until(lambda: server.generator.busy >= 2)
+            with pytest.raises(openai.InternalServerError) as busy:
+                ask(client)
+            assert busy.value.status_code == 503
+            assert busy.value.type == "server_error"
+            held.set()
+            for one in threads:
+                one.join(PATIENCE)
+            assert ask(client).choices[0].message.content
+            many = httpx.post(f"{server.url}/v1/predict", json={"inputs": ["where"] * 12}, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE)
+            assert len(many.json()["predictions"]) == 12  # one request, let in by the guard, however many rows it has
+    finally:
+        held.set()
+        server.end()
+
+
+def test_a_running_stream_stays_on_its_release(base: Any, tmp_path: Any) -> None:
+    space = Workspace(tmp_path / "space")
+    first = writers.release(space, base, 1)
+    second = writers.release(space, base, 7)
+    register.promote(space, first, actor="test")
+    other = writers.release(space, base, 2, "poet")
+    server = Server(space, Told())
+    try:
+        with server.client() as client:
+            turn(server, "load", "poet")
+            old = ask(client, max_tokens=60).choices[0].message.content
+            stream = ask(client, max_tokens=60, stream=True)
+            begun = [next(stream), next(stream)]
+            register.promote(space, second, actor="test")
+            server.endpoint.refresh(at_once=True)
+            new = ask(client, max_tokens=60)
+            assert new.attune["release"] == second.id
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in [*begun, *stream]) == old
+            assert new.choices[0].message.content != old
+            assert ask(client, model="poet").attune["release"] == other.id  # came along
+    finally:
+        server.end()
+        space.close()
+
+
+def test_a_changed_template_is_not_served(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The must-fail twin of every test above: the template's hash is looked at before anything is answered."""
+    from attune.core.errors import AttuneError
+    from attune.stages.serve.engine import load
+
+    release = the(space, "writer")
+    real = open_release(space, release)
+    real.signature = {**real.signature, "chat_template": real.signature["chat_template"] + " "}
+    monkeypatch.setattr("attune.stages.serve.engine.open_release", lambda *_, **__: real)
+    with pytest.raises(AttuneError, match="template is not the one"):
+        load(space, release, None)
+
+
+def test_a_release_that_does_not_write_says_so(tmp_path: Any) -> None:
+    from starlette.testclient import TestClient
+
+    from tests import releases
+
+    space = Workspace(tmp_path / "space")
+    register.promote(space, releases.release(space), actor="test")
+    app = make_app(space, releases.NAME, ServeKeys(), token=TOKEN, events=Events(), poll_seconds=3600)
+    with TestClient(app, base_url="http://127.0.0.1", headers={"Authorization": f"Bearer {TOKEN}"}) as found:
+        refused = found.post("/v1/chat/completions", json={"model": releases.NAME, "messages": QUESTION})
+        assert refused.status_code == 404
+        assert "does not write" in refused.json()["error"]["message"]
+    space.close()
+
+
+def test_predict_answers_through_the_same_generator(space: Workspace, server: Server) -> None:
+    before = server.generator.tokens
+    found = httpx.post(f"{server.url}/v1/predict", json={"input": "where is my parcel"}, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE).json()
+    assert found["predictions"][0]["output"] == offline(space, "writer")
+    assert server.generator.tokens == before + 12
