@@ -111,7 +111,13 @@ def load_body(folder: Path, auto_class: str = "AutoModel", *, fresh: bool = Fals
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     settings = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
-    body, report = getattr(transformers, auto_class).from_pretrained(folder, **settings, **options)
+    told = transformers.utils.logging.get_verbosity()  # type: ignore[no-untyped-call]
+    if fresh:  # its report of missing weights is no news here
+        transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        body, report = getattr(transformers, auto_class).from_pretrained(folder, **settings, **options)
+    finally:
+        transformers.utils.logging.set_verbosity(told)  # type: ignore[no-untyped-call]
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))  # a pooler is in no task's way
     if fresh:
         below = f"{body.base_model_prefix}."
