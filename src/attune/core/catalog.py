@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from attune.core import contracts
+from attune.core import contracts, rewards  # noqa: F401 (rewards: its contract is a kind of plug too)
 from attune.core.errors import PlugError, Problems, RecipeError, did_you_mean
 from attune.core.keys import Keys, aliases_of
 from attune.core.problems import key_problems

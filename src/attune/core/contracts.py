@@ -215,10 +215,10 @@ class Task(Plug):
         """The signature after training, for example with decision thresholds chosen on the validation rows."""
         return specialist.signature
 
-    def with_rows(self, roles: Sequence[Role], parse: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]]) -> Task:
-        """This task over rows with other roles, read by `parse(values, columns)`; how it is built and how it answers stay."""
+    def with_rows(self, roles: Sequence[Role], parse: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]], defaults: Defaults | None = None) -> Task:
+        """This task over rows with other roles, read by `parse(values, columns)`, perhaps graded by others; how it is built and answers stays."""
         found = copy.copy(self)
-        vars(found).update(roles=tuple(roles), parse=parse, shaped=True)
+        vars(found).update(roles=tuple(roles), parse=parse, shaped=True, defaults=defaults or self.defaults)
         return found
 
     def request(self, payload: dict[str, Any]) -> Row:
@@ -251,7 +251,11 @@ class Objective(Plug):
 
     @abstractmethod
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
-        """Encode rows once, in order; each example has `size` and `row_id`."""
+        """Encode rows once, in order; each example has `size` and `row_id`. A row may become several; the loop tells of rows that become none."""
+
+    def renew(self, specialist: Specialist, examples: Sequence[Example], seed: int, step: int) -> Sequence[Example]:
+        """A step's examples, one for each, with what is drawn anew (hidden words, sampled answers) by weights, seed and step alone; validation has step -1."""
+        return examples
 
     @abstractmethod
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:

@@ -95,8 +95,13 @@ class Base:
         return "last" if "CausalLM" in architectures[0] else "mean"
 
 
-def load_body(folder: Path, auto_class: str = "AutoModel", **options: Any) -> Any:
+def load_body(folder: Path, auto_class: str = "AutoModel", *, fresh: bool = False, **options: Any) -> Any:
     """A transformers network from a local folder: float32, safetensors only, no code from the folder.
+
+    Args:
+        folder: config.json and weights.
+        auto_class: one of transformers' Auto classes.
+        fresh: what stands above the base model may be missing: it then starts so that it passes on what it gets (`_pass_on`).
 
     Raises:
         IntegrityError: the files lack weights that the network needs; they would be random, and nobody would notice.
@@ -106,11 +111,46 @@ def load_body(folder: Path, auto_class: str = "AutoModel", **options: Any) -> An
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     settings = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
-    body, report = getattr(transformers, auto_class).from_pretrained(folder, **settings, **options)
+    told = transformers.utils.logging.get_verbosity()  # type: ignore[no-untyped-call]
+    if fresh:  # its report of missing weights is no news here
+        transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        body, report = getattr(transformers, auto_class).from_pretrained(folder, **settings, **options)
+    finally:
+        transformers.utils.logging.set_verbosity(told)  # type: ignore[no-untyped-call]
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name.split("."))  # a pooler is in no task's way
+    if fresh:
+        below = f"{body.base_model_prefix}."
+        missing = [name for name in missing if name.startswith(below)] + _pass_on(body, [name for name in missing if not name.startswith(below)])
     if missing:
         raise IntegrityError(f"{len(missing)} weights are missing, the first is '{missing[0]}'", place=str(folder), fix="copy or make the folder again; for a base, choose one made for this task")
     return body
+
+
+def _pass_on(body: Any, names: list[str]) -> list[str]:
+    """Start new weights without chance: an output layer as the embedding, square maps as the identity, norms as they are, biases at zero.
+
+    Returns:
+        names of the weights that could not be started so.
+    """
+    import torch
+
+    parameters, embedding = dict(body.named_parameters()), body.get_input_embeddings().weight
+    left = []
+    for name in names:
+        new = parameters.get(name)
+        if new is None or new is embedding:  # it shares the weights of another
+            continue
+        with torch.no_grad():
+            if new.shape == embedding.shape:
+                new.copy_(embedding)
+            elif new.ndim == 2 and new.shape[0] == new.shape[1]:
+                torch.nn.init.eye_(new)
+            elif new.ndim == 1:
+                new.fill_(0.0 if name.endswith("bias") else 1.0)
+            else:
+                left.append(name)
+    return left
 
 
 def resolve_base(reference: str, revision: str | None = None, folder: Path | None = None) -> Base:

@@ -156,6 +156,8 @@ def write_bundle(specialist: Specialist, folder: Path) -> None:
     specialist.method.save(specialist.model, model_folder)
     if specialist.tokenizer is not None:
         specialist.tokenizer.save_pretrained(folder / "tokenizer")
+        if (model_folder / "body").is_dir():  # a whole network is a base that another specialist can start from
+            specialist.tokenizer.save_pretrained(model_folder / "body")
     facts = {
         "format": FORMAT,
         "name": specialist.name,

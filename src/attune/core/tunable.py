@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -11,12 +12,25 @@ from torch import nn
 
 from attune.core.errors import PlugError
 from attune.core.flat import Fit, fit_of, network_of, options_of, run_flat, run_padded
-from attune.core.losses import linear_cross_entropy, token_log_probabilities
+from attune.core.losses import ROWS, linear_cross_entropy, token_log_probabilities
 from attune.core.tokens import Tokens
 from attune.core.virtual_tokens import virtual_ids
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings by which some families scale their logits outside the output layer."""
+
+
+class _Given(nn.Module):
+    """Stands for the network below an output part, and answers with hidden states that are known."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return BaseModelOutput(last_hidden_state=self.hidden)
 
 
 class TunableModel(nn.Module):
@@ -102,6 +116,28 @@ class TunableModel(nn.Module):
         """Log-probability of each target by the body's own output layer, float32 [n], for hidden states [n, hidden] and token ids [n]."""
         output, softcap = self._output()
         return token_log_probabilities(hidden, output, targets, softcap)
+
+    @property
+    def fills_masks(self) -> bool:
+        """Whether the body's output layer says what stands at a place (a masked language model), not what comes next."""
+        return "ForMaskedLM" in type(network_of(self.body)).__name__
+
+    def vocabulary_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the body's whole output part (transformation, norm, output layer) makes of hidden states [n, hidden]: [n, vocabulary]."""
+        own = network_of(self.body)
+        above = copy.copy(own)  # the network itself stays as it is: other threads may be asking it
+        above._modules = {**own._modules, own.base_model_prefix: _Given(hidden.unsqueeze(0))}
+        found: torch.Tensor = above(input_ids=torch.zeros(1, len(hidden), dtype=torch.long)).logits[0]
+        return found
+
+    def masked_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Sum of the cross-entropies of a masked language model's output part, for hidden states [n, hidden] and token ids [n]."""
+        parts = [nn.functional.cross_entropy(self.vocabulary_logits(hidden[begin : begin + ROWS]).float(), targets[begin : begin + ROWS], reduction="sum") for begin in range(0, len(hidden), ROWS)]
+        return torch.stack(parts).sum() if parts else hidden.sum() * 0.0
+
+    def output_layer(self) -> tuple[nn.Linear, float | None]:
+        """The body's own output layer, and the cap of its logits where it has one."""
+        return self._output()
 
     def _output(self) -> tuple[nn.Linear, float | None]:
         """The output layer and the cap of its logits."""

@@ -141,7 +141,7 @@ class Bench:
             chosen = [examples[(8 * step + i) % len(examples)] for i in range(min(8, len(examples)))]
             with torch.random.fork_rng():
                 torch.manual_seed(random_key(5, "bench", step))
-                total, count = objective.loss(specialist.model, objective.collate(specialist, chosen))
+                total, count = objective.loss(specialist.model, objective.collate(specialist, objective.renew(specialist, chosen, 5, step)))
             (total / count).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
@@ -203,7 +203,7 @@ class Bench:
         first = truth[0] if isinstance(truth, list) else truth
         if "vector-out" in self.task.traits:
             return Prediction([first, "something else"] if right else ["something else", "and another"])
-        known = {"nll": 0.5 if right else 40.0, "nll_tokens": 5} if "text-out" in self.task.traits else {}
+        known = {"nll": 0.5 if right else 40.0, "nll_tokens": 5, "hits": 5 if right else 0, "reward": 1.0 if right else 0.0} if "language-model" in self.task.traits else {}
         return Prediction(first if right else "nothing of the kind", confidence=0.98, extra=known)
 
 

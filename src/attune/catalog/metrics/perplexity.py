@@ -16,7 +16,7 @@ from attune.core.figures import nats
 class Perplexity(Metric):
     """Per token over all rows, each answer's end token included (Jelinek et al. 1977); NaN for a contestant that is no language model."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"text-out"})
+    requires: ClassVar[frozenset[str]] = frozenset({"language-model"})
     higher_is_better: ClassVar[bool] = False
     percent: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float] | None] = (1.0, math.inf)

@@ -33,7 +33,7 @@ class TextGeneration(Task):
     """Conversation in, text out, by a causal language model with the chat template it was tuned with."""
 
     keys_type = TextGenerationKeys
-    traits = frozenset({"text-in", "text-out", "embeds", "torch"})
+    traits = frozenset({"text-in", "text-out", "language-model", "embeds", "torch"})
     bases = frozenset({"decoder"})
     roles = (
         *ANSWERED_ROLES,
@@ -79,7 +79,7 @@ class TextGeneration(Task):
 
     def truth(self, row: Row) -> Any:
         """The right answer."""
-        return row["completion"]
+        return row.get("completion")
 
     def build(self, base: Base, signature: Signature) -> TunableModel:
         """The pretrained causal language model as it is."""
@@ -102,8 +102,12 @@ class TextGeneration(Task):
         return [dataclasses.replace(answer, extra={**answer.extra, "cut": cut}) for answer, (_, cut) in zip(written, asked, strict=True)]
 
     def examine(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
-        """The answers, each with how likely the right one was held to be: `nll` (nats, its end token included) and `nll_tokens`."""
-        answers = self.predict(specialist, rows)
+        """The answers, each with how likely the right one was held to be: `nll` (nats, its end token included) and `nll_tokens`. A document has no
+        question, so nothing is written for it."""
+        asked = [i for i, row in enumerate(rows) if row.get("prompt")]
+        answers = [Prediction("") for _ in rows]
+        for i, answer in zip(asked, self.predict(specialist, [rows[i] for i in asked]) if asked else [], strict=True):
+            answers[i] = answer
         known = [i for i, row in enumerate(rows) if row.get("completion")]
         for i, (nll, tokens) in zip(known, answer_nll(specialist, [rows[i] for i in known]), strict=True):
             answers[i] = dataclasses.replace(answers[i], extra={**answers[i].extra, "nll": nll, "nll_tokens": tokens})

@@ -203,7 +203,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
             objective.begin(specialist, few[: max(1, count)])
             started.append((float(count), clock.lap()))
         parts["start of the head"] = _at(started, train_rows)
-        steps_per_epoch = math.ceil(train_rows / keys.batch_size)
+        steps_per_epoch = math.ceil(train_rows * len(examples) / len(rows) / keys.batch_size)  # a row may become several examples
         learner.total_steps = steps = math.ceil((keys.epochs or recipe.method.epochs) * steps_per_epoch)
         learner.begin()
         if learner.compiling is not None:

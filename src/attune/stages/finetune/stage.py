@@ -148,7 +148,7 @@ class Session:
         self.examples = self.watched.examples = examples = recipe.objective.examples(self.specialist, train, self.max_length)
         self._look("start")
         self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.max_length)
-        self._tell_cut(examples)
+        pieces = self._tell_cut(train, examples)
         done = recipe.objective.precompute(self.specialist, examples)
         recipe.objective.precompute(self.specialist, self.validation_examples)
         own = recipe.method.learner(LearnerContext(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["threads"]))
@@ -160,6 +160,7 @@ class Session:
             "threads": f"{self.plan['threads']} ({waiting.words()})",
             "checkpoints": f"every {self.keys.checkpoint_every} steps and at each evaluation, in the background",
             **({"features": done} if done else {}),
+            **({"rows": pieces} if pieces else {}),
             **self.learner.chosen,
         }
         if self.found is not None:
@@ -193,10 +194,21 @@ class Session:
         model = recipe.method.prepare(recipe.task.build(self.base, self.dataset.signature), recipe.keys.seed)
         return Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.max_length, recipe.name, method=recipe.method)
 
-    def _tell_cut(self, examples: Sequence[Example]) -> None:
+    def _tell_cut(self, rows: Sequence[Row], examples: Sequence[Example]) -> str:
+        """Say which rows lose something; returns what else became of them, for the record."""
         cut = [e["row_id"] for e in examples if e.get("cut")]
         if cut:
             self.events.warn(f"{len(cut)} of {len(examples)} training rows are longer than train.max_length = {self.max_length} tokens and are cut there", rows=cut[:50])
+        learned = {e["row_id"] for e in examples}
+        lost = [row["row_id"] for row in rows if row["row_id"] not in learned]
+        told = []
+        if lost:
+            told.append(f"{len(lost)} of {len(rows)} training rows are left out, because the objective takes no row that is longer than train.max_length = {self.max_length} tokens")
+            self.events.warn(told[-1], rows=lost[:50])
+        if len(examples) > len(learned):
+            told.append(f"{len(learned)} training rows are learned in {len(examples)} pieces of at most {self.max_length} tokens")
+            self.events.note(told[-1])
+        return "; ".join(told)
 
     def loop(self) -> None:
         """Step until the plan or patience ends, or somebody asks to stop; evaluate and checkpoint on the way. Everything is committed on return."""

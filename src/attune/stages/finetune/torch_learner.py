@@ -29,6 +29,8 @@ from attune.stages.finetune.prefix import Prefix, frozen_layers
 
 Tensors = dict[str, torch.Tensor]
 LEFT = "unused embedding rows"
+VALIDATION = -1
+"""The step for which what is drawn anew is drawn when the validation rows are looked at: always the same."""
 TIDY, HOLES = 8, 192_000_000
 """Every so many steps memory that was freed is given back when there is more than so much of it, in bytes."""
 
@@ -244,7 +246,7 @@ class TorchLearner:
         """Sum of losses and supervised items of a step; its gradients are left on the parameters. Smaller micro-batches where memory runs out."""
         while True:
             try:
-                return self._sums(index, rows)
+                return self._sums(index, self.objective.renew(self._specialist, rows, self.seed, index))
             except (MemoryError, RuntimeError, OSError) as error:
                 self.optimizer.zero_grad(set_to_none=True)
                 size = min(self.micro_batch_size, len(rows))
@@ -282,8 +284,9 @@ class TorchLearner:
         found = []
         if self.objective.separable:
             for one in rows:
+                again = self.objective.renew(self._specialist, [one], self.seed, index)
                 with torch.no_grad(), noise(random_key(self.seed, "dropout", index)), self._autocast():
-                    loss, _ = self.objective.loss(self.model, self.objective.collate(self._specialist, [one]))
+                    loss, _ = self.objective.loss(self.model, self.objective.collate(self._specialist, again))
                 if not math.isfinite(loss.item()):
                     found.append(str(one["row_id"]))
         if len(found) < len(rows):
@@ -327,7 +330,8 @@ class TorchLearner:
 
     def _losses(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
         with torch.no_grad():
-            loss, count = self.objective.loss(self.model, self.objective.collate(self._specialist, examples))
+            renewed = self.objective.renew(self._specialist, examples, self.seed, VALIDATION)
+            loss, count = self.objective.loss(self.model, self.objective.collate(self._specialist, renewed))
         return [(loss.item(), count)]
 
     def weights(self) -> Tensors:

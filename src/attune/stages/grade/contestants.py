@@ -61,6 +61,7 @@ class Tuned:
         """The model, ready to answer."""
         if self._open is None:
             self._open = open_bundle(self.workspace.store.path(self.checkpoint.store_key), base_folder=self.recipe.folder, id=self.checkpoint.id)
+            self._open.task = self.recipe.task  # the same, over the rows that the objective shaped
             self._open.known_features = self._features
         return self._open
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attune.core.errors import IntegrityError
+from attune.core.errors import IntegrityError, PlugError
 from attune.core.parity import voice_of
 from attune.stages.register.certificate import replayed
+from attune.testing.bench import fitting
 from attune.testing.export_faults import planted
 from attune.testing.kinds._compare import same
 
@@ -38,8 +39,17 @@ def _wrong(subject: Subject, written: Specialist, name: str) -> list[str] | None
 
 
 def check_replay_agrees(subject: Subject) -> None:
-    """The exported form gives the specialist's answers, token by token where it can be heard so."""
-    wrong = _wrong(subject, subject.bench.tuned(), "good")
+    """The exported form gives the specialist's answers, token by token where it can be heard so; for some tasks it may be refused."""
+    refused: PlugError | None = None
+    wrong = None
+    try:
+        wrong = _wrong(subject, subject.bench.tuned(), "good")
+    except PlugError as error:
+        refused = error
+    if refused is not None:
+        assert refused.fix, f"it refuses without a way out: {refused}"
+        assert subject.name not in subject.bench.task.defaults.exports, f"the task takes it by default and it refuses: {refused}"
+        assert [name for name in fitting(subject.plug.requires) if name != subject.task], "it refuses the only task it fits"
     assert not wrong, f"an honest export is refused: {wrong[0]}"
 
 
