@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attune.core.contracts import Row
-from attune.core.conversation import keep_end, messages_of, stop_ids, taught
+from attune.core.conversation import conversation_of, keep_end, stop_ids, taught
 from attune.core.memory import in_parts
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _encoded(specialist: Specialist, rows: Sequence[Row]) -> list[tuple[list[int
     found = []
     for row in rows:
         if row["prompt"]:
-            one = taught(specialist, [*messages_of(row["prompt"], "prompt"), {"role": "assistant", "content": str(row["completion"])}], stops)
+            one = taught(specialist, conversation_of(row), stops, row.get("tools"))
             ids, size = one.ids, one.answer_size
         else:
             text = [int(token) for token in tokenizer(str(row["completion"]), add_special_tokens=False, verbose=False)["input_ids"]]
