@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attune.core.contracts import Row
-from attune.core.conversation import keep_end, messages_of, stop_ids, taught
+from attune.core.conversation import conversation_of, keep_end, stop_ids, taught
 from attune.core.errors import PlugError
 from attune.core.memory import in_parts
 
@@ -102,8 +102,7 @@ def _blocks(specialist: Specialist, row: Row) -> list[Block]:
     limit = min(specialist.max_length, room)
     if not row.get("prompt"):
         return in_blocks(document_ids(specialist.tokenizer, str(row["completion"]))[0], limit)
-    messages = [*messages_of(row["prompt"], "prompt"), {"role": "assistant", "content": str(row["completion"])}]
-    one = taught(specialist, messages, stop_ids(specialist))
+    one = taught(specialist, conversation_of(row), stop_ids(specialist), row.get("tools"))
     kept = keep_end(one.ids, limit, specialist.tokenizer.bos_token_id)
     return [(kept, max(1, len(kept) - one.answer_size))]
 

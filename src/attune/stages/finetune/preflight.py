@@ -52,6 +52,7 @@ def masks(recipe: Recipe, rows: Sequence[Row], count: int) -> list[dict[str, Any
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     specialist = unloaded(recipe, base, recipe.task.signature(rows))
     examples = recipe.objective.examples(specialist, rows[:count], recipe.keys.train.max_length)
+    specialist.model = recipe.task.build(base, specialist.signature)  # the batches' form depends on the network; the mask is that of the real batches
     known = {str(row["row_id"]): row for row in rows[:count]}
     return [{"place": str(known[str(one["row_id"])].get("place", one["row_id"])), **_mask(recipe, specialist, one)} for one in examples]
 
