@@ -225,14 +225,24 @@ class Task(Plug):
         """Vectors of texts, float32 [n, d], for drift and retrieval; from the specialist's own body."""
         raise PlugError(f"task '{self.name}' has no embedding of texts", fix="leave out the detectors and rivals that need one")
 
+    def weigh(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
+        """As `examine`, for metrics that read no outputs (`Metric.reads_outputs`): a task that writes its answers need not write them."""
+        return self.examine(specialist, rows)
+
     def settle(self, specialist: Specialist, validation: Sequence[Row]) -> Signature:
         """The signature after training, for example with decision thresholds chosen on the validation rows."""
         return specialist.signature
 
-    def with_rows(self, roles: Sequence[Role], parse: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]]) -> Task:
-        """This task over rows with other roles, read by `parse(values, columns)`; how it is built and how it answers stay."""
+    def with_rows(self, roles: Sequence[Role], parse: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]], defaults: Defaults | None = None) -> Task:
+        """This task over rows with other roles, read by `parse(values, columns)`; how it is built and how it answers stay.
+
+        Args:
+            roles: the columns that it needs instead of its own.
+            parse: as `Task.parse`.
+            defaults: what is used when the recipe does not say, where such rows ask for other metrics or rivals; None: the task's own.
+        """
         found = copy.copy(self)
-        vars(found).update(roles=tuple(roles), parse=parse, shaped=True)
+        vars(found).update(roles=tuple(roles), parse=parse, shaped=True, defaults=defaults or self.defaults)
         return found
 
     def request(self, payload: dict[str, Any]) -> Row:
@@ -370,6 +380,8 @@ class Metric(Plug):
     higher_is_better: ClassVar[bool] = True
     percent: ClassVar[bool] = True
     """Show as per cent."""
+    reads_outputs: ClassVar[bool] = True
+    """False for a metric that reads likelihoods (`Prediction.extra`) alone, so that no answer has to be written for it."""
     bounds: ClassVar[tuple[float, float] | None] = None
     """Smallest and largest value; None: 0 to 1 where it is shown as per cent, else anything."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from attune.core.contracts import Batch, Example, Objective, Role, Row, Task
 from attune.core.conversation import stop_ids
-from attune.core.errors import DataError
 from attune.core.keys import Keys, key
-from attune.core.replies import Answer, answer_text, answers_to, laid, log_probabilities, reference
+from attune.core.replies import Answer, answers_to, laid, log_probabilities, pair_of, reference
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ class Dpo(Objective):
         )
 
         def parse(values: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
-            return _pair(task, values, columns)
+            return pair_of(task, values, columns)
 
-        return task.with_rows(roles, parse)
+        defaults = dataclasses.replace(task.defaults, main_metric="preference_accuracy", metrics=("preference_accuracy", "token_f1"), rivals=("longer_answer", "untouched_base"))
+        return task.with_rows(roles, parse, defaults)
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Both answers of each row; `ids` has them by name."""
@@ -123,22 +124,3 @@ class Dpo(Objective):
 
 def _answers(example: Example) -> list[Answer]:
     return [Answer(example["ids"][name], begin) for name, begin in zip(("chosen", "rejected"), example["begin"], strict=True)]
-
-
-def _pair(task: Task, values: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Prompt and both answers; a prompt inside the answers' conversations (Anthropic's and OpenAI's way) is taken from there."""
-    better, worse = values.get(columns["completion"]), values.get(columns["rejected"])
-    if "prompt" in columns:
-        found = task.parse({**values, "_answer": "-"}, {"prompt": columns["prompt"], "completion": "_answer"})
-        prompt = found["prompt"]
-    elif isinstance(better, (list, tuple)) and isinstance(worse, (list, tuple)) and len(better) > 1 and list(better[:-1]) == list(worse[:-1]):
-        prompt = task.parse({"prompt": list(better[:-1]), "_answer": "-"}, {"prompt": "prompt", "completion": "_answer"})["prompt"]
-    else:
-        raise DataError("there is no prompt, and the two answers do not begin with the same turns", place=columns["completion"], fix="name the prompt's column in data.columns.prompt")
-    chosen, rejected = answer_text(better, columns["completion"]), answer_text(worse, columns["rejected"])
-    for text, column in ((chosen, columns["completion"]), (rejected, columns["rejected"])):
-        if not text.strip():
-            raise DataError("there is no answer", place=column, fix="write the answer, or leave the row out")
-    if chosen.strip() == rejected.strip():
-        raise DataError("the chosen and the rejected answer are equal, so the pair teaches nothing", place=columns["rejected"], fix="correct one of them, or leave the row out")
-    return {"prompt": prompt, "completion": chosen, "rejected": rejected}

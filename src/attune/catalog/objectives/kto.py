@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,7 +54,8 @@ class Kto(Objective):
             found = task.parse(values, {name: column for name, column in columns.items() if name != "desirable"})
             return {**found, "desirable": _flag(values.get(columns["desirable"]), columns["desirable"])}
 
-        return task.with_rows(roles, parse)
+        defaults = dataclasses.replace(task.defaults, main_metric="desirable_auc", metrics=("desirable_auc",), rivals=("untouched_base",))
+        return task.with_rows(roles, parse, defaults)
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Each row's answer, and the next row's answer to its prompt."""

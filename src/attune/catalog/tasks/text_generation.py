@@ -12,6 +12,7 @@ from attune.core.conversation import Message, messages_of, prompt_ids, stop_ids,
 from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
 from attune.core.memory import in_parts
+from attune.core.replies import likelihoods
 from attune.core.specialist import Specialist, by_length, pad_id, text_features
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class TextGeneration(Task):
     """Conversation in, text out, by a causal language model with the chat template it was tuned with."""
 
     keys_type = TextGenerationKeys
-    traits = frozenset({"text-in", "text-out", "embeds", "torch"})
+    traits = frozenset({"text-in", "text-out", "prefers", "embeds", "torch"})
     bases = frozenset({"decoder"})
     roles = (
         Role(
@@ -121,6 +122,14 @@ class TextGeneration(Task):
             for i, answer in zip(index, in_parts(lambda part: self._generate(specialist, part, stops), [ids[i] for i in index]), strict=True):
                 answers[i] = dataclasses.replace(answer, extra={**answer.extra, "cut": asked[i][1]})
         return answers
+
+    def examine(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
+        """The answers, and how likely the rows' own answers are held to be."""
+        return [dataclasses.replace(answer, extra={**answer.extra, **held.extra}) for answer, held in zip(self.predict(specialist, rows), self.weigh(specialist, rows), strict=True)]
+
+    def weigh(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
+        """How likely the rows' own answers are held to be (`core.replies.likelihoods`); nothing is written."""
+        return [Prediction("", extra=held) for held in likelihoods(specialist, rows)]
 
     def _generate(self, specialist: Specialist, ids: Sequence[Sequence[int]], stops: list[int]) -> list[Prediction]:
         """Answers to one batch, padded on the left so that every answer begins at the same place."""
