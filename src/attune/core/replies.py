@@ -48,7 +48,7 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
     Raises:
         DataError: an answer alone is longer than `limit`; its end could not be learned.
     """
-    place = str(row.get("place") or row["row_id"])
+    place = _place(row)
     prompt: list[Message] = messages_of(row["prompt"], "prompt")
     stops = stops if stops is not None else stop_ids(specialist)
     try:
@@ -81,12 +81,18 @@ def heard(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, 
     own = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
     over = max(0, *(len(ids) - limit for ids in rows))
     if over > own and whole:
-        place, need = str(row.get("place") or row["row_id"]), max(map(len, rows)) - own
-        raise DataError(f"an answer of {need} tokens does not fit into train.max_length = {limit}", place=place, fix=f"set train.max_length to {need} or more, or shorten or remove the row")
+        need = max(map(len, rows)) - own
+        raise DataError(f"an answer of {need} tokens does not fit into train.max_length = {limit}", place=_place(row), fix=f"set train.max_length to {need} or more, or shorten or remove the row")
     lead, drop = int(rows[0][0] in tokenizer.all_special_ids), min(over, own)
     kept = [ids[:lead] + ids[lead + drop :] for ids in rows]
     cut = over > 0 or len(prompt) < len(told) or texts != list(answers)
     return [Answer(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]], 0, cut) for ids in kept]
+
+
+def _place(row: Row) -> str | None:
+    """Where a row stands; a request stands nowhere."""
+    place = row.get("place") or row.get("row_id")
+    return None if place is None else str(place)
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:

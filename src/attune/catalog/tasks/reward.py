@@ -31,7 +31,9 @@ class Reward(Task):
     pipeline_tag = "text-classification"
     roles = (
         Role("prompt", "messages", "what is answered: a text, or a conversation as a list of messages", ("prompt", "instruction", "question", "query", "input", "messages", "conversation")),
-        Role("completion", "text", "the better answer; when asked, the answer to score", ("chosen", "preferred", "preferred_output", "response_chosen", "accepted", "completion", "answer", "response")),
+        Role(
+            "completion", "text", "the better answer; when asked, the answer to score", ("chosen", "preferred", "preferred_output", "response_chosen", "accepted", "completion", "answer", "response")
+        ),
         Role("rejected", "text", "the worse answer", ("rejected", "rejected_response", "dispreferred", "non_preferred_output", "response_rejected"), target=True),
         Role("margin", "number", "by how much the better answer's score must be ahead", ("margin",), required=False, target=True),
     )
