@@ -58,7 +58,8 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
     longest = max(one.answer_size for one in found)
     first = specialist.tokenizer.bos_token_id
     if longest >= limit and not whole:
-        return [Answer(keep_end(one.ids, limit, first), max(limit - one.answer_size, 1), True) for one in found]
+        ends = [(keep_end(one.ids, limit, first), one) for one in found]
+        return [Answer(ids, max(len(ids) - one.answer_size, 1), one.cut or len(ids) < len(one.ids)) for ids, one in ends]
     if longest >= limit:
         raise DataError(f"an answer of {longest} tokens does not fit into train.max_length = {limit}", place=place, fix=f"set train.max_length to {longest + 1} or more, or shorten or remove the row")
     over = max(0, *(len(one.ids) - limit for one in found))
