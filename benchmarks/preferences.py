@@ -22,6 +22,8 @@ from typing import Any
 TURN = re.compile(r"\n\n(Human|Assistant): ?")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TEST_SHARE, SEED = 0.25, 3
+LONGEST = 400
+"""Characters; pairs with a longer answer are left out, so that every answer fits beside some of its question."""
 VOCABULARY, WIDTH, LAYERS, HEADS, ROOM = 2000, 128, 3, 4, 192
 TRAIN = {"max_length": ROOM, "batch_size": 16, "evaluations_per_epoch": 1}
 
@@ -35,12 +37,12 @@ def turns(transcript: str) -> list[dict[str, str]]:
 
 
 def pair(chosen: str, rejected: str) -> dict[str, Any] | None:
-    """A preference row of two transcripts that differ in their last answer alone; None for others, and for answers that are empty."""
+    """A preference row of two transcripts that differ in their last answer alone; None for others, and for answers that are empty or too long."""
     one, other = turns(chosen), turns(rejected)
     if len(one) < 2 or one[:-1] != other[:-1] or not one[-1]["role"] == other[-1]["role"] == "assistant":
         return None
     better, worse = one[-1]["content"], other[-1]["content"]
-    if not better or not worse or better == worse or not all(message["content"] for message in one):
+    if not better or not worse or better == worse or max(len(better), len(worse)) > LONGEST or not all(message["content"] for message in one):
         return None
     return {"prompt": one[:-1], "chosen": better, "rejected": worse}
 
@@ -182,7 +184,7 @@ def main() -> None:
         "columns": ["model", "preference accuracy", "95% interval"],
         "rows": rows,
         "notes": [
-            f"{found['test']} held-out pairs of {found['pairs']} ({found['train']} for training), HH-RLHF harmless-base. A Llama with {LAYERS} layers of width {WIDTH} that has seen nothing but these texts.",
+            f"{found['test']} held-out pairs; {found['train']} for training. HH-RLHF harmless-base, its {found['of']} test pairs without those with an answer of more than {LONGEST} characters. A Llama with {LAYERS} layers of width {WIDTH} that has seen nothing but these texts.",
             f"Verdict of the grading: {found['scorecard']['verdict']}. {' '.join(found['scorecard']['reasons'])}",
         ],
         "paired": against,
