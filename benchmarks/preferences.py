@@ -22,7 +22,7 @@ from typing import Any
 TURN = re.compile(r"\n\n(Human|Assistant): ?")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TEST_SHARE, SEED = 0.25, 3
-LONGEST = 400
+LONGEST = 320
 """Characters; pairs with a longer answer are left out, so that every answer fits beside some of its question."""
 VOCABULARY, WIDTH, LAYERS, HEADS, ROOM = 2000, 128, 3, 4, 192
 TRAIN = {"max_length": ROOM, "batch_size": 16, "evaluations_per_epoch": 1}
