@@ -185,3 +185,29 @@ def test_every_metric_is_additive_and_keeps_the_shape_of_its_sums():
         repeated = metric.contributions([truth[i] for i in rows], [predictions[i] for i in rows], SINGLE).sum(0)
         assert metric.value(np.stack([sums, sums])).shape == (2,)
         assert float(metric.value(sums)) == pytest.approx(float(metric.value(repeated))), name
+
+
+def test_preference_accuracy_counts_ties_half_and_is_undefined_without_margins():
+    answers = [Prediction("", extra={"margin": margin}) for margin in (0.5, 1e-9, 0.0, -2.0)]
+    assert score("preference_accuracy", [None] * 4, answers, {}) == pytest.approx(2.5 / 4)
+    assert math.isnan(score("preference_accuracy", [None] * 2, [answers[0], Prediction("")], {}))
+    assert math.isnan(score("preference_accuracy", [None] * 2, [answers[0], Prediction("", extra={"margin": math.nan})], {}))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_desirable_auc_equals_scikit_learn_on_the_bins(seed):
+    random = np.random.default_rng(seed)
+    good = random.random(300) < 0.4
+    held = np.round((-4 + 0.5 * good + random.normal(size=300)) / 0.05) * 0.05 + 0.01  # in the middle of a bin, many of them alike
+    held[:3] = (-80.0, -13.0, 0.0)
+    answers = [Prediction("", extra={"likelihood": float(one), "desirable": bool(flag)}) for one, flag in zip(held, good, strict=True)]
+    expected = sklearn_metrics.roc_auc_score(good, np.maximum(held, -12.0))
+    assert score("desirable_auc", [None] * 300, answers, {}) == pytest.approx(expected, abs=1e-9)
+    turned = [Prediction("", extra={**one.extra, "desirable": not one.extra["desirable"]}) for one in answers]
+    assert score("desirable_auc", [None] * 300, turned, {}) == pytest.approx(1 - expected, abs=1e-9)
+
+
+def test_desirable_auc_is_undefined_without_both_kinds_or_without_likelihoods():
+    answers = [Prediction("", extra={"likelihood": -1.0, "desirable": True})] * 3
+    assert math.isnan(score("desirable_auc", [None] * 3, answers, {}))
+    assert math.isnan(score("desirable_auc", [None] * 4, [*answers, Prediction("")], {}))

@@ -213,3 +213,48 @@ def test_a_shaped_task_is_the_recipes(tmp_path):
     assert [role.name for role in recipe.task.roles] == ["prompt", "completion", "rejected", "tools"]
     assert recipe.task.shaped
     assert not copy.copy(catalog.build("tasks", "text_generation")).shaped
+
+
+def test_preference_objectives_bring_their_own_metrics(tmp_path):
+    """The best checkpoint is not chosen by how well generated answers overlap."""
+    for objective, metric in (("dpo", "preference_accuracy"), ("kto", "desirable_auc")):
+        recipe = make_recipe({"name": "pairs", "task": "text_generation", "objective": objective, "data": {"path": "pairs.jsonl"}}, folder=tmp_path)
+        assert recipe.main_metric == metric == recipe.task.defaults.metrics[0]
+        assert not catalog.build("metrics", metric).reads_outputs
+        assert set(recipe.task.defaults.rivals) <= {"longer_answer", "untouched_base"}
+    own = make_recipe({"name": "pairs", "task": "text_generation", "objective": "dpo", "data": {"path": "pairs.jsonl"}, "grade": {"main_metric": "token_f1"}}, folder=tmp_path)
+    assert own.main_metric == "token_f1"
+    assert catalog.build("tasks", "text_generation").defaults.main_metric == "token_f1"
+
+
+def test_what_the_rows_own_answers_are_held_for(base_folder, monkeypatch):
+    """Margins and likelihoods beside the network's own forward; nothing is written for them, and rows without preferences have none."""
+    _, specialist, examples = bench(base_folder, "dpo", ROWS, COLUMNS)
+    body = specialist.model.body
+    rows = [{"prompt": [{"role": "user", "content": row["prompt"]}], "completion": row["chosen"], "rejected": row["rejected"]} for row in ROWS]
+    examined = specialist.examine(rows)
+    monkeypatch.setattr(type(body), "generate", None)
+    weighed = specialist.weigh(rows)
+    for one, other, example in zip(weighed, examined, examples, strict=True):
+        chosen, rejected = (plain(body, example["ids"][name], begin).mean() for name, begin in zip(("chosen", "rejected"), example["begin"], strict=True))
+        assert one.extra["margin"] == pytest.approx(float((chosen - rejected).detach()), abs=1e-4)
+        assert other.extra["margin"] == pytest.approx(one.extra["margin"], abs=1e-4)
+        assert "tokens" in other.extra
+    turned = specialist.weigh([{**row, "completion": row["rejected"], "rejected": row["completion"]} for row in rows])
+    assert [one.extra["margin"] for one in turned] == pytest.approx([-one.extra["margin"] for one in weighed], abs=1e-4)
+    marked, bare = specialist.weigh([{"prompt": rows[0]["prompt"], "completion": rows[0]["completion"], "desirable": False}, {"prompt": rows[0]["prompt"]}])
+    assert marked.extra["likelihood"] == pytest.approx(float(plain(body, examples[0]["ids"]["chosen"], examples[0]["begin"][0]).mean().detach()), abs=1e-4)
+    assert marked.extra["desirable"] is False
+    assert bare.extra == {}
+
+
+def test_an_answer_too_long_to_read_is_weighed_by_its_end(base_folder):
+    _, specialist, _ = bench(base_folder, "dpo", ROWS, COLUMNS)
+    row = {"prompt": [{"role": "user", "content": "q"}], "completion": "It is on its way to you. " * 60, "rejected": "No."}
+    (found,) = specialist.weigh([row])
+    one, other = answers_to(specialist, row, [row["completion"], row["rejected"]], specialist.max_length, whole=False)
+    assert (len(one.ids), one.begin, one.cut) == (specialist.max_length, 1, True)
+    assert not other.cut
+    assert specialist.tokenizer.decode(other.ids[other.begin :], skip_special_tokens=True).strip() == "No."
+    held = [plain(specialist.model.body, answer.ids, answer.begin).mean() for answer in (one, other)]
+    assert found.extra["margin"] == pytest.approx(float((held[0] - held[1]).detach()), abs=1e-4)

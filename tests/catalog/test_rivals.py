@@ -191,3 +191,17 @@ def test_threshold_is_the_best_micro_f1():
     assert f1_score(truth, scores >= found, average="micro") == pytest.approx(max(grid))
     assert best_threshold(scores, np.zeros_like(truth), otherwise=0.4) == 0.4
     assert not math.isnan(best_threshold(np.ones((3, 1)), np.ones((3, 1), dtype=bool)))
+
+
+def test_the_longer_answer_is_a_rival_of_pairs_alone():
+    from types import SimpleNamespace
+
+    pairs = [{"completion": "long enough", "rejected": "short"}, {"completion": "no", "rejected": "yes"}, {"completion": "ab", "rejected": "ba"}]
+    for name, written in (("reward", ["long enough", "yes", "ba"]), ("text_generation", ["", "", ""])):
+        rival = catalog.build("rivals", "longer_answer")
+        rival.fit(SimpleNamespace(task=catalog.build("tasks", name), train=pairs))
+        answers = rival.predict(pairs)
+        assert [one.extra["margin"] for one in answers] == [6.0, -1.0, 0.0]
+        assert [one.output for one in answers] == written
+        with pytest.raises(PlugError, match="compares two answers"):
+            rival.fit(SimpleNamespace(task=catalog.build("tasks", name), train=[{"completion": "a"}]))

@@ -211,6 +211,10 @@ class Task(Plug):
         """Vectors of texts, float32 [n, d], for drift and retrieval; from the specialist's own body."""
         raise PlugError(f"task '{self.name}' has no embedding of texts", fix="leave out the detectors and rivals that need one")
 
+    def weigh(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
+        """As `examine`, for metrics that read no outputs (`Metric.reads_outputs`): a task that writes its answers need not write them."""
+        return self.examine(specialist, rows)
+
     def settle(self, specialist: Specialist, validation: Sequence[Row]) -> Signature:
         """The signature after training, for example with decision thresholds chosen on the validation rows."""
         return specialist.signature

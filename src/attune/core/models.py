@@ -91,8 +91,7 @@ class Base:
             if said.get("pooling_mode_lasttoken"):
                 return "last"
             return "mean"
-        architectures = self.config().architectures or [""]
-        return "last" if "CausalLM" in architectures[0] else "mean"
+        return "last" if self.kind == "decoder" else "mean"
 
 
 def load_body(folder: Path, auto_class: str = "AutoModel", *, fresh: bool = False, **options: Any) -> Any:

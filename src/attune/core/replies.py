@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attune.core.contracts import Row
-from attune.core.conversation import answer_of, question_of, stop_ids, taught
+from attune.core.conversation import Message, answer_of, keep_end, question_of, stop_ids, taught
 from attune.core.errors import DataError
-from attune.core.specialist import Specialist
+from attune.core.memory import in_parts
+from attune.core.specialist import Specialist, by_length
+from attune.core.text import portion
 
 if TYPE_CHECKING:
     import torch
 
     from attune.core.tokens import Tokens
     from attune.core.tunable import TunableModel
+
+T = TypeVar("T")
+AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,21 @@ class Answer:
     """True when the oldest part of the prompt was left out."""
 
 
-def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, stops: Sequence[int] | None = None) -> list[Answer]:
+def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, stops: Sequence[int] | None = None, *, whole: bool = True) -> list[Answer]:
     """Encode several answers to a row's prompt; where they do not fit, every one loses the same oldest tokens of the prompt.
+
+    Args:
+        specialist: whose tokenizer and template are used.
+        row: its `prompt`.
+        answers: texts.
+        limit: most tokens of prompt and answer.
+        stops: of `stop_ids`, where they are known already.
+        whole: refuse an answer that is too long by itself; False, for answers that are only looked at: keep its end.
 
     Raises:
         DataError: an answer alone is longer than `limit`; its end could not be learned.
     """
-    place = str(row.get("place") or row["row_id"])
+    place = _place(row)
     prompt = question_of(row)
     stops = stops if stops is not None else stop_ids(specialist)
     try:
@@ -43,9 +56,12 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
     except DataError as error:
         raise DataError(error.what, place=place, fix=error.fix) from error
     longest = max(one.answer_size for one in found)
+    first = specialist.tokenizer.bos_token_id
+    if longest >= limit and not whole:
+        ends = [(keep_end(one.ids, limit, first), one) for one in found]
+        return [Answer(ids, max(len(ids) - one.answer_size, 1), one.cut or len(ids) < len(one.ids)) for ids, one in ends]
     if longest >= limit:
         raise DataError(f"an answer of {longest} tokens does not fit into train.max_length = {limit}", place=place, fix=f"set train.max_length to {longest + 1} or more, or shorten or remove the row")
-    first = specialist.tokenizer.bos_token_id
     over = max(0, *(len(one.ids) - limit for one in found))
     made = []
     for one in found:
@@ -53,6 +69,36 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
         ids = one.ids[:lead] + one.ids[min(over + lead, len(one.ids) - one.answer_size) :]
         made.append(Answer(ids, len(ids) - one.answer_size, one.cut or over > 0))
     return made
+
+
+def heard(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, *, whole: bool = True) -> list[Answer]:
+    """Encode answers to a row's prompt that are to be scored: through the chat template for a network that is read at its last token (a decoder), else
+    as the pair of texts that encoders read. Arguments and errors as of `answers_to`."""
+    if specialist.model.pooling == "last":
+        return answers_to(specialist, row, answers, limit, whole=whole)
+    tokenizer, told = specialist.tokenizer, plain_prompt(question_of(row))
+    prompt, texts = portion(told, limit, end=True), [portion(answer, limit) for answer in answers]
+    rows = [[int(one) for one in tokenizer(prompt, text, add_special_tokens=True, verbose=False)["input_ids"]] for text in texts]
+    own = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
+    over = max(0, *(len(ids) - limit for ids in rows))
+    if over > own and whole:
+        need = max(map(len, rows)) - own
+        raise DataError(f"an answer of {need} tokens does not fit into train.max_length = {limit}", place=_place(row), fix=f"set train.max_length to {need} or more, or shorten or remove the row")
+    lead, drop = int(rows[0][0] in tokenizer.all_special_ids), min(over, own)
+    kept = [ids[:lead] + ids[lead + drop :] for ids in rows]
+    cut = over > 0 or len(prompt) < len(told) or texts != list(answers)
+    return [Answer(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]], 0, cut) for ids in kept]
+
+
+def _place(row: Row) -> str | None:
+    """Where a row stands; a request stands nowhere."""
+    place = row.get("place") or row.get("row_id")
+    return None if place is None else str(place)
+
+
+def plain_prompt(messages: Sequence[Message]) -> str:
+    """A conversation as plain text: a single turn as it is, several with who speaks."""
+    return messages[0]["content"] if len(messages) == 1 else "\n".join(f"{one['role'].capitalize()}: {one['content']}" for one in messages)
 
 
 def laid(specialist: Specialist, answers: Sequence[Answer]) -> Tokens:
@@ -79,25 +125,48 @@ def log_probabilities(model: TunableModel, tokens: Tokens, begins: Sequence[int]
     return zero.index_add(0, row, found), zero.index_add(0, row, torch.ones_like(found))
 
 
-def reference(specialist: Specialist, answers: Sequence[Answer], at_once: int = 32) -> list[float]:
+def reference(specialist: Specialist, answers: Sequence[Answer]) -> list[float]:
     """Log-probabilities of answers by the model as it is now, in order; the caller has not trained it yet."""
+    return [total for total, _ in _held(specialist, answers)]
+
+
+def _held(specialist: Specialist, answers: Sequence[Answer]) -> list[tuple[float, float]]:
+    """Sum and mean per token of each answer's log-probabilities, without gradients, in order."""
+
+    def some(part: Sequence[Answer]) -> list[tuple[float, float]]:
+        sums, sizes = log_probabilities(specialist.model, laid(specialist, part), [one.begin for one in part])
+        return list(zip(sums.tolist(), (sums / sizes).tolist(), strict=True))
+
+    return looked_at(specialist, answers, some)
+
+
+def looked_at(specialist: Specialist, answers: Sequence[Answer], ask: Callable[[Sequence[Answer]], list[T]]) -> list[T]:
+    """What `ask` says of some answers at once, for all of them, in order: in evaluation mode, without gradients."""
     import torch
 
-    from attune.core.memory import in_parts
-    from attune.core.specialist import by_length
-
-    found = [0.0] * len(answers)
+    found: dict[int, T] = {}
     was_training = specialist.model.training
     specialist.model.eval()
-
-    def some(part: Sequence[int]) -> list[float]:
-        own = [answers[i] for i in part]
-        sums: list[float] = log_probabilities(specialist.model, laid(specialist, own), [one.begin for one in own])[0].tolist()
-        return sums
-
     with torch.no_grad():
-        for index in by_length([len(one.ids) for one in answers], at_once):
-            for i, value in zip(index, in_parts(some, index), strict=True):
-                found[i] = value
+        for index in by_length([len(one.ids) for one in answers], AT_ONCE):
+            found |= zip(index, in_parts(ask, [answers[i] for i in index]), strict=True)
     specialist.model.train(was_training)
+    return [found[i] for i in range(len(answers))]
+
+
+def likelihoods(specialist: Specialist, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What the metrics of preferences read, one entry per row (empty where the row prefers nothing): how likely the model holds the row's answers,
+    as the mean log-probability per token, end token included.
+
+    A row with `rejected`: `margin`, of the chosen answer (`completion`) minus that of the rejected one, in nats. A row with `desirable`: `likelihood`
+    of its answer, and `desirable` as the row has it.
+    """
+    names = {i: ["completion", "rejected"] if row.get("rejected") else ["completion"] for i, row in enumerate(rows) if row.get("rejected") or row.get("desirable") is not None}
+    stops = stop_ids(specialist) if names else []
+    encoded = [answers_to(specialist, rows[i], [rows[i][name] for name in own], specialist.max_length, stops, whole=False) for i, own in names.items()]
+    told = iter(_held(specialist, [answer for both in encoded for answer in both]))
+    found: list[dict[str, Any]] = [{} for _ in rows]
+    for i, own in names.items():
+        means = [next(told)[1] for _ in own]
+        found[i] = {"margin": means[0] - means[1]} if len(own) > 1 else {"likelihood": means[0], "desirable": bool(rows[i]["desirable"])}
     return found

@@ -54,6 +54,10 @@ class Specialist:
         """Answer rows in the form that metrics grade."""
         return self._asked(rows, self.task.examine)
 
+    def weigh(self, rows: Sequence[Row]) -> list[Prediction]:
+        """`examine` for metrics that read no outputs."""
+        return self._asked(rows, self.task.weigh)
+
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts, float32 [n, d]."""
         with _answering(self.model):

@@ -117,6 +117,12 @@ class Tokens:
         )
 
     @property
+    def ends(self) -> torch.Tensor:
+        """int64 [rows]: where each row's last token lies."""
+        last = (self.positions[0] == self.lengths[self.row] - 1).nonzero().squeeze(1)  # never in a shared beginning, which is shorter than its rows
+        return torch.empty_like(last).index_copy(0, self.row[last], last)
+
+    @property
     def shares(self) -> bool:
         """True when a beginning stands once for several rows."""
         return any(piece.begin for piece in self.pieces)

@@ -99,12 +99,12 @@ class TunableModel(nn.Module):
         return found
 
     def features(self, tokens: Tokens) -> torch.Tensor:
-        """Pooled vectors, float32 [rows, hidden], in the order the rows were given."""
+        """Pooled vectors, float32 [rows, hidden], in the order the rows were given; rows that share beginnings can be pooled by their last token alone."""
         hidden = self.hidden(tokens).float()
         if self.pooling == "cls":
             return hidden[tokens.starts]
         if self.pooling == "last":
-            return hidden[tokens.starts + tokens.lengths - 1]
+            return hidden[tokens.ends]
         return hidden.new_zeros(len(tokens.lengths), hidden.shape[1]).index_add(0, tokens.row, hidden) / tokens.lengths.unsqueeze(1)
 
     def output_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -188,9 +188,9 @@ class Bench:
 
     def answers(self, test: Sequence[Row], *, right: bool) -> list[Prediction]:
         """Perfect answers to rows, or answers that are wrong and sure of it, in the form of the task's `examine`."""
-        return [self._answer(row, right) for row in test]
+        return [self._answer(row, number, right) for number, row in enumerate(test)]
 
-    def _answer(self, row: Row, right: bool) -> Prediction:
+    def _answer(self, row: Row, number: int, right: bool) -> Prediction:
         truth = self.task.truth(row)
         labels = self.signature.get("labels")
         if "label-out" in self.task.traits and labels:
@@ -203,8 +203,10 @@ class Bench:
         first = truth[0] if isinstance(truth, list) else truth
         if "vector-out" in self.task.traits:
             return Prediction([first, "something else"] if right else ["something else", "and another"])
-        known = {"nll": 0.5 if right else 40.0, "nll_tokens": 5, "hits": 5 if right else 0, "reward": 1.0 if right else 0.0} if "language-model" in self.task.traits else {}
-        return Prediction(first if right else "nothing of the kind", confidence=0.98, extra=known)
+        known: dict[str, Any] = {"nll": 0.5 if right else 40.0, "nll_tokens": 5, "hits": 5 if right else 0, "reward": 1.0 if right else 0.0} if "language-model" in self.task.traits else {}
+        desirable = number % 2 == 0
+        preferred: dict[str, Any] = {"margin": 1.0 if right else -1.0, "likelihood": -1.0 if desirable == right else -2.0, "desirable": desirable} if "prefers" in self.task.traits else {}
+        return Prediction(first if right else "nothing of the kind", confidence=0.98, extra={**known, **preferred})
 
 
 @cache
@@ -252,8 +254,10 @@ def fitting(requires: frozenset[str]) -> list[str]:
 
 
 def mixed_targets(task: Task, test: Sequence[Row]) -> list[Row]:
-    """The rows with their targets handed on to the next row: the same questions, other right answers."""
+    """The rows with their targets handed on to the next row: the same questions, other right answers; of two answers that are compared, the other one is right."""
     targets = [role.name for role in task.roles if role.target]
+    if "score-out" in task.traits:  # what is right is which of a row's two answers is the better one: they change places
+        return [{**row, "completion": row["rejected"], "rejected": row["completion"]} for row in test]
     return [{**row, **{name: test[(i + 1) % len(test)][name] for name in targets if name in row}} for i, row in enumerate(test)]
 
 

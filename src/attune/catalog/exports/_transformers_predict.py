@@ -42,8 +42,12 @@ class Model:
     def pooled(self, text: str) -> Any:
         """The pooled vector of a text, float32 [hidden]."""
         text = text[: self.facts["max_length"] * CHARACTERS]
-        batch = self.tokenizer(text, truncation=True, max_length=self.facts["max_length"], return_tensors="pt")
-        hidden = self.body(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state[0]
+        return self.vector(self.tokenizer(text, truncation=True, max_length=self.facts["max_length"])["input_ids"])
+
+    def vector(self, ids: list[int]) -> Any:
+        """The pooled vector of token ids, float32 [hidden]."""
+        tokens = torch.tensor([ids])
+        hidden = self.body(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[0]
         return {"cls": hidden[0], "last": hidden[-1], "mean": hidden.mean(0)}[self.facts["pooling"]]
 
     def classification(self, text: str) -> dict[str, Any]:
@@ -66,10 +70,34 @@ class Model:
             vector = vector / vector.norm().clamp(min=1e-12)
         return {"output": vector.tolist()}
 
+    def score(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """How good an answer is: asked with a prompt (a text or messages) and a completion."""
+        messages, answer, limit = messages_of(asked["prompt"]), asked["completion"], self.facts["max_length"]
+        if "chat_template" in self.facts:
+            before, text = self.rendered(messages, to_answer=True), self.rendered([*messages, {"role": "assistant", "content": answer}], to_answer=False)
+            found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            inside = [i for i, (begin, end) in enumerate(found["offset_mapping"]) if begin >= len(before) and end > begin]
+            ends = [i for i in inside if found["input_ids"][i] in self.facts["stop_ids"]]
+            ids = found["input_ids"][: (ends or inside)[-1] + 1] + ([] if ends else self.facts["stop_ids"][:1])
+            lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id and limit > 1 else []
+            ids = ids if len(ids) <= limit else lead + ids[len(ids) - limit + len(lead) :]
+        else:
+            prompt = messages[0]["content"] if len(messages) == 1 else "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
+            ids, own = self.tokenizer(prompt, answer)["input_ids"], len(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            begin, drop = int(ids[0] in self.tokenizer.all_special_ids), min(max(len(ids) - limit, 0), own)
+            ids = ids[:begin] + ids[begin + drop :]
+            ids = ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+        return {"output": float(torch.nn.functional.linear(self.vector(ids), self.head["weight"])[0])}
+
+    def rendered(self, messages: list[dict[str, str]], *, to_answer: bool) -> str:
+        """A conversation through the chat template that the model was tuned with."""
+        text: str = self.tokenizer.apply_chat_template(messages, chat_template=self.facts["chat_template"], tokenize=False, add_generation_prompt=to_answer)
+        return text
+
     def generation(self, prompt: Any) -> dict[str, Any]:
         """The greedy answer to a text, or to a list of messages with role and content."""
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [{"role": m["role"], "content": m["content"]} for m in prompt]
-        text = self.tokenizer.apply_chat_template(messages, chat_template=self.facts["chat_template"], tokenize=False, add_generation_prompt=True)
+        messages = messages_of(prompt)
+        text = self.rendered(messages, to_answer=True)
         if len(text) > self.facts["max_length"] * CHARACTERS:
             begin = self.tokenizer.bos_token or ""
             text = (begin if text.startswith(begin) else "") + text[-self.facts["max_length"] * CHARACTERS :]
@@ -93,13 +121,19 @@ class Model:
         return found
 
 
+def messages_of(prompt: Any) -> list[dict[str, str]]:
+    """A text as the user's turn, or messages with role and content."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [{"role": m["role"], "content": m["content"]} for m in prompt]
+
+
 def main() -> None:
     """Answer every line of standard input."""
     model = Model()
     for line in sys.stdin:
         if line.strip():
             row = json.loads(line)
-            asked = row if isinstance(row, str) else row[model.facts["input"]]
+            inputs = model.facts["inputs"]
+            asked = row if isinstance(row, str) or len(inputs) > 1 else row[inputs[0]]
             sys.stdout.write(json.dumps(model.answer(asked), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 

@@ -23,7 +23,7 @@ from attune.core.specialist import Specialist
 SCRIPT = Path(__file__).with_name("_transformers_predict.py")
 WITHOUT_ATTUNE = "import runpy, sys; sys.modules['attune'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 """Runs a script in a Python where `import attune` fails."""
-KINDS = {"label-out": "classification", "text-out": "generation", "vector-out": "vectors"}
+KINDS = {"label-out": "classification", "text-out": "generation", "vector-out": "vectors", "score-out": "score"}
 """Trait of the task -> what predict.py does."""
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "HF_HOME", "HF_HUB_CACHE", "OMP_NUM_THREADS", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 TIME_LIMIT = 1800
@@ -73,13 +73,14 @@ class Transformers(Export):
         task = specialist.task
         kinds = [kind for trait, kind in KINDS.items() if trait in task.traits]
         if len(kinds) != 1:
-            raise PlugError(f"task '{task.name}' answers with neither labels, text nor a vector", place="exports.transformers", fix=f"it would need one of the traits {', '.join(KINDS)}")
-        speaks = {"chat_template": template_of(specialist), "stop_ids": stop_ids(specialist)} if kinds[0] == "generation" else {}
+            raise PlugError(f"task '{task.name}' answers with neither labels, text, a vector nor a score", place="exports.transformers", fix=f"it would need one of the traits {', '.join(KINDS)}")
+        templated = kinds[0] == "generation" or (kinds[0] == "score" and specialist.model.pooling == "last")
+        speaks = {"chat_template": template_of(specialist), "stop_ids": stop_ids(specialist)} if templated else {}
         return {
             **speaks,
             "kind": kinds[0],
             "adapter": adapter,
-            "input": next(role.name for role in task.roles if not role.target),
+            "inputs": [role.name for role in task.roles if not role.target and role.required],
             "signature": specialist.signature,
             "task": task.keys.model_dump(mode="json"),
             "max_length": specialist.max_length,
@@ -89,7 +90,7 @@ class Transformers(Export):
     def replay(self, folder: Path, rows: Sequence[Row]) -> list[Prediction]:
         """Ask predict.py in a process of its own that cannot import Attune and may not reach the network."""
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        lines = "".join(json.dumps({k: v for k, v in row.items() if k == facts["input"]}, ensure_ascii=False) + "\n" for row in rows)
+        lines = "".join(json.dumps({k: v for k, v in row.items() if k in facts["inputs"]}, ensure_ascii=False) + "\n" for row in rows)
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
         try:

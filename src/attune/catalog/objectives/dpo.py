@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -43,7 +44,8 @@ class Dpo(Objective):
 
     def shaped(self, task: Task) -> Task:
         """Rows with a prompt, the chosen answer (as `completion`) and the rejected one."""
-        return task.with_rows(PREFERENCE_ROLES, preference_of)
+        defaults = dataclasses.replace(task.defaults, main_metric="preference_accuracy", metrics=("preference_accuracy", "token_f1"), rivals=("longer_answer", "untouched_base"))
+        return task.with_rows(PREFERENCE_ROLES, preference_of, defaults)
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Both answers of each row; `ids` has them by name."""
@@ -65,12 +67,12 @@ class Dpo(Objective):
         return "the reference's log-probabilities of both answers were computed once"
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
-        """tokens of chosen and rejected rows in turn, where their answers begin, and the reference [rows, 2]."""
+        """tokens of chosen and rejected rows in turn, where their answers begin, and the reference [rows, 2] where it was computed."""
         import torch
 
         answers = [answer for one in examples for answer in _answers(one)]
         batch: Batch = {"tokens": laid(specialist, answers), "begins": [one.begin for one in answers]}
-        return batch if self.keys.loss in FREE else {**batch, "reference": torch.tensor([one["reference"] for one in examples])}
+        return batch if "reference" not in examples[0] else {**batch, "reference": torch.tensor([one["reference"] for one in examples])}
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the pairs' losses; the count is the pairs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -41,7 +42,8 @@ class Kto(Objective):
 
     def shaped(self, task: Task) -> Task:
         """Rows with a prompt, an answer, and whether it is a good one."""
-        return task.with_rows(LABELLED_ROLES, labelled_of)
+        defaults = dataclasses.replace(task.defaults, main_metric="desirable_auc", metrics=("desirable_auc",), rivals=("untouched_base",))
+        return task.with_rows(LABELLED_ROLES, labelled_of, defaults)
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Each row's answer, and the next row's answer to its prompt."""
@@ -74,8 +76,10 @@ class Kto(Objective):
         import torch
 
         answers = [_answers(one)[part] for part in range(len(examples[0]["begin"])) for one in examples]
-        start = torch.tensor([one["reference"][part] for part in range(len(examples[0]["begin"])) for one in examples])
-        return {"tokens": laid(specialist, answers), "begins": [one.begin for one in answers], "reference": start, "desirable": torch.tensor([one["desirable"] for one in examples])}
+        batch = {"tokens": laid(specialist, answers), "begins": [one.begin for one in answers], "desirable": torch.tensor([one["desirable"] for one in examples])}
+        if "reference" not in examples[0]:  # only looked at, before it is computed
+            return batch
+        return {**batch, "reference": torch.tensor([one["reference"][part] for part in range(len(examples[0]["begin"])) for one in examples])}
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the rows' losses; the count is the rows."""

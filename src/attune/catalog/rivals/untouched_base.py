@@ -30,7 +30,7 @@ class UntouchedBase(Rival):
         self.context = context
         self.zero_shot = {"label-out", "text-in"} <= context.task.traits
         if not self.zero_shot:
-            if not {"text-out", "vector-out", "mask-out", "table-in"} & context.task.traits:
+            if not {"text-out", "vector-out", "mask-out", "score-out", "table-in"} & context.task.traits:
                 raise _scored.cannot(self, context)
             return
         if "embeds" not in context.task.traits:

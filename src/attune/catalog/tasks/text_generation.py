@@ -13,6 +13,7 @@ from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import answer_nll
 from attune.core.memory import in_parts
+from attune.core.replies import likelihoods
 from attune.core.shapes import ANSWERED_ROLES, answered_of, shape_of
 from attune.core.specialist import Specialist, text_features
 
@@ -33,7 +34,7 @@ class TextGeneration(Task):
     """Conversation in, text out, by a causal language model with the chat template it was tuned with."""
 
     keys_type = TextGenerationKeys
-    traits = frozenset({"text-in", "text-out", "language-model", "embeds", "torch"})
+    traits = frozenset({"text-in", "text-out", "language-model", "prefers", "embeds", "torch"})
     bases = frozenset({"decoder"})
     roles = (
         *ANSWERED_ROLES,
@@ -102,16 +103,21 @@ class TextGeneration(Task):
         return [dataclasses.replace(answer, extra={**answer.extra, "cut": cut}) for answer, (_, cut) in zip(written, asked, strict=True)]
 
     def examine(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
-        """The answers, each with how likely the right one was held to be: `nll` (nats, its end token included) and `nll_tokens`. A document has no
-        question, so nothing is written for it."""
+        """The answers, each with how likely the right one was held to be (see `weigh`). A document has no question, so nothing is written for it."""
         asked = [i for i, row in enumerate(rows) if row.get("prompt")]
-        answers = [Prediction("") for _ in rows]
+        answers = self.weigh(specialist, rows)
         for i, answer in zip(asked, self.predict(specialist, [rows[i] for i in asked]) if asked else [], strict=True):
-            answers[i] = answer
+            answers[i] = dataclasses.replace(answer, extra={**answer.extra, **answers[i].extra})
+        return answers
+
+    def weigh(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
+        """How likely the rows' own answers are held to be; nothing is written: `nll` (nats, the end token included) and `nll_tokens`, and for rows that
+        prefer one answer to another what `core.replies.likelihoods` says."""
+        found = likelihoods(specialist, rows)
         known = [i for i, row in enumerate(rows) if row.get("completion")]
         for i, (nll, tokens) in zip(known, answer_nll(specialist, [rows[i] for i in known]), strict=True):
-            answers[i] = dataclasses.replace(answers[i], extra={**answers[i].extra, "nll": nll, "nll_tokens": tokens})
-        return answers
+            found[i] |= {"nll": nll, "nll_tokens": tokens}
+        return [Prediction("", extra=held) for held in found]
 
     def _written(self, specialist: Specialist, ids: Sequence[Sequence[int]], stops: list[int]) -> list[Prediction]:
         from attune.core.generation import generate

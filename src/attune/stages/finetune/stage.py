@@ -307,7 +307,8 @@ class Session:
     def contributions(self, specialist: Specialist) -> np.ndarray:
         """What each validation row adds to the main metric, float64 [n, k]."""
         truth = [self.recipe.task.truth(row) for row in self.validation]
-        return self.metric.of_rows(self.validation, truth, specialist.examine(self.validation), self.dataset.signature)
+        answers = (specialist.examine if self.metric.reads_outputs else specialist.weigh)(self.validation)
+        return self.metric.of_rows(self.validation, truth, answers, self.dataset.signature)
 
     def _score(self, specialist: Specialist) -> float:
         value = float(self.metric.value(self.contributions(specialist).sum(0)))

@@ -51,6 +51,8 @@ def _apart(x: float, y: float) -> float:
 
 def _vector(output: Any) -> list[float] | None:
     values = output.tolist() if hasattr(output, "tolist") else output
+    if isinstance(values, float):
+        values = [values]
     if isinstance(values, (list, tuple)) and values and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in values):
         return [float(x) for x in values]
     return None

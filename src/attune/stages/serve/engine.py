@@ -43,12 +43,11 @@ class Job:
 def load(workspace: Workspace, release: Release, base_folder: Path | None, keys: ServeKeys | None = None) -> Served:
     """Open a release, every hash checked, and make it answer once before it may receive traffic; raises an AttuneError when it cannot."""
     specialist = open_release(workspace, release, base_folder=base_folder)
-    role = next(role for role in specialist.task.roles if not role.target)
-    trial: Row = {role.name: {}} if role.type == "features" else specialist.task.request({role.name: "Is this an answer?"})
+    asked = [role for role in specialist.task.roles if not role.target and role.required]
+    trial: Row = {asked[0].name: {}} if asked[0].type == "features" else specialist.task.request({role.name: "Is this an answer?" for role in asked})
     [answer] = specialist.predict([trial])
     numbers = [*answer.scores.values(), *([answer.confidence] if answer.confidence is not None else [])]
-    if isinstance(answer.output, list):
-        numbers += [x for x in answer.output if isinstance(x, float)]
+    numbers += [x for x in (answer.output if isinstance(answer.output, list) else [answer.output]) if isinstance(x, float)]
     if not all(math.isfinite(x) for x in numbers):
         raise IntegrityError(f"release '{release.id}' answers with what is not a number", place="smoke test", fix="roll back, and look at the checkpoint's weights")
     keys = keys or ServeKeys()
