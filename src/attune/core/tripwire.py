@@ -44,6 +44,8 @@ class Tripwire(Plug):
     first steps of a run; an alarm that blocks ends the run, unless the recipe accepts it by name (`train.accept`)."""
 
     kind = "tripwires"
+    looks_at: ClassVar[tuple[str, ...]] = ()
+    """Roles that every row must have for it to look; it is silent over rows of another kind (prompts without answers, for example)."""
     phase: ClassVar[str] = "start"
     """rows (the tokenizer and the rows are there) | start (the prepared model and the examples too) | steps (a few steps were made)."""
     error: ClassVar[type[AttuneError]] = DataError

@@ -63,7 +63,8 @@ def fitting(context: TripwireContext, phase: str) -> list[Tripwire]:
     """Every tripwire of a phase whose traits the task has."""
     task = context.specialist.task
     found = [catalog.build("tripwires", entry.name) for entry in catalog.entries("tripwires") if set(entry.requires) <= task.traits]
-    return [one for one in found if one.phase == phase]
+    there = set.intersection(*(set(row) for row in context.rows)) if context.rows else set()
+    return [one for one in found if one.phase == phase and set(one.looks_at) <= there]
 
 
 def remember(context: TripwireContext) -> None:

@@ -15,6 +15,7 @@ FEW = 64
 class AnswerBeginsElsewhere(Tripwire):
     """Compares the text up to where an answer is asked for with the text that is learned from."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     phase = "rows"
     error = PlugError

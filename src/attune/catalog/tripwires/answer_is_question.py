@@ -15,6 +15,7 @@ SHARE, LEAST = 0.5, 8
 class AnswerIsQuestion(Tripwire):
     """Compares each answer with the last turn before it."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     phase = "rows"
 

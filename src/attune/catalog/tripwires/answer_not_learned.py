@@ -16,6 +16,7 @@ UNKNOWN = "�"
 class AnswerNotLearned(Tripwire):
     """Decodes what a row's batch teaches and looks for the answer in it."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:

@@ -14,6 +14,7 @@ SHORT = 3
 class ControlTokensInText(Tripwire):
     """Looks for the tokenizer's special tokens in what the turns say; segments are written without a template and hold them on purpose."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     phase = "rows"
 

@@ -12,6 +12,7 @@ from attune.core.tripwires import counted, places, rows_by_id, spread
 class DoubleBegin(Tripwire):
     """Looks at the first two token ids of rows."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     error = PlugError
 

@@ -12,6 +12,7 @@ from attune.core.tripwires import counted, learned_ids, places, rows_by_id, spre
 class EndNotLearned(Tripwire):
     """The last learned token of a row's batch must be an end token; documents, which are cut anywhere, are left alone."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:

@@ -11,6 +11,7 @@ from attune.core.tripwires import counted, places, spread
 class EqualPreference(Tripwire):
     """Encodes both answers, up to the model's length."""
 
+    looks_at = ("completion", "rejected")
     requires = frozenset({"text-out"})
     phase = "rows"
 

@@ -11,6 +11,7 @@ from attune.core.tripwires import learned_ids, places, rows_by_id
 class NothingLearned(Tripwire):
     """Counts the targets in the batch that the objective makes of each row."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:

@@ -13,6 +13,7 @@ from attune.core.tripwires import places, rows_by_id
 class RowTooLong(Tripwire):
     """Compares the longest row with max_position_embeddings."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     error = RecipeError
 

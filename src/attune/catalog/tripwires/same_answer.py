@@ -14,6 +14,7 @@ LEAST = 12
 class SameAnswer(Tripwire):
     """Counts different answers; few rows say nothing."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     phase = "rows"
 

@@ -13,6 +13,7 @@ from attune.core.tripwires import counted, places, rendered, spread
 class TemplateLosesText(Tripwire):
     """Looks for every turn's text in the rendered conversation; thoughts in earlier answers are left out on purpose by some templates."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     phase = "rows"
     error = PlugError

@@ -13,6 +13,7 @@ from attune.core.tripwires import counted, places, spread
 class TemplateRefuses(Tripwire):
     """Renders every row as training would, so that all refused rows are named at once."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     phase = "rows"
 

@@ -16,6 +16,7 @@ LONG = 2000
 class TokenizerCannotWrite(Tripwire):
     """Encodes answers and decodes them again; a few odd characters are told, more of them block."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     phase = "rows"
     error = PlugError

@@ -13,6 +13,7 @@ from attune.core.tripwires import places, rows_by_id
 class VocabularyTooSmall(Tripwire):
     """Compares the largest id of the rows with the rows of the embedding."""
 
+    looks_at = ("completion",)
     requires = frozenset({"text-out"})
     error = IntegrityError
 
