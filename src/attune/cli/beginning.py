@@ -126,7 +126,7 @@ def _understood(name: str, location: str, task: str | None, columns: dict[str, s
     """The recipe and preview of the task that the rows are for, and other tasks that few rows could be for as well; the errors of the likeliest task when they are for none."""
     from attune.stages.curate.columns import shown
 
-    known = [entry.name for entry in catalog.entries("tasks")]
+    known = [entry.name for entry in catalog.entries("tasks") if catalog.load("tasks", entry.name).guessed]  # type: ignore[attr-defined]
     if task is not None:
         return *_tried(name, location, task, columns), []
     found, errors = [], []

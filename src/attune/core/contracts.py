@@ -168,6 +168,8 @@ class Task(Plug):
     """Kinds of bases (`core.models.base_kind`) that it can be built on."""
     shaped: bool = False
     """True for a task whose rows an objective has shaped (`with_rows`)."""
+    guessed: ClassVar[bool] = True
+    """Whether `attune init` may take rows for this task's; False for one that any text would fit."""
     default_base: ClassVar[str | None] = None
     """The base model of recipes that name none; None: the recipe's own default."""
 

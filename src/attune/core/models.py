@@ -69,7 +69,13 @@ class Base:
             return None
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, ImportError) as error:
+            why = str(error).strip().splitlines()[0]
+            raise RecipeError(
+                f"the base model '{self.reference}' has no tokenizer that can be read: {why}", place="base_model", fix="give the folder its tokenizer.json and tokenizer_config.json"
+            ) from error
 
     def config(self) -> Any:
         """The base's transformers configuration."""

@@ -32,6 +32,7 @@ class FillMask(Task):
 
     keys_type = FillMaskKeys
     traits = frozenset({"text-in", "mask-out", "language-model", "embeds", "torch"})
+    guessed = False
     bases = frozenset({"encoder"})
     roles = (
         Role("text", "text", "a document, or a sentence with the base's mask token in it", ("text", "content", "document", "body", "sentence", "article", "passage", "abstract")),

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from attune.core.contracts import Alarm, Tripwire, TripwireContext
 from attune.core.conversation import stop_ids
 from attune.core.errors import PlugError
-from attune.core.flat import network_of
 
 NEAR = 1e-6
 
@@ -20,6 +19,8 @@ class EndCannotBeLearned(Tripwire):
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:
         """One alarm where no end token has a row of its own."""
+        from attune.core.flat import network_of
+
         model = context.specialist.model
         output = network_of(model.body).get_output_embeddings()
         weight = getattr(output, "weight", None)
