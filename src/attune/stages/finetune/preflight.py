@@ -19,7 +19,8 @@ LOOK_BACK = 6
 
 def unloaded(recipe: Recipe, base: Base, signature: dict[str, Any]) -> Specialist:
     """A specialist that can encode rows; its model is not loaded."""
-    return Specialist(recipe.task, signature, None, base.tokenizer(), base, recipe.keys.train.max_length, recipe.name, method=recipe.method)
+    length = recipe.keys.train.max_length if "text-in" in recipe.task.traits else 0  # a key that nothing needs stays unread
+    return Specialist(recipe.task, signature, None, base.tokenizer(), base, length, recipe.name, method=recipe.method)
 
 
 def preflight(recipe: Recipe, rows: Sequence[Row], *, weights: bool) -> list[tuple[Tripwire, Alarm]]:
