@@ -7,7 +7,6 @@ from typing import Any
 
 from attune.core.contracts import Alarm, Tripwire, TripwireContext
 from attune.core.errors import PlugError
-from attune.core.tokens import Tokens
 from attune.core.tripwires import spread
 
 ROWS = 4
@@ -23,6 +22,8 @@ class NothingMoves(Tripwire):
 
     def remember(self, context: TripwireContext) -> list[Any]:
         """Losses and hidden states of a few rows."""
+        from attune.core.tokens import Tokens
+
         model, found = context.specialist.model, []
         for one in spread(context.examples, ROWS):
             ids = one.get("ids")

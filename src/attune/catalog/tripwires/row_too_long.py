@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from attune.core.contracts import Alarm, Tripwire, TripwireContext
 from attune.core.errors import RecipeError
-from attune.core.flat import network_of
 from attune.core.tripwires import places, rows_by_id
 
 
@@ -19,6 +18,8 @@ class RowTooLong(Tripwire):
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:
         """One alarm that names the rows."""
+        from attune.core.flat import network_of
+
         room = getattr(network_of(context.specialist.model.body).config, "max_position_embeddings", None)
         known = rows_by_id(context)
         long = [one for one in context.examples if isinstance(room, int) and one["size"] > room]

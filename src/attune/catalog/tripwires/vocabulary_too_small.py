@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from attune.core.contracts import Alarm, Tripwire, TripwireContext
 from attune.core.errors import IntegrityError
-from attune.core.flat import network_of
 from attune.core.tripwires import places, rows_by_id
 
 
@@ -19,6 +18,8 @@ class VocabularyTooSmall(Tripwire):
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:
         """One alarm that names a token."""
+        from attune.core.flat import network_of
+
         size = network_of(context.specialist.model.body).get_input_embeddings().weight.shape[0]
         known = rows_by_id(context)
         beyond = {str(one["row_id"]): max(one["ids"]) for one in context.examples if isinstance(one.get("ids"), list) and one["ids"] and isinstance(one["ids"][0], int) and max(one["ids"]) >= size}

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 from attune.core.contracts import Alarm, Tripwire, TripwireContext
 from attune.core.errors import IntegrityError
-from attune.core.flat import network_of
-from attune.core.tokens import Tokens
 from attune.core.tripwires import spread
 
 ROWS = 12
@@ -24,6 +22,9 @@ class WrongTokenizer(Tripwire):
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:
         """One alarm with both numbers."""
+        from attune.core.flat import network_of
+        from attune.core.tokens import Tokens
+
         model = context.specialist.model
         table = network_of(model.body).get_input_embeddings().weight
         ids = [one["ids"] for one in spread(context.examples, ROWS) if isinstance(one.get("ids"), list) and len(one["ids"]) > 1 and isinstance(one["ids"][0], int)]
