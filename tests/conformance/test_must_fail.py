@@ -94,13 +94,14 @@ FAULTS = [
     ("metrics", "perplexity", "return Figure().value(totals)", "return -Figure().value(totals)", "right_answers_beat_wrong_ones"),
     ("tasks", "fill_mask", "return [self._said(specialist, said) for said in found]", "return [self._said(specialist, said) for said in found][1:]", "answers_in_order_and_alone_as_together"),
     ("methods", "full", 'parameter.requires_grad = ".pooler." not in name', "parameter.requires_grad = False", "something_trains_and_the_same_each_time"),
-    ("methods", "lora", 'bias="none"), seed)', 'bias="none"), __import__("time").time_ns())', "something_trains_and_the_same_each_time"),
+    ("methods", "lora", "self.keys, seed)", 'self.keys, __import__("time").time_ns())', "something_trains_and_the_same_each_time"),
     ("methods", "bias_only", "parameter.copy_(saved[name])", "parameter.copy_(parameter)", "what_it_writes_answers_the_same"),
     (
         "methods",
         "lora",
-        "model = load_adapter(task.build(base, signature), folder)",
-        "model = task.build(base, signature)\n        model.body = __import__('peft').PeftModel.from_pretrained(model.body, folder / 'adapter')",
+        "return low_rank(model, self.keys, seed)",
+        "return low_rank(model, self.keys, seed)\n\n    def load(self, task, base, signature, folder):\n        model = task.build(base, signature)\n"
+        "        model.body = __import__('peft').PeftModel.from_pretrained(model.body, folder / 'adapter')\n        return model",
         "a_missing_weight_is_noticed",
     ),
     ("methods", "lora", "epochs = 8", "epochs = 8\n    needs_base = False", "needs_its_base_or_does_not"),

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attune.core.contracts import Method, Signature, Task
 from attune.core.errors import IntegrityError, PlugError
-from attune.core.models import last_layers
+from attune.core.models import Base, last_layers, load_head, save_head
 from attune.core.randomness import key as random_key
 
 if TYPE_CHECKING:
@@ -131,6 +132,14 @@ def wrap(model: TunableModel, config: Any, seed: int) -> TunableModel:
     return model
 
 
+def low_rank(model: TunableModel, keys: Any, seed: int, **more: Any) -> TunableModel:
+    """Wrap the body in low-rank updates as the keys `rank`, `alpha`, `dropout`, `layers` and `targets` say; `more` is given on to PEFT."""
+    from peft import LoraConfig
+
+    targets = chosen_layers(model.body, keys.targets, keys.layers)
+    return wrap(model, LoraConfig(r=keys.rank, lora_alpha=keys.alpha or 2 * keys.rank, lora_dropout=keys.dropout, target_modules=targets, bias="none", **more), seed)
+
+
 def save_adapter(model: TunableModel, folder: Path) -> None:
     """Write the adapter in PEFT's format, without this machine's paths and with its lists in one order."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -159,6 +168,26 @@ def load_adapter(model: TunableModel, folder: Path) -> TunableModel:
         model.body = PeftModel.from_pretrained(model.body, place, is_trainable=False)
     require_same_names(stored, set(get_peft_model_state_dict(model.body, save_embedding_layers=False)), place)
     return model
+
+
+class AdapterMethod(Method):
+    """A method whose weights are an adapter in PEFT's format beside the base, and the head."""
+
+    def save(self, model: TunableModel, folder: Path) -> None:
+        """The adapter and the head."""
+        save_adapter(model, folder)
+        save_head(model, folder)
+
+    def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
+        """The base with the saved adapter and head; a missing adapter weight is an error."""
+        model: TunableModel = self.readied(task.build(base, signature))
+        load_adapter(model, folder)
+        load_head(model, folder)
+        return model
+
+    def readied(self, model: TunableModel) -> TunableModel:
+        """The base as the adapter was learned on it; default: as it is."""
+        return model
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

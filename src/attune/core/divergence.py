@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from attune.core.losses import ROWS, _logits
+from attune.core.losses import ROWS, _logits, formed_forward, formed_gradients
 
 Kind = Literal["forward", "reverse", "jensen_shannon"]
 
@@ -18,43 +18,24 @@ class _Divergence(torch.autograd.Function):
     def forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, teacher: tuple[Any, ...], facts: tuple[Any, ...]) -> torch.Tensor:
         softcap, kind, share, temperature, number, learning = facts
         known, known_weight, known_bias, known_softcap = teacher
-        wanted = [learning and one for one in context.needs_input_grad[:3]]
-        source, table, other, other_table = (one.to(number) for one in (hidden, weight, known, known_weight))
-        words = min(len(table), len(other_table))
-        total = hidden.new_zeros((), dtype=torch.float32)
-        to_hidden = torch.empty_like(source) if wanted[0] else None
-        to_weight = torch.zeros(weight.shape, dtype=torch.float32) if wanted[1] else None
-        to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        for begin in range(0, len(source), ROWS):
-            part = source[begin : begin + ROWS]
-            logits, capped = _logits(part, table, bias, softcap)
+        other, other_table = known.to(number), known_weight.to(number)
+        words = min(len(weight), len(other_table))
+
+        def score(begin: int, logits: torch.Tensor, sloped: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
             theirs, _ = _logits(other[begin : begin + ROWS], other_table, known_bias, known_softcap)
             own = (logits[:, :words] / temperature).log_softmax(-1)
             value, slope = _one(own, (theirs[:, :words] / temperature).log_softmax(-1), kind, share)
-            total += value * temperature**2
-            if to_hidden is None and to_weight is None and to_bias is None:
-                continue
+            if not sloped:
+                return value * temperature**2, None
             whole = torch.zeros_like(logits)
             whole[:, :words] = slope * temperature
-            if capped is not None:
-                whole *= 1 - capped**2
-            if to_bias is not None:
-                to_bias += whole.sum(0)
-            low = whole.to(number)
-            if to_hidden is not None:
-                to_hidden[begin : begin + ROWS] = low @ table
-            if to_weight is not None:
-                to_weight += low.T @ part
-        context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
-        context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
-        context.kinds = (hidden.dtype, weight.dtype, None)
-        return total
+            return value * temperature**2, whole
+
+        return formed_forward(context, hidden, weight, bias, softcap, number, learning, score)
 
     @staticmethod
     def backward(context: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept = iter(context.saved_tensors)
-        found = [next(kept) * outer[0] if there else None for there in context.kept]
-        return (*(None if t is None else t.to(kind) if kind else t for t, kind in zip(found, context.kinds, strict=True)), None, None)
+        return (*formed_gradients(context, outer[0]), None, None)
 
 
 def _one(own: torch.Tensor, theirs: torch.Tensor, kind: Kind, share: float) -> tuple[torch.Tensor, torch.Tensor]:

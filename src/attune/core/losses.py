@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,46 +11,67 @@ ROWS = 1024
 """Rows of logits at once; between 256 and 4,096 the speed was the same (measured), so this bounds memory only."""
 
 
+Score = Callable[[int, torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
+"""Where the rows begin, their logits, whether slopes are wanted -> sum of the losses, slopes by the capped logits."""
+
+
+def formed_forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, softcap: float | None, kind: torch.dtype, learning: bool, score: Score) -> torch.Tensor:
+    """The sum of a loss of the output layer's logits, a few rows at a time; gradients by hidden, weight and bias are formed on the way and kept."""
+    wanted = [learning and one for one in context.needs_input_grad[:3]]  # which does not know about no_grad
+    source, table = hidden.to(kind), weight.to(kind)
+    total = hidden.new_zeros((), dtype=torch.float32)
+    to_hidden = torch.empty_like(source) if wanted[0] else None
+    to_weight = torch.zeros(weight.shape, dtype=torch.float32) if wanted[1] else None
+    to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+    sloped = any(one is not None for one in (to_hidden, to_weight, to_bias))
+    for begin in range(0, len(source), ROWS):
+        part = source[begin : begin + ROWS]
+        logits, capped = _logits(part, table, bias, softcap)
+        value, slope = score(begin, logits, sloped)
+        total += value
+        if slope is None:
+            continue
+        if capped is not None:
+            slope *= 1 - capped**2
+        if to_bias is not None:
+            to_bias += slope.sum(0)
+        low = slope.to(kind)
+        if to_hidden is not None:
+            to_hidden[begin : begin + ROWS] = low @ table
+        if to_weight is not None:
+            to_weight += low.T @ part
+    context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
+    context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
+    context.kinds = (hidden.dtype, weight.dtype, None)
+    return total
+
+
+def formed_gradients(context: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """What `formed_forward` kept, times the gradient of its sum, in the types of hidden, weight and bias."""
+    kept = iter(context.saved_tensors)
+    found = [next(kept) * outer if there else None for there in context.kept]
+    return tuple(None if t is None else t.to(kind) if kind else t for t, kind in zip(found, context.kinds, strict=True))
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of cross-entropies of hidden @ weight.T + bias (Wijmans et al. 2024, 'Cut Your Losses', section 4, without its gradient filter)."""
 
     @staticmethod
     def forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, softcap: float | None, kind: torch.dtype, learning: bool) -> torch.Tensor:
-        wanted = [learning and one for one in context.needs_input_grad]  # which does not know about no_grad
-        source, table = hidden.to(kind), weight.to(kind)
-        total = hidden.new_zeros((), dtype=torch.float32)
-        to_hidden = torch.empty_like(source) if wanted[0] else None
-        to_weight = torch.zeros(weight.shape, dtype=torch.float32) if wanted[1] else None
-        to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        for begin in range(0, len(source), ROWS):
-            part, right = source[begin : begin + ROWS], targets[begin : begin + ROWS]
-            logits, capped = _logits(part, table, bias, softcap)
+        def score(begin: int, logits: torch.Tensor, sloped: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+            right = targets[begin : begin + ROWS].unsqueeze(1)
             spread = logits.logsumexp(-1, keepdim=True)
-            total += (spread.squeeze(1) - logits.gather(1, right.unsqueeze(1)).squeeze(1)).sum()
-            if to_hidden is None and to_weight is None and to_bias is None:
-                continue
+            value = (spread - logits.gather(1, right)).sum()
+            if not sloped:
+                return value, None
             slope = logits.sub_(spread).exp_()
-            slope.scatter_add_(1, right.unsqueeze(1), -torch.ones(len(right), 1))
-            if capped is not None:
-                slope *= 1 - capped**2
-            if to_bias is not None:
-                to_bias += slope.sum(0)
-            low = slope.to(kind)
-            if to_hidden is not None:
-                to_hidden[begin : begin + ROWS] = low @ table
-            if to_weight is not None:
-                to_weight += low.T @ part
-        context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
-        context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
-        context.kinds = (hidden.dtype, weight.dtype)
-        return total
+            return value, slope.scatter_add_(1, right, -torch.ones(len(right), 1))
+
+        return formed_forward(context, hidden, weight, bias, softcap, kind, learning, score)
 
     @staticmethod
     def backward(context: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept = iter(context.saved_tensors)
-        found = [next(kept) * outer[0] if there else None for there in context.kept]
-        kinds = (*context.kinds, None)
-        return (*(None if t is None else t.to(kind) if kind else t for t, kind in zip(found, kinds, strict=True)), None, None, None, None)
+        return (*formed_gradients(context, outer[0]), None, None, None, None)
 
 
 def linear_cross_entropy(hidden: torch.Tensor, output: torch.nn.Linear, targets: torch.Tensor, softcap: float | None = None) -> torch.Tensor:

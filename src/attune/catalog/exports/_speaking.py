@@ -145,6 +145,14 @@ def adapter_voice(folder: Path, base: Path | None = None) -> NetworkVoice:
     return voice
 
 
+def replayed(voice: Voice, folder: Path, rows: Sequence[Row]) -> list[Prediction]:
+    """`answers` of a voice that is closed afterwards."""
+    try:
+        return answers(voice, folder, rows)
+    finally:
+        voice.close()
+
+
 def answers(voice: Voice, folder: Path, rows: Sequence[Row], first: int | None = None) -> list[Prediction]:
     """Greedy answers of a replayed folder."""
     facts = facts_of(folder)

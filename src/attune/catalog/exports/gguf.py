@@ -8,7 +8,7 @@ from typing import Literal
 
 from attune.catalog.exports._gguf_file import write_gguf
 from attune.catalog.exports._gguf_voice import llama_cpp_installed, voice_in
-from attune.catalog.exports._speaking import answers, card_beside
+from attune.catalog.exports._speaking import card_beside, replayed
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.keys import Keys, key
 from attune.core.parity import EIGHT_BITS, HALF, Limits, Voice
@@ -46,8 +46,4 @@ class Gguf(Export):
 
     def replay(self, folder: Path, rows: Sequence[Row]) -> list[Prediction]:
         """Greedy answers by what is installed."""
-        voice = self.voice(folder)
-        try:
-            return answers(voice, folder, rows)
-        finally:
-            voice.close()
+        return replayed(self.voice(folder), folder, rows)

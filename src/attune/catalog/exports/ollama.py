@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from attune.catalog.exports._gguf_file import FILE, write_gguf
 from attune.catalog.exports._gguf_voice import llama_cpp_installed, voice_in
 from attune.catalog.exports._ollama_template import rendered, translated
-from attune.catalog.exports._speaking import answers, card_beside, facts_of, write_facts
+from attune.catalog.exports._speaking import card_beside, facts_of, replayed, write_facts
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.conversation import Message, render, stop_ids
 from attune.core.errors import IntegrityError, PlugError
@@ -73,11 +73,7 @@ class Ollama(Export):
 
     def replay(self, folder: Path, rows: Sequence[Row]) -> list[Prediction]:
         """Greedy answers."""
-        voice = self.voice(folder)
-        try:
-            return answers(voice, folder, rows)
-        finally:
-            voice.close()
+        return replayed(self.voice(folder), folder, rows)
 
 
 class ModelfileVoice(Voice):

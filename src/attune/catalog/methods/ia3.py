@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attune.core.adapters import attention_and_feed_forward, chosen_layers, linear_layers, load_adapter, save_adapter, wrap
-from attune.core.contracts import Method, Signature, Task
+from attune.core.adapters import AdapterMethod, attention_and_feed_forward, chosen_layers, linear_layers, wrap
 from attune.core.keys import Keys, key
-from attune.core.models import Base, load_head, save_head
 
 if TYPE_CHECKING:
     from attune.core.tunable import TunableModel
@@ -22,7 +19,7 @@ class Ia3Keys(Keys):
     feed_forward: str | list[str] = key("auto", "layers whose inputs are rescaled: auto (the second of each feed-forward block), or ends of module names", aliases=("feedforward_modules",))
 
 
-class Ia3(Method):
+class Ia3(AdapterMethod):
     """(IA)3 (Liu et al. 2022, 'Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning', section 3.3) through PEFT.
     Where queries, keys and values are one projection, the queries are rescaled with the others."""
 
@@ -43,14 +40,3 @@ class Ia3(Method):
         if not outputs and not inputs:
             chosen_layers(model.body, [type(model.body).__name__], last)  # names the layers that there are
         return wrap(model, IA3Config(target_modules=[*outputs, *(name for name in inputs if name not in outputs)], feedforward_modules=inputs), seed)
-
-    def save(self, model: TunableModel, folder: Path) -> None:
-        """The adapter and the head."""
-        save_adapter(model, folder)
-        save_head(model, folder)
-
-    def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
-        """The base with the saved adapter and head; a missing adapter weight is an error."""
-        model = load_adapter(task.build(base, signature), folder)
-        load_head(model, folder)
-        return model

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attune.core.adapters import chosen_layers, load_adapter, save_adapter, wrap
-from attune.core.contracts import Method, Signature, Task
+from attune.core.adapters import AdapterMethod, low_rank
 from attune.core.keys import Keys, key
-from attune.core.models import Base, load_head, save_head
 
 if TYPE_CHECKING:
     from attune.core.tunable import TunableModel
@@ -24,7 +21,7 @@ class LoraKeys(Keys):
     targets: str | list[str] = key("all-linear", "layers that get an update: all-linear, or ends of module names", aliases=("lora_target_modules", "lora_target", "target_modules"))
 
 
-class Lora(Method):
+class Lora(AdapterMethod):
     """LoRA (Hu et al. 2021) through PEFT; the adapter is saved in PEFT's own format."""
 
     keys_type = LoraKeys
@@ -35,19 +32,4 @@ class Lora(Method):
 
     def prepare(self, model: TunableModel, seed: int) -> TunableModel:
         """Wrap the body; only the updates and the head train."""
-        from peft import LoraConfig
-
-        targets = chosen_layers(model.body, self.keys.targets, self.keys.layers)
-        alpha = self.keys.alpha or 2 * self.keys.rank
-        return wrap(model, LoraConfig(r=self.keys.rank, lora_alpha=alpha, lora_dropout=self.keys.dropout, target_modules=targets, bias="none"), seed)
-
-    def save(self, model: TunableModel, folder: Path) -> None:
-        """The adapter and the head."""
-        save_adapter(model, folder)
-        save_head(model, folder)
-
-    def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
-        """The base with the saved adapter and head; a missing adapter weight is an error."""
-        model = load_adapter(task.build(base, signature), folder)
-        load_head(model, folder)
-        return model
+        return low_rank(model, self.keys, seed)

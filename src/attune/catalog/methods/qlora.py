@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from attune.core.adapters import chosen_layers, linear_layers, load_adapter, save_adapter, wrap
-from attune.core.contracts import Method, Signature, Task
+from attune.core.adapters import AdapterMethod, linear_layers, low_rank
 from attune.core.keys import Keys, key
-from attune.core.models import Base, load_head, save_head
 
 if TYPE_CHECKING:
     from attune.core.tunable import TunableModel
@@ -26,7 +23,7 @@ class QloraKeys(Keys):
     nested: bool = key(True, "keep the scales of the weights in 8 bits too", aliases=("bnb_4bit_use_double_quant",))
 
 
-class Qlora(Method):
+class Qlora(AdapterMethod):
     """QLoRA (Dettmers et al. 2023): bitsandbytes keeps the linear layers, PEFT adds and saves the adapter. A bundle needs the base as it was downloaded,
     and brings it into four bits again in the same way when it is opened."""
 
@@ -37,29 +34,12 @@ class Qlora(Method):
 
     def prepare(self, model: TunableModel, seed: int) -> TunableModel:
         """Bring the frozen linear layers into four bits and wrap the body; only the updates and the head train."""
-        from peft import LoraConfig
+        return low_rank(self.readied(model), self.keys, seed)
 
-        self._quantise(model)
-        targets = chosen_layers(model.body, self.keys.targets, self.keys.layers)
-        alpha = self.keys.alpha or 2 * self.keys.rank
-        return wrap(model, LoraConfig(r=self.keys.rank, lora_alpha=alpha, lora_dropout=self.keys.dropout, target_modules=targets, bias="none"), seed)
-
-    def _quantise(self, model: TunableModel) -> None:
+    def readied(self, model: TunableModel) -> TunableModel:
         """All linear layers, those without an update too; embeddings, norms and the output layer stay as they are."""
         from attune.core.four_bit import quantise
 
         quantise(model.body, linear_layers(model.body), self.keys.quantisation, self.keys.nested)
         model.frozen_as = f"{self.keys.quantisation}{' nested' if self.keys.nested else ''}"
-
-    def save(self, model: TunableModel, folder: Path) -> None:
-        """The adapter and the head."""
-        save_adapter(model, folder)
-        save_head(model, folder)
-
-    def load(self, task: Task, base: Base, signature: Signature, folder: Path) -> TunableModel:
-        """The base in four bits with the saved adapter and head; a missing adapter weight is an error."""
-        model: TunableModel = task.build(base, signature)
-        self._quantise(model)
-        load_adapter(model, folder)
-        load_head(model, folder)
         return model
