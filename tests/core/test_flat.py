@@ -13,7 +13,7 @@ import transformers
 
 from attune.core import flat
 from attune.core.errors import PlugError
-from attune.core.flat import KeyedDropout, Noise, drop, fit_of, key_dropout, noise, run_flat, run_padded
+from attune.core.flat import KeyedDropout, Noise, drop, fit_of, keep, key_dropout, noise, run_flat, run_padded
 from attune.core.tokens import Tokens, row_key
 from attune.core.tunable import TunableModel
 
@@ -193,7 +193,7 @@ def test_the_draws_look_random(p):
     """Shares by row, by column and between sites, within five standard errors of independent draws."""
     keys = torch.tensor([row_key([1, 2, i]) for i in range(500)], dtype=torch.int32)
     draw = Noise(99)
-    first, second = (draw.keep(keys, 400, p).double() for _ in range(2))
+    first, second = (keep(keys, (400,), p, draw.next_site()).double() for _ in range(2))
     n = first.numel()
     assert abs(float(first.mean()) - (1 - p)) < 5 * (p * (1 - p) / n) ** 0.5
     for axis, count in ((0, 500), (1, 400)):
@@ -201,6 +201,26 @@ def test_the_draws_look_random(p):
     centred, other = first - first.mean(), second - second.mean()
     for a, b in ((centred, other), (centred[1:], centred[:-1]), (centred[:, 1:], centred[:, :-1])):
         assert abs(float((a * b).mean()) / (p * (1 - p))) < 5 / n**0.5
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32, torch.float64])
+def test_draws_are_ones_and_zeros_of_any_width_and_number_format(kind):
+    keys = torch.tensor([4, 9], dtype=torch.int32)
+    wide = keep(keys, (3, 8), 0.3, 7, kind)
+    assert wide.dtype == kind
+    assert set(wide.flatten().tolist()) == {0.0, 1.0}
+    assert torch.equal(keep(keys, (3, 7), 0.3, 7, kind), wide[..., :7])
+    assert torch.equal(wide.float(), keep(keys, (3, 8), 0.3, 7))
+    assert keep(keys, (3, 8), 1e-9, 7, kind).all()
+
+
+def test_what_is_dropped_has_no_gradient_and_the_rest_is_scaled():
+    x, keys = torch.ones(2, 100, requires_grad=True), torch.tensor([4, 9], dtype=torch.int32)
+    with noise(1):
+        found = drop(x, keys, 0.2)
+    found.sum().backward()
+    assert torch.equal(x.grad, found.detach())
+    assert set(found.flatten().tolist()) == {0.0, 1.25}
 
 
 def test_features_are_dropped_and_scaled_by_their_keys():

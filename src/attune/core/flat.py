@@ -23,6 +23,8 @@ IMPLEMENTATION = "attune_flat"
 LONG = 512
 """From here on the fused attention kernel of the processor is faster than explicit products in bf16 (measured); in fp32 from 64."""
 AGREES = 1e-4
+ONE = 0x3F80
+"""The bits of 1.0 in bfloat16."""
 _now = threading.local()
 """What this thread computes: another one may read padded rows with the same network at the same moment."""
 
@@ -99,8 +101,8 @@ def _attend_group(group: Group, lines: list[torch.Tensor], site: int | None, key
         if site is not None and keys is not None:
             own = keys[group.begin : group.end]
             own = own if group.take is None else own[group.take]
-            kept = keep(own, columns(q.shape[1], k.shape[2]), dropout, site).view(group.rows, group.length, q.shape[1], k.shape[2]).transpose(1, 2)
-            weights = weights * kept * (1 / (1 - dropout))
+            kept = keep(own, (q.shape[1], k.shape[2]), dropout, site, weights.dtype).view(group.rows, group.length, q.shape[1], k.shape[2]).transpose(1, 2)
+            weights = _Dropped.apply(weights, kept, 1 / (1 - dropout))  # type: ignore[no-untyped-call]
         found = weights.to(v.dtype) @ v
     flat = found.transpose(1, 2).reshape(-1, found.shape[1], found.shape[3])
     return flat if group.give is None else flat.index_select(0, group.give)
@@ -131,9 +133,32 @@ def _bits(keys: torch.Tensor, places: torch.Tensor, site: int) -> torch.Tensor:
     return bits.bitwise_xor_(bits >> 16).mul_(0x297A2D39)
 
 
-def keep(keys: torch.Tensor, columns: torch.Tensor, p: float, site: int) -> torch.Tensor:
-    """bool [len(keys), len(columns)], True with probability 1 - p."""
-    return _bits(keys, columns, site) >= int(p * 2**32) - 2**31
+def keep(keys: torch.Tensor, shape: tuple[int, ...], p: float, site: int, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    """[len(keys), *shape] of the number format `kind`: 1 with probability 1 - p (to 2^-16), 0 elsewhere.
+
+    Each hash is cut into two draws of 16 bits, and the draws become ones and zeros without a comparison, whose result would have to be converted.
+    """
+    pairs = (*shape[:-1], (shape[-1] + 1) // 2)
+    draws = _bits(keys, columns(*pairs), site).view(torch.int16)
+    least = min(round(p * 2**16), 2**16 - 1) - 2**15
+    draws = draws.clamp_(least - 1, least).sub_(least - 1) if least > -(2**15) else draws.fill_(1)
+    ones = draws.mul_(ONE).view(torch.bfloat16) if kind == torch.bfloat16 else draws.to(kind)
+    return ones.view(len(keys), *shape[:-1], 2 * pairs[-1])[..., : shape[-1]]
+
+
+class _Dropped(torch.autograd.Function):
+    """x times ones and zeros times a number, the ones and zeros kept for the way back."""
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor, kept: torch.Tensor, factor: float) -> torch.Tensor:
+        context.save_for_backward(kept)
+        context.factor = factor
+        return (x * kept).mul_(factor)
+
+    @staticmethod
+    def backward(context: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (kept,) = context.saved_tensors
+        return (outer[0] * kept).mul_(context.factor), None, None
 
 
 class Noise:
@@ -154,9 +179,10 @@ class Noise:
         self.count += 1
         return zlib.crc32(b"%d %d %d" % (self.seed, self.line, self.count)) - 2**31
 
-    def keep(self, keys: torch.Tensor, width: int, p: float) -> torch.Tensor:
-        """bool [len(keys), width], True with probability 1 - p; each call is a site of its own."""
-        return keep(keys, columns(width), p, self.next_site())
+    def drop(self, x: torch.Tensor, keys: torch.Tensor, p: float) -> torch.Tensor:
+        """x [..., width] of len(keys) rows, with dropout; each call is a site of its own."""
+        kept = keep(keys, (x.shape[-1],), p, self.next_site(), x.dtype)
+        return _Dropped.apply(x, kept.reshape(x.shape), 1 / (1 - p))  # type: ignore[no-untyped-call, no-any-return]
 
     def uniform(self, keys: torch.Tensor, width: int) -> torch.Tensor:
         """float32 [len(keys), width], even in [-1, 1); each call is a site of its own."""
@@ -174,7 +200,7 @@ class KeyedDropout(torch.nn.Dropout):
         keys = getattr(_now, "keys", None)
         if noise is None or keys is None or x.numel() != len(keys) * x.shape[-1]:
             return super().forward(x)
-        return x * noise.keep(keys, x.shape[-1], self.p).view(x.shape) * (1 / (1 - self.p))
+        return noise.drop(x, keys, self.p)
 
 
 def key_dropout(network: torch.nn.Module) -> None:
@@ -225,7 +251,7 @@ def add_noise(network: Any, alpha: float) -> Any:
 def drop(features: torch.Tensor, keys: torch.Tensor, p: float) -> torch.Tensor:
     """Dropout of features [rows, width] by the rows' keys (int32 [rows]); as it is outside `noise`."""
     now: Noise | None = getattr(_now, "noise", None)
-    return features if now is None or not p else features * now.keep(keys, features.shape[1], p) * (1 / (1 - p))
+    return features if now is None or not p else now.drop(features, keys, p)
 
 
 # ---------------------------------------------------------------- asking a network

@@ -16,6 +16,7 @@ from attune.core.errors import DataError, MachineError, RecipeError
 from attune.core.events import Events
 from attune.core.flat import add_noise, key_dropout, network_of, noise
 from attune.core.learner import Unsteady
+from attune.core.low_rank import fuse_updates
 from attune.core.memory import give_back, in_parts, ran_out
 from attune.core.randomness import key as random_key
 from attune.core.recipe import TrainKeys
@@ -102,6 +103,9 @@ class TorchLearner:
             self.chosen["embedding"] = f"{len(self.compact.used):,} of {len(self.compact.place):,} rows stand in the training rows and are computed; the others only decay"
         if self.model.fit.flat:
             key_dropout(self.model.body)
+        fused = fuse_updates(self.model.body)
+        if fused:
+            self.chosen["updates"] = f"{fused} linear layers and their low-rank updates are one operation each"
         self.noisy = add_noise(network_of(self.model.body), keys.neftune) if not self.model.body_is_frozen() and keys.neftune is not None else None
         """Where NEFTune is on, its hook on the embedding; what frozen layers answer is then not the same twice, and is not kept."""
         self.model.noisy = self.noisy is not None
