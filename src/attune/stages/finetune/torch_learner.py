@@ -207,8 +207,7 @@ class TorchLearner:
                 total, items = self._gradients(index, rows)
         if items == 0:
             raise DataError(f"step {index + 1} has nothing to learn from", place="rows " + ", ".join(str(e["row_id"]) for e in rows[:8]), fix="give rows with targets, or raise train.max_length")
-        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], items)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.keys.max_gradient_norm))
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])) / items
         report: dict[str, Any] = {"loss": total / items, "items": items, "learning_rate": self.peaks[0] * factor, "gradient_norm": norm}
         why = self.watchman.judge(index, total / items, norm)
         if why is not None:
@@ -216,6 +215,8 @@ class TorchLearner:
             if self.watchman.must_go_back():
                 raise Unsteady(index, why)
             return report | {"skipped": why, "rows": [e["row_id"] for e in rows]}
+        # the optimizer divides as it reads: by the items, and by how much too long the gradient is
+        self.optimizer.grad_scale = torch.tensor(items * max(1.0, (norm + 1e-6) / self.keys.max_gradient_norm))  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if index % TIDY == 0:
