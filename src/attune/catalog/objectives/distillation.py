@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from attune.core import catalog
+from attune.core.contents import named_model
 from attune.core.contracts import Batch, Example, Objective, Row
 from attune.core.errors import PlugError
 from attune.core.keys import Keys, key
-from attune.core.models import require_base, resolve_base
+from attune.core.models import require_base
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Distillation(Objective):
         self._answers: Objective = catalog.build("objectives", "sft")
         self._teacher: TunableModel | None = None
 
+    def models(self) -> Mapping[str, tuple[str, str | None]]:
+        """The teacher, where it is not the base."""
+        return {} if self.keys.teacher is None else {"teacher": (self.keys.teacher, None)}
+
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """As sft's. The teacher is looked for here, before anything is computed."""
         if self._teacher is None:
@@ -49,7 +54,7 @@ class Distillation(Objective):
 
     def _load(self, specialist: Specialist) -> TunableModel:
         """The teacher, ready to be asked; raises PlugError where its tokens are not the base's."""
-        base = resolve_base(self.keys.teacher) if self.keys.teacher is not None else specialist.base
+        base = named_model(self, "teacher") if self.keys.teacher is not None else specialist.base
         if base is not specialist.base:
             require_base(specialist.task, base)
             _require_same_tokens(specialist.tokenizer, base.tokenizer(), base.reference)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attune.catalog.objectives import _policy
@@ -57,6 +56,10 @@ class Grpo(Objective):
             )
         self._reference: TunableModel | None = None
 
+    def parts(self) -> Sequence[Reward]:
+        """The rewards."""
+        return self._rewards
+
     def shaped(self, task: Task) -> Task:
         """Prompts, and the columns that the rewards read; answers are graded by the rewards too."""
         prompt = next(role for role in task.roles if role.name == "prompt")
@@ -76,14 +79,14 @@ class Grpo(Objective):
     def worth(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
         """The weighted sum of the rewards of each answer."""
         for reward in self._rewards:
-            reward.prepare(None)
+            reward.prepare()
         columns = [reward.score(rows, answers) for reward in self._rewards]
         return [sum(weight * value for weight, value in zip(self._weights, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Token ids of the prompts, their last `max_length` (`cut` tells); `row` is what the rewards read."""
         for reward in self._rewards:
-            reward.prepare(Path())
+            reward.prepare()
         room = getattr(specialist.model.body.config, "max_position_embeddings", None) or 1 << 30
         if room < max_length + self.keys.max_new_tokens:
             raise PlugError(
