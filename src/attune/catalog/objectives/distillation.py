@@ -41,6 +41,7 @@ class Distillation(Objective):
         super().__init__(keys)
         self._answers: Objective = catalog.build("objectives", "sft")
         self._teacher: TunableModel | None = None
+        self.reference = "start" if self.keys.teacher is not None or not self.keys.supervised_share else ""
 
     def models(self) -> Mapping[str, tuple[str, str | None]]:
         """The teacher, where it is not the base."""
@@ -71,6 +72,17 @@ class Distillation(Objective):
         with torch.no_grad():
             known = self._teacher.hidden(tokens)[tokens.before[learned]]
         return {**batch, "learned": learned, "known": known}
+
+    def reference_gap(self, specialist: Specialist, examples: Sequence[Example]) -> float | None:
+        """On the tokens that are learned."""
+        if not examples:
+            return None
+        batch = self.collate(specialist, examples)
+        learned, model, teacher = batch["learned"], specialist.model, self._teacher
+        assert teacher is not None
+        targets = batch["targets"][learned]
+        own = model.log_probabilities(model.hidden(batch["tokens"])[batch["tokens"].before[learned]], targets)
+        return float((own - teacher.log_probabilities(batch["known"], targets)).abs().mean())
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum over learned tokens; the count is those tokens."""
