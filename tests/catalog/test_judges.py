@@ -13,6 +13,7 @@ import pytest
 
 from attune.catalog.judges._asking import verdict
 from attune.core import catalog
+from attune.core.contents import contents
 from attune.core.contracts import Duel, Prediction, ProbeContext
 from attune.core.errors import DataError, MachineError, PlugError, RecipeError
 from attune.testing.models import tiny_llama
@@ -125,12 +126,12 @@ def test_how_replies_are_read(said, wanted):
 def test_people_judge_through_a_file(tmp_path, name):
     judge = {"name": "people", "file": name}
     other = ["=HYPERLINK(1)", *["no idea"] * 7]
-    assert not probe(judge, tmp_path).reads()
+    assert not contents([probe(judge, tmp_path)])
     first = probe(judge, tmp_path).run(context(RIGHT, other))
     assert first.value != first.value
     assert "nothing was judged yet" in first.meaning
     path = tmp_path / name
-    assert probe(judge, tmp_path).reads() == (path,)  # so that grading again notices what was filled in
+    empty = contents([probe(judge, tmp_path)])
     rows = json.loads(path.read_text()) if name.endswith("json") else list(csv.DictReader(path.open(newline="")))
     assert len(rows) == 8
     assert {row["answer_1"] in RIGHT for row in rows} == {True, False}, "the order is not drawn"
@@ -146,6 +147,8 @@ def test_people_judge_through_a_file(tmp_path, name):
             writer = csv.DictWriter(file, rows[0], delimiter=";")
             writer.writeheader()
             writer.writerows(rows)
+    assert list(contents([probe(judge, tmp_path)])) == [name]
+    assert contents([probe(judge, tmp_path)]) != empty, "grading again would not notice what was filled in"
     again = probe(judge, tmp_path).run(context(RIGHT, other))
     assert (again.rows, again.value) == (7, pytest.approx(6.5 / 7))
     assert "1 judgements are missing" in again.meaning

@@ -17,7 +17,7 @@ from attune.testing.models import tiny_bert
 
 def worth(name: str, answers: list[str], *, keys: dict[str, Any] | None = None, **row: Any) -> list[float]:
     plug = catalog.build("rewards", {"name": name, **(keys or {})})
-    plug.prepare(None)
+    plug.prepare()
     return plug.score([{"row_id": "r", "place": "rows.csv:2", **row}] * len(answers), answers)
 
 

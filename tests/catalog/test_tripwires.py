@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,11 @@ def test_faults_that_no_tripwire_needs_to_see(fault: Fault, tmp_path: Path, requ
     assert caught.value.place or isinstance(caught.value, Problems)
 
 
-@pytest.mark.parametrize("name", ["messages", "default template", "functions", "several turns, the first not learned", "segments", "preferences", "small learning rate"])
+CLEAN_HERE = ["messages", "default template", "functions", "several turns, the first not learned", "segments", "preferences", "small learning rate", "preferences, dpo", "labelled answers, kto"]
+CLEAN_HERE += ["rewards", "rewards, and a reference", "rewards for right answers", "the base teaches, so that what it knew is kept"]
+
+
+@pytest.mark.parametrize("name", CLEAN_HERE)
 def test_clean_worlds_are_left_alone(name: str, tmp_path: Path) -> None:
     world = World(tmp_path)
     CLEAN[name](world)
@@ -135,3 +140,29 @@ def test_spread_is_even_and_bounded() -> None:
     assert spread(list(range(10)), 4) == [0, 3, 6, 9]
     assert spread([1, 2], 4) == [1, 2]
     assert spread([], 4) == []
+
+
+def test_a_reward_that_the_model_never_gets_is_told_and_blocks_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    CLEAN["rewards for right answers"](world)
+    world.recipe["objective"] = {**world.recipe["objective"], "rewards": ["exact_match"]}
+    recipe, workspace, heard = world.made(), Workspace(tmp_path / "workspace"), []
+    events = Events(listeners=[lambda event: heard.append(event["message"])])
+    assert finetune.run(recipe, workspace, curate.run(recipe, workspace, events), events, run="run").steps >= 10
+    assert [one for one in heard if one.startswith("reward_is_flat: of 16 answers of the model's own to 4 prompts, none is worth more")]
+
+
+def test_a_reward_that_is_no_number_blocks_with_the_row(tmp_path: Path) -> None:
+    def broken(objective: Any) -> Any:
+        class Broken(type(objective)):  # type: ignore[misc]
+            def worth(self, rows: Any, answers: Any) -> list[float]:
+                return [float("nan") if "parcel" in str(row["prompt"]) else float(len(text)) for row, text in zip(rows, answers, strict=True)]
+
+        return Broken(objective.keys)
+
+    world = World(tmp_path)
+    CLEAN["rewards"](world)
+    world.objective = broken
+    with pytest.raises(DataError, match=r"no number \(tripwire reward_is_flat") as caught:
+        tuned(world)
+    assert "rows.jsonl:" in str(caught.value.place)

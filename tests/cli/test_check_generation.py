@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from attune.cli import mask
-from attune.testing.faults import FAULTS, World, answer, question, talk
+from attune.testing.faults import CLEAN, FAULTS, World, answer, question, talk
 
 
 @pytest.fixture
@@ -89,3 +89,24 @@ def test_a_mask_for_a_task_without_text_is_refused(attune: Any, tmp_path: Path) 
     said = attune("check", "recipe.yaml", "--quick", "--show-mask", "1")
     assert said.code == 2
     assert "learns no text" in said.err
+
+
+@pytest.mark.parametrize("name", ["rewards", "rewards for right answers", "preferences, dpo", "the base teaches, so that what it knew is kept"])
+def test_clean_recipes_of_every_objective_pass(attune: Any, tmp_path: Path, name: str) -> None:
+    world = World(tmp_path)
+    CLEAN[name](world)
+    ready(world)
+    said = attune("check", "recipe.yaml", "--json").json
+    assert said["ok"], said["problems"]
+
+
+@pytest.mark.parametrize(("name", "by", "what"), [("reward_never_paid", "reward_is_flat", "worth 0"), ("teacher_is_student", "teacher_is_student", "larger model")])
+def test_what_cannot_teach_is_told_before_anything_is_trained(attune: Any, tmp_path: Path, name: str, by: str, what: str) -> None:
+    world = World(tmp_path)
+    next(fault for fault in FAULTS if fault.name == name).plant(world)
+    ready(world)
+    said = attune("check", "recipe.yaml", "--json")
+    assert said.code == 2
+    told = said.json["problems"][0]
+    assert f"tripwire {by}" in told["what"]
+    assert what in told["what"] + told["fix"]

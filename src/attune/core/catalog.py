@@ -215,11 +215,16 @@ def build(kind: str, spec: PlugSpec, place: str | None = None) -> Any:
 
 def build_in(folder: Path, kind: str, spec: PlugSpec, place: str) -> Any:
     """`build`, for a recipe in a folder: relative paths of the plug's keys begin there, and a file that it reads must be there."""
-    plug = build(kind, spec, place)
+    return put_in(folder, build(kind, spec, place), place)
+
+
+def put_in(folder: Path, plug: Any, place: str) -> Any:
+    """A plug of a recipe in a folder; see `build_in`."""
     plug.folder = folder
-    missing = [path for path in plug.reads() if not path.exists()]
-    if missing:
-        raise RecipeError(f"there is no '{missing[0]}', which {kind[:-1]} '{plug.name}' reads", place=place, fix="mend the path, which begins in the recipe's folder, or put the file there")
+    for one in (plug, *plug.parts()):
+        missing = next((path for path in one.reads() if not path.exists()), None)
+        if missing is not None:
+            raise RecipeError(f"there is no '{missing}', which {one.kind[:-1]} '{one.name}' reads", place=place, fix="mend the path, which begins in the recipe's folder, or put it there")
     return plug
 
 

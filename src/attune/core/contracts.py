@@ -248,7 +248,7 @@ class Objective(Plug):
     separable: ClassVar[bool] = True
     """False when a row's loss depends on the other rows of its batch, so that a batch cannot be computed in parts."""
 
-    reference: ClassVar[str] = ""
+    reference: str = ""
     """When the model must differ from what `reference_gap` compares it with: 'start' (a teacher), 'steps' (a reference that training moves away from), '' (never asked)."""
 
     def shaped(self, task: Task) -> Task:
@@ -281,6 +281,10 @@ class Objective(Plug):
 
     def rewards(self, specialist: Specialist, rows: Sequence[Row], answers: Sequence[str]) -> Sequence[float] | None:
         """What each answer to each row is worth, for objectives that learn from rewards; None: it uses none. Asked before training, to see that rewards differ."""
+        return None
+
+    def own_rewards(self, specialist: Specialist, examples: Sequence[Example]) -> Sequence[Sequence[float]] | None:
+        """For each example, what a group of the model's own answers to it is worth, for objectives that learn from these; None: it tries none."""
         return None
 
     def reference_gap(self, specialist: Specialist, examples: Sequence[Example]) -> float | None:

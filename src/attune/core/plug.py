@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,15 +33,33 @@ class Plug(ABC):
     requires: ClassVar[frozenset[str]] = frozenset()
     """Traits the task must have."""
 
-    folder: Path = Path()
-    """Where relative paths in its keys begin: the recipe's folder."""
+    _folder: Path = Path()
 
     def __init__(self, keys: Keys | None = None) -> None:
         self.keys: Any = keys if keys is not None else self.keys_type()
 
-    def reads(self) -> Sequence[Path]:
-        """Files of the user's that its result depends on beside its keys: re-running looks whether they changed."""
+    @property
+    def folder(self) -> Path:
+        """Where relative paths in its keys, and in those of its parts, begin: the recipe's folder."""
+        return self._folder
+
+    @folder.setter
+    def folder(self, folder: Path) -> None:
+        self._folder = folder
+        for part in self.parts():
+            part.folder = folder
+
+    def parts(self) -> Sequence[Plug]:
+        """Plugs that it is made with, such as an objective's rewards."""
         return ()
+
+    def reads(self) -> Sequence[Path]:
+        """Files and folders of the user's that its result depends on beside its keys: re-running looks whether they changed (`core.contents`)."""
+        return ()
+
+    def models(self) -> Mapping[str, tuple[str, str | None]]:
+        """Models beside the recipe's base that its result depends on: the key that names each -> reference and revision, as `core.models.resolve_base` takes them."""
+        return {}
 
     def located(self, path: str) -> Path:
         """A path of its keys, relative ones from the recipe's folder."""

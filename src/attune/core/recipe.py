@@ -264,6 +264,8 @@ def make_recipe(values: Mapping[str, Any], *, folder: Path, name: str = "recipe"
     built: dict[str, Any] = {}
     for slot, kind in PLUG_KEYS.items():
         _gather(problems, _build_candidates if slot == "method" and _is_auto(given.get(slot)) else _build_slot, slot, kind, given, built)
+        for plug in [built[slot]] if slot in built else []:
+            _gather(problems, catalog.put_in, folder, plug, slot)
     for place, kind, spec in _list_plugs(given, RecipeKeys, ""):
         _gather(problems, _build_listed, kind, spec, place, built.get("task"))
     if keys is not None and "task" in built:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from attune.core.contracts import Plug, Role, Row
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class Reward(Plug):
@@ -19,8 +16,8 @@ class Reward(Plug):
     roles: ClassVar[tuple[Role, ...]] = ()
     """Columns that it reads beside the prompt."""
 
-    def prepare(self, folder: Path | None) -> None:
-        """Load what scoring needs, once; relative names start at `folder`. Raises where it is not there."""
+    def prepare(self) -> None:
+        """Load what scoring needs, once. Raises where it is not there."""
 
     @abstractmethod
     def score(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.core import catalog
-from attune.core.contracts import Batch, Example, Objective, Row, Task
+from attune.core.contracts import Batch, Example, Objective, Task
 from attune.core.recipe import Recipe, make_recipe
 from attune.core.shapes import LABELLED_ROLES, PREFERENCE_ROLES, labelled_of, preference_of
 from attune.testing.models import CHAT_TEMPLATE, tiny_llama
@@ -138,31 +138,25 @@ def _on_rows(roles: Any, parse: Any) -> Callable[[Objective], Objective]:
     return make
 
 
-def _flat_reward(objective: Objective) -> Objective:
-    class Flat(_sft()):  # type: ignore[misc]
-        def rewards(self, specialist: Any, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
-            return [float("answer:" in one) for one in answers]  # a form in which no row's answer is written
+def _reference_moves(objective: Objective) -> Objective:
+    """The objective of the recipe, dpo or grpo, whose reference is the model that trains."""
+    plug: type[Any] = type(objective)
 
-    return Flat(objective.keys)
+    class Moving(plug):  # type: ignore[misc]
+        def collate(self, specialist: Any, examples: Sequence[Example]) -> Batch:
+            import torch
 
+            from attune.core.replies import log_probabilities
 
-def _reference(when: str) -> Callable[[Objective], Objective]:
-    def make(objective: Objective) -> Objective:
-        class Same(_sft()):  # type: ignore[misc]
-            reference = when
+            if self.name == "grpo":
+                self._reference = specialist.model
+            found: Batch = super().collate(specialist, examples)
+            if "begins" in found:
+                with torch.no_grad():
+                    found["reference"] = log_probabilities(specialist.model, found["tokens"], found["begins"])[0].view(-1, 2)
+            return found
 
-            def reference_gap(self, specialist: Any, examples: Sequence[Example]) -> float:
-                import torch
-
-                from attune.core.tokens import Tokens
-
-                tokens = Tokens.of([examples[0]["ids"]])
-                model, teacher = specialist.model.hidden(tokens), specialist.model.hidden(tokens)
-                return float((model - teacher).abs().mean()) if torch.isfinite(model).all() else 1.0
-
-        return Same(objective.keys)
-
-    return make
+    return Moving(objective.keys)
 
 
 # ---------------------------------------------------------------- bases that are wrong on purpose
@@ -291,6 +285,19 @@ NO_PROMPT = CHAT_TEMPLATE.split("{% if add_generation_prompt %}")[0]
 REWRITES = CHAT_TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] if loop.last else m['content'] | upper }}")
 
 
+def _rewards(*rewards: str | dict[str, Any], **keys: Any) -> dict[str, Any]:
+    """A recipe with grpo on short answers; by default vowels are paid."""
+    return {"objective": {"name": "grpo", "rewards": list(rewards or [{"name": "regex", "pattern": "[aeiou]"}]), "group": 4, "max_new_tokens": 4, **keys}}
+
+
+def _prompts() -> list[dict[str, Any]]:
+    return [{"prompt": question(i)} for i in range(COUNT)]
+
+
+def _preferences() -> list[dict[str, Any]]:
+    return [{"prompt": question(i), "chosen": answer(i), "rejected": "No."} for i in range(COUNT)]
+
+
 def _called(number: int) -> dict[str, Any]:
     call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {"entry": number}}}]}
     return {"messages": [talk(number)[0], call, {"role": "tool", "content": f"entry {number} is there"}, talk(number)[1]]}
@@ -384,9 +391,31 @@ FAULTS: tuple[Fault, ...] = (
     Fault("other_tokenizer", "the tokenizer is another model's", _stories, "wrong_tokenizer"),
     Fault("adapter_without_effect", "the adapter's scale is so small that it changes nothing", _plant(recipe={"method": {"name": "lora", "alpha": 1e-30}}), "nothing_moves"),
     Fault("learning_rate_without_effect", "the learning rate moves no weight", _plant(recipe={"method": "full", "train": {"learning_rate": 1e-20}}), "nothing_moves"),
-    Fault("flat_reward", "the reward looks for a form that no answer has", _plant(objective=_flat_reward), "reward_is_flat"),
-    Fault("reference_moves", "the reference is the model that trains", _plant(objective=_reference("steps")), "reference_is_model"),
-    Fault("teacher_is_student", "the teacher is the untouched model itself", _plant(objective=_reference("start")), "teacher_is_student", trl=False),
+    Fault(
+        "flat_reward",
+        "the reward looks for a form that no answer has",
+        _plant(rows=lambda: [{"prompt": question(i), "completion": answer(i)} for i in range(COUNT)], recipe=_rewards({"name": "regex", "pattern": "answer:"}, "exact_match", weights=[1.0, 0.0])),
+        "reward_is_flat",
+    ),
+    Fault(
+        "reward_never_paid",
+        "prompts alone, and a reward for a form in which the base never answers",
+        _plant(rows=_prompts, recipe=_rewards({"name": "regex", "pattern": "^<answer>[0-9]+</answer>$"})),
+        "reward_is_flat",
+        trl=False,
+    ),
+    Fault("reference_moves", "the reference is the model that trains", _plant(rows=_preferences, recipe={"objective": "dpo"}, objective=_reference_moves), "reference_is_model"),
+    Fault(
+        "kl_from_itself", "the divergence of grpo is taken from the model that trains", _plant(rows=_prompts, recipe=_rewards(beta=0.1), objective=_reference_moves), "reference_is_model", trl=False
+    ),
+    Fault("teacher_is_student", "the teacher is the untouched model itself", _plant(recipe={"objective": {"name": "distillation", "teacher": "base"}}), "teacher_is_student", trl=False),
+    Fault(
+        "nobody_teaches",
+        "no teacher is named, and the rows' own answers count nothing",
+        _plant(recipe={"objective": {"name": "distillation", "supervised_share": 0.0}}),
+        "teacher_is_student",
+        trl=False,
+    ),
     Fault("quantised_base", "the base was quantised before", _plant(change_base=_edit("config.json", lambda v: v.update(quantization_config={"quant_method": "gptq", "bits": 4}))), "base_quantised"),
 )
 
@@ -424,6 +453,12 @@ CLEAN: dict[str, Callable[[World], None]] = {
     "long questions are cut": _plant(rows=lambda: [{"prompt": " ".join(question(i + j) for j in range(12)), "completion": answer(i)} for i in range(COUNT)], recipe={"train": {"max_length": 80}}),
     "segments": _plant(rows=lambda: [{"segments": [{"label": False, "text": f"Q: {question(i)}\nA:"}, {"label": True, "text": f" {answer(i)}</s>"}]} for i in range(COUNT)]),
     "preferences": _plant(rows=lambda: [{"prompt": question(i), "chosen": answer(i), "rejected": "No."} for i in range(COUNT)], objective=_on_rows(PREFERENCE_ROLES, preference_of)),
+    "preferences, dpo": _plant(rows=_preferences, recipe={"objective": "dpo"}),
+    "labelled answers, kto": _plant(rows=lambda: [{"prompt": question(i), "completion": answer(i), "label": i % 2 == 0} for i in range(COUNT)], recipe={"objective": "kto"}),
+    "rewards": _plant(rows=_prompts, recipe=_rewards()),
+    "rewards, and a reference": _plant(rows=_prompts, recipe=_rewards(beta=0.1)),
+    "rewards for right answers": _plant(rows=lambda: [{"prompt": question(i), "completion": answer(i)} for i in range(COUNT)], recipe=_rewards("exact_match", {"name": "regex", "pattern": "[aeiou]"})),
+    "the base teaches, so that what it knew is kept": _plant(recipe={"objective": "distillation"}),
     "labelled answers": _plant(rows=lambda: [{"prompt": question(i), "completion": answer(i), "label": i % 2 == 0} for i in range(COUNT)], objective=_on_rows(LABELLED_ROLES, labelled_of)),
 }
 """Name -> what makes the world; none of them may raise an alarm that blocks."""

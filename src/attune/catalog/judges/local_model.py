@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from attune.catalog.judges import _asking
 from attune.core import catalog
+from attune.core.contents import named_model
 from attune.core.contracts import Duel, Judge
 from attune.core.errors import RecipeError
 from attune.core.keys import Keys, key
-from attune.core.models import require_base, resolve_base
+from attune.core.models import require_base
 from attune.core.specialist import Specialist
 
 
@@ -33,6 +34,10 @@ class LocalModel(Judge):
         super().__init__(keys)
         self._model: Specialist | None = None
 
+    def models(self) -> Mapping[str, tuple[str, str | None]]:
+        """The model that judges."""
+        return {} if self.keys.base is None else {"base": (self.keys.base, self.keys.revision)}
+
     def prefer(self, duels: Sequence[Duel]) -> list[float | None]:
         """One pass of the model per answer."""
         if not duels:
@@ -50,7 +55,7 @@ class LocalModel(Judge):
             raise RecipeError("the judge has no model", place="judge: local_model.base", fix="name one: {name: local_model, base: FOLDER}")
         if self._model is None:
             task = catalog.build("tasks", "text_generation")
-            base = resolve_base(self.keys.base, self.keys.revision, self.folder)
+            base = named_model(self, "base")
             require_base(task, base)
             signature: dict[str, Any] = {"chat_template": None, "chat_template_sha256": None}
             model = task.build(base, signature)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from attune.core import catalog
+from attune.core.contents import named_model
 from attune.core.contracts import Batch, Example, Objective, Row
 from attune.core.errors import PlugError
 from attune.core.keys import Keys, key
-from attune.core.models import require_base, resolve_base
+from attune.core.models import require_base
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class Distillation(Objective):
         super().__init__(keys)
         self._answers: Objective = catalog.build("objectives", "sft")
         self._teacher: TunableModel | None = None
+        self.reference = "start" if self.keys.teacher is not None or not self.keys.supervised_share else ""
+
+    def models(self) -> Mapping[str, tuple[str, str | None]]:
+        """The teacher, where it is not the base."""
+        return {} if self.keys.teacher is None else {"teacher": (self.keys.teacher, None)}
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """As sft's. The teacher is looked for here, before anything is computed."""
@@ -49,7 +55,7 @@ class Distillation(Objective):
 
     def _load(self, specialist: Specialist) -> TunableModel:
         """The teacher, ready to be asked; raises PlugError where its tokens are not the base's."""
-        base = resolve_base(self.keys.teacher) if self.keys.teacher is not None else specialist.base
+        base = named_model(self, "teacher") if self.keys.teacher is not None else specialist.base
         if base is not specialist.base:
             require_base(specialist.task, base)
             _require_same_tokens(specialist.tokenizer, base.tokenizer(), base.reference)
@@ -66,6 +72,17 @@ class Distillation(Objective):
         with torch.no_grad():
             known = self._teacher.hidden(tokens)[tokens.before[learned]]
         return {**batch, "learned": learned, "known": known}
+
+    def reference_gap(self, specialist: Specialist, examples: Sequence[Example]) -> float | None:
+        """On the tokens that are learned."""
+        if not examples:
+            return None
+        batch = self.collate(specialist, examples)
+        learned, model, teacher = batch["learned"], specialist.model, self._teacher
+        assert teacher is not None
+        targets = batch["targets"][learned]
+        own = model.log_probabilities(model.hidden(batch["tokens"])[batch["tokens"].before[learned]], targets)
+        return float((own - teacher.log_probabilities(batch["known"], targets)).abs().mean())
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum over learned tokens; the count is those tokens."""

@@ -41,6 +41,7 @@ class Dpo(Objective):
 
     keys_type = DpoKeys
     requires = frozenset({"text-out", "torch"})
+    reference = "steps"
 
     def shaped(self, task: Task) -> Task:
         """Rows with a prompt, the chosen answer (as `completion`) and the rejected one."""
@@ -73,6 +74,14 @@ class Dpo(Objective):
         answers = [answer for one in examples for answer in _answers(one)]
         batch: Batch = {"tokens": laid(specialist, answers), "begins": [one.begin for one in answers]}
         return batch if "reference" not in examples[0] else {**batch, "reference": torch.tensor([one["reference"] for one in examples])}
+
+    def reference_gap(self, specialist: Specialist, examples: Sequence[Example]) -> float | None:
+        """Per token of the answers, of what the loss compares."""
+        batch = self.collate(specialist, examples) if examples else {}
+        if "reference" not in batch:
+            return None
+        sums, sizes = log_probabilities(specialist.model, batch["tokens"], batch["begins"])
+        return float(((sums - batch["reference"].flatten()) / sizes).abs().mean())
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the pairs' losses; the count is the pairs."""

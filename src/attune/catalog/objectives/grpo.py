@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attune.catalog.objectives import _policy
@@ -56,6 +56,11 @@ class Grpo(Objective):
                 f"{len(self._weights)} weights for {len(self._rewards)} rewards", place="objective.weights", fix="name at least one reward, and give each one weight or leave the weights out"
             )
         self._reference: TunableModel | None = None
+        self.reference = "steps" if self.keys.beta else ""
+
+    def parts(self) -> Sequence[Reward]:
+        """The rewards."""
+        return self._rewards
 
     def shaped(self, task: Task) -> Task:
         """Prompts, and the columns that the rewards read; answers are graded by the rewards too."""
@@ -76,15 +81,39 @@ class Grpo(Objective):
     def worth(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
         """The weighted sum of the rewards of each answer."""
         for reward in self._rewards:
-            reward.prepare(None)
+            reward.prepare()
         columns = [reward.score(rows, answers) for reward in self._rewards]
         return [sum(weight * value for weight, value in zip(self._weights, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def rewards(self, specialist: Specialist, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
+        """As `worth`."""
+        return self.worth(rows, answers)
+
+    def own_rewards(self, specialist: Specialist, examples: Sequence[Example]) -> list[list[float]]:
+        """The rewards of one group of answers to each prompt, as validation draws them."""
+        return [one["rewards"] for one in self.renew(specialist, examples, 0, -1)]
+
+    def reference_gap(self, specialist: Specialist, examples: Sequence[Example]) -> float | None:
+        """On the tokens of the prompts, where there is a divergence to take."""
+        from attune.core.tokens import Tokens
+
+        if not self.keys.beta or not examples:
+            return None
+        tokens = Tokens.of([one["prompt_ids"] for one in examples])
+        spoken = (tokens.positions[0] > 0).nonzero().squeeze(1)
+        own, other = (model.log_probabilities(model.hidden(tokens)[tokens.before[spoken]], tokens.ids[0][spoken]) for model in (specialist.model, self._untouched(specialist)))
+        return float((own - other).abs().mean())
+
+    def _untouched(self, specialist: Specialist) -> TunableModel:
+        if self._reference is None:
+            self._reference = specialist.task.build(specialist.base, specialist.signature).requires_grad_(False).eval()
+        return self._reference
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Token ids of the prompts, their last `max_length` (`cut` tells); `row` is what the rewards read."""
         for reward in self._rewards:
-            reward.prepare(Path())
-        room = getattr(specialist.model.body.config, "max_position_embeddings", None) or 1 << 30
+            reward.prepare()
+        room = getattr(specialist.base.config(), "max_position_embeddings", None) or 1 << 30
         if room < max_length + self.keys.max_new_tokens:
             raise PlugError(
                 f"the base reads {room} tokens, fewer than train.max_length = {max_length} of the prompt and objective.max_new_tokens = {self.keys.max_new_tokens} of an answer",
@@ -105,6 +134,10 @@ class Grpo(Objective):
         tried = attempts(specialist, prompts, keys, stops=stops, most=self.keys.max_new_tokens, temperature=self.keys.temperature)
         texts = [specialist.tokenizer.decode(one.ids[:-1] if one.ended else one.ids, skip_special_tokens=True).strip() for one in tried]
         worth = self.worth([one["row"] for one in examples for _ in range(group)], texts)
+        for number, value in enumerate(worth):
+            if not math.isfinite(value):
+                row = examples[number // group]["row"]
+                raise DataError(f"an answer's reward is {value}", place=str(row.get("place") or row["row_id"]), fix="mend the reward: it must give a finite number for any text, the empty one too")
         found = []
         for number, one in enumerate(examples):
             own = slice(number * group, (number + 1) * group)
@@ -114,17 +147,18 @@ class Grpo(Objective):
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
         """tokens of every prompt with its answers; `learned`, int64, where the answers' tokens lie; of each of these `advantages`, `said` (log-probability
-        when it was drawn), `sequence` (the answer it belongs to), and with beta `reference`. Of answers that are only judged: `rewards`."""
+        when it was drawn), `sequence` (the answer it belongs to), and with beta `reference`. Of answers that are only judged: `rewards`. Nothing where no
+        answers were tried yet."""
         import torch
 
-        if examples and examples[0]["judged"]:
+        if not examples or "answers" not in examples[0]:
+            return {}
+        if examples[0]["judged"]:
             return {"rewards": torch.tensor([value for one in examples for value in one["rewards"]])}
         batch = _policy.laid(specialist.model, examples)
         if self.keys.beta:
-            if self._reference is None:
-                self._reference = specialist.task.build(specialist.base, specialist.signature).requires_grad_(False).eval()
             with torch.no_grad():
-                batch["reference"] = _policy.log_probabilities(self._reference, batch, self.keys.temperature)
+                batch["reference"] = _policy.log_probabilities(self._untouched(specialist), batch, self.keys.temperature)
         return batch
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:

@@ -38,6 +38,7 @@ class Kto(Objective):
 
     keys_type = KtoKeys
     requires = frozenset({"text-out", "torch"})
+    reference = "steps"
     separable = False
 
     def shaped(self, task: Task) -> Task:
@@ -80,6 +81,14 @@ class Kto(Objective):
         if "reference" not in examples[0]:  # only looked at, before it is computed
             return batch
         return {**batch, "reference": torch.tensor([one["reference"][part] for part in range(len(examples[0]["begin"])) for one in examples])}
+
+    def reference_gap(self, specialist: Specialist, examples: Sequence[Example]) -> float | None:
+        """Per token of the answers, of what the loss compares."""
+        batch = self.collate(specialist, examples) if examples else {}
+        if "reference" not in batch:
+            return None
+        sums, sizes = log_probabilities(specialist.model, batch["tokens"], batch["begins"])
+        return float(((sums - batch["reference"].flatten()) / sizes).abs().mean())
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the rows' losses; the count is the rows."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,9 +34,9 @@ class WinRate(Probe):
         super().__init__(keys)
         self._judge: Judge = catalog.build("judges", self.keys.judge, "grade.probes: win_rate.judge")
 
-    def reads(self) -> Sequence[Path]:
-        """The judge's files."""
-        return self._judging().reads()
+    def parts(self) -> Sequence[Judge]:
+        """The judge."""
+        return [self._judge]
 
     def gated(self) -> Mapping[str, type[Figure]]:
         """win_rate_against_NAME for every contestant that it is compared with."""
@@ -53,7 +52,7 @@ class WinRate(Probe):
                 fix=did_you_mean(unknown[0] if unknown else "", [who for who in context.answers if who != "tuned"]),
             )
         chosen = sorted(randomness.generator(context.seed, "probe.win_rate.rows").permutation(len(context.rows))[: self.keys.rows])
-        duels = _Duels(self._judging(), context, chosen, self.keys.show_right)
+        duels = _Duels(self._judge, context, chosen, self.keys.show_right)
         measures, said, scores = [], [], []
         for who in self.keys.against:
             won = duels.against(who)
@@ -64,12 +63,8 @@ class WinRate(Probe):
             measures.append(Measure(f"win_rate_against_{who}", Share(), f"duels that the tuned model's answer won against {who.replace('_', ' ')}; ties count half", rows))
             said.append(f"{int((decided > 0.5).sum())} won, {int((decided == 0.5).sum())} tied, {int((decided < 0.5).sum())} lost against {who.replace('_', ' ')}")
         every = np.concatenate(scores)
-        meaning = f"share of duels that the tuned model wins in the eyes of judge '{self._judging().name}' ({'; '.join(said)}; {duels.told()})"
+        meaning = f"share of duels that the tuned model wins in the eyes of judge '{self._judge.name}' ({'; '.join(said)}; {duels.told()})"
         return ProbeResult(self.name, float(every.mean()) if len(every) else float("nan"), meaning, len(every), tuple(duels.lost[:6]), tuple(measures))
-
-    def _judging(self) -> Judge:
-        self._judge.folder = self.folder
-        return self._judge
 
 
 class _Duels:

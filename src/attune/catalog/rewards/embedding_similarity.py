@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from attune.catalog.rewards import _roles
 from attune.core import catalog
+from attune.core.contents import named_model
 from attune.core.contracts import Role, Row
 from attune.core.keys import Keys, key
-from attune.core.models import resolve_base
 from attune.core.rewards import Reward
 from attune.core.specialist import Specialist
 
@@ -29,15 +28,19 @@ class EmbeddingSimilarity(Reward):
     roles: ClassVar[tuple[Role, ...]] = (_roles.ANSWER,)
     _encoder: Specialist | None = None
 
-    def prepare(self, folder: Path | None) -> None:
+    def models(self) -> Mapping[str, tuple[str, str | None]]:
+        """The encoder."""
+        return {"encoder": (self.keys.encoder, None)}
+
+    def prepare(self) -> None:
         """Load the encoder."""
         if self._encoder is None:
-            task, base = catalog.build("tasks", "embedding"), resolve_base(self.keys.encoder, folder=folder)
+            task, base = catalog.build("tasks", "embedding"), named_model(self, "encoder")
             self._encoder = Specialist(task, {}, task.build(base, {}), base.tokenizer(), base, self.keys.max_length)
 
     def score(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
         """Cosines, at least 0; an empty answer gets 0."""
-        self.prepare(None)
+        self.prepare()
         assert self._encoder is not None
         if not answers:
             return []

@@ -26,14 +26,17 @@ class RewardModel(Reward):
     keys_type = RewardModelKeys
     _judge: Specialist | None = None
 
-    def prepare(self, folder: Path | None) -> None:
+    def reads(self) -> Sequence[Path]:
+        """The bundle."""
+        return () if self.keys.bundle is None else (self.located(self.keys.bundle),)
+
+    def prepare(self) -> None:
         """Open the bundle."""
         if self._judge is not None:
             return
         if self.keys.bundle is None:
             raise RecipeError("no bundle is named", place="rewards.reward_model.bundle", fix="give the folder of a reward model's or a classifier's bundle")
-        path = Path(self.keys.bundle).expanduser()
-        self._judge = open_bundle(path if folder is None else folder / path, base_folder=folder)
+        self._judge = open_bundle(self.located(self.keys.bundle), base_folder=self.folder)
         labels = self._judge.signature.get("labels") or []
         if self.keys.label is not None and self.keys.label not in labels:
             raise RecipeError(f"the bundle has no label '{self.keys.label}'", place="rewards.reward_model.label", fix=f"choose from: {', '.join(map(str, labels)) or 'none; leave it out'}")
@@ -42,7 +45,7 @@ class RewardModel(Reward):
         """Its numbers; raises PlugError where it answers with something else."""
         if not answers:
             return []
-        self.prepare(None)
+        self.prepare()
         assert self._judge is not None
         asked: list[Row] = [{**row, "completion": answer, "text": answer} for row, answer in zip(rows, answers, strict=True)]
         said = self._judge.predict(asked)

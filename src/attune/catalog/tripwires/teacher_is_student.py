@@ -9,6 +9,8 @@ from attune.core.errors import PlugError
 from attune.core.tripwires import spread
 
 ROWS = 8
+SAME = 1e-5
+"""Nats: closer are only two ways of computing the same."""
 
 
 class TeacherIsStudent(Tripwire):
@@ -21,5 +23,6 @@ class TeacherIsStudent(Tripwire):
         """One alarm where there is no gap at all."""
         if context.objective.reference != "start":
             return
-        if context.objective.reference_gap(context.specialist, spread(context.examples, ROWS)) == 0.0:
+        gap = context.objective.reference_gap(context.specialist, spread(context.examples, ROWS))
+        if gap is not None and gap < SAME:
             yield Alarm("the teacher gives the very probabilities of the untouched model", "objective", "name another, larger model as the teacher")

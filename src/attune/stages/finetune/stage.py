@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attune.core import catalog, tripwires, waiting
 from attune.core.commit import read_checked, write_checked
+from attune.core.contents import contents
 from attune.core.contracts import Example, Metric, Row, TripwireContext
 from attune.core.cost import forecast_of
 from attune.core.errors import DataError, IntegrityError, MachineError, PlugError
@@ -40,12 +41,17 @@ VERSION = 2
 
 def inputs(recipe: Recipe, dataset: DatasetVersion) -> dict[str, Any]:
     """Everything the checkpoint depends on."""
-    return _inputs(recipe, dataset, resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder))
+    return _inputs(recipe, dataset, resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder), _named(recipe))
 
 
-def _inputs(recipe: Recipe, dataset: DatasetVersion, base: Base) -> dict[str, Any]:
+def _named(recipe: Recipe) -> dict[str, str]:
+    """Digests of what the recipe's plugs read and learn from beside the base: a teacher, a reward's bundle."""
+    return contents([recipe.task, recipe.objective, *(recipe.candidates or [recipe.method])])
+
+
+def _inputs(recipe: Recipe, dataset: DatasetVersion, base: Base, named: dict[str, str]) -> dict[str, Any]:
     parts = recipe.part("task", "objective", "method", "seed", "train", *(("budget",) if recipe.candidates else ()))
-    return {"recipe": parts, "main_metric": recipe.main_metric, "dataset": dataset.id, "base": base.identity, "version": VERSION}
+    return {"recipe": parts, "main_metric": recipe.main_metric, "dataset": dataset.id, "base": base.identity, **({"contents": named} if named else {}), "version": VERSION}
 
 
 def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: Events, *, run: str) -> Checkpoint:
@@ -59,8 +65,10 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: E
     if not train or not validation:
         raise DataError(f"{len(train)} training and {len(validation)} validation rows", place=f"dataset {dataset.id}", fix="give more rows, or a larger data.splits.validation")
 
+    named = _named(recipe)
+
     def session(of: Recipe, at: Path) -> Session:
-        return Session(of, dataset, base, train, validation, at, workspace.root / "cache", events, meter, trial=of is not recipe)
+        return Session(of, dataset, base, train, validation, at, workspace.root / "cache", events, meter, named=named, trial=of is not recipe)
 
     if recipe.candidates:
         from attune.stages.finetune.autopilot import Autopilot
@@ -76,7 +84,19 @@ class Session:
     """One run of the loop."""
 
     def __init__(
-        self, recipe: Recipe, dataset: DatasetVersion, base: Base, train: Sequence[Row], validation: Sequence[Row], folder: Path, cache: Path, events: Events, meter: Meter, *, trial: bool = False
+        self,
+        recipe: Recipe,
+        dataset: DatasetVersion,
+        base: Base,
+        train: Sequence[Row],
+        validation: Sequence[Row],
+        folder: Path,
+        cache: Path,
+        events: Events,
+        meter: Meter,
+        *,
+        named: dict[str, str],
+        trial: bool = False,
     ) -> None:
         self.cache, self.meter, self.trial = cache, meter, trial
         self.recipe, self.dataset, self.base, self.events = recipe, dataset, base, events
@@ -86,7 +106,7 @@ class Session:
         self.max_length = self.keys.max_length if "text-in" in recipe.task.traits else 0
         self.validation = validation
         self.metric: Metric = catalog.build("metrics", recipe.main_metric, "grade.main_metric")
-        self.purpose = digest(_inputs(recipe, dataset, base))
+        self.purpose = digest(_inputs(recipe, dataset, base, named))
         """What the checkpoints are checkpoints of: those of another recipe, dataset or base are not gone on from."""
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.checkpoints.clear()

@@ -10,8 +10,8 @@ from typing import Any
 
 from attune.core import catalog
 from attune.core.answers import label_set
-from attune.core.commit import sha256_file
-from attune.core.contracts import Metric, Prediction, Probe, ProbeContext, ProbeResult, Rival, Row, Signature, require_fit
+from attune.core.contents import contents
+from attune.core.contracts import Metric, Plug, Prediction, Probe, ProbeContext, ProbeResult, Rival, Row, Signature, require_fit
 from attune.core.errors import AttuneError, DataError, IntegrityError, Problems
 from attune.core.events import Events
 from attune.core.recipe import Recipe
@@ -42,10 +42,9 @@ class Plugs:
         """Names and keys, for the stage's fingerprint and the report."""
         return {kind: {name: [plug.name, plug.keys.model_dump(mode="json")] for name, plug in getattr(self, kind).items()} for kind in ("metrics", "rivals", "probes")}
 
-    def files(self) -> dict[str, str]:
-        """sha256 of the user's files that the plugs read, where they are there."""
-        paths = {path for kind in (self.metrics, self.rivals, self.probes) for plug in kind.values() for path in plug.reads()}  # type: ignore[attr-defined]
-        return {str(path): sha256_file(path) for path in sorted(paths) if path.is_file()}
+    def every(self) -> list[Plug]:
+        """All of them."""
+        return [*self.metrics.values(), *self.rivals.values(), *self.probes.values()]
 
 
 def plugs_of(recipe: Recipe) -> Plugs:
@@ -90,13 +89,18 @@ def _named(plugs: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
+def contents_of(recipe: Recipe, plugs: Plugs) -> dict[str, str]:
+    """Digests of what is read for grading beside the rows: the plugs' files and judges, and the rewards of an objective that grades by them."""
+    return contents([recipe.objective, *plugs.every()])
+
+
 def inputs(recipe: Recipe, dataset: DatasetVersion, checkpoint: Checkpoint, current: Release | None) -> dict[str, Any]:
     """Everything the scorecard depends on."""
     plugs = plugs_of(recipe)
     return {
         "recipe": recipe.part("task", "seed", "grade", "gates"),
         "plugs": plugs.facts(),
-        "files": plugs.files(),
+        "contents": contents_of(recipe, plugs),
         "main_metric": recipe.main_metric,
         "dataset": dataset.id,
         "checkpoint": checkpoint.id,

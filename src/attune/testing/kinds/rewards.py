@@ -30,7 +30,8 @@ def _ready(subject: Subject) -> Reward | None:
     plug: Reward = subject.plug
     refused: AttuneError | None = None
     try:
-        plug.prepare(subject.folder)
+        plug.folder = subject.folder
+        plug.prepare()
     except AttuneError as error:
         refused = error
     if refused is None:
