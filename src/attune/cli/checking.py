@@ -22,6 +22,8 @@ FEW = 10
 MOST_LABELS = 12
 MOST_FILES = 5
 CELL = 70
+ENCODED = 40
+"""Rows that are encoded for the few that are shown as tokens: some objectives need rows of several kinds."""
 
 
 def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None = None) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def _show_mask(screen: Screen, recipe: Recipe, seen: Preview, count: int) -> lis
     from attune.stages.curate.preview import kept
     from attune.stages.finetune.preflight import masks
 
-    rows = masks(recipe, kept(recipe, seen.sample[: 4 * count]), count)
+    rows = masks(recipe, kept(recipe, seen.sample[: max(4 * count, ENCODED)]), count)
     coloured = screen.out.is_terminal
     screen.show("", mask.legend(coloured), *(mask.shown(row, coloured) for row in rows), "", mask.summary(rows))
     return rows
