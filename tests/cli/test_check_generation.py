@@ -122,3 +122,13 @@ def test_a_mask_for_a_task_without_text_is_refused(attune: Any, tmp_path: Path) 
     said = attune("check", "recipe.yaml", "--quick", "--show-mask", "1")
     assert said.code == 2
     assert "learns no text" in said.err
+
+
+def test_what_a_run_says_of_conversations_is_for_people_and_the_next_command_is_about_the_same_run(attune: Any, world: World) -> None:
+    ready(world)
+    (world.folder / "recipe.yaml").rename(world.folder / "my recipe.yaml")
+    said = attune("curate", "my recipe.yaml", "--set", "seed=3")
+    assert said.code == 0
+    assert f"prompt: user: {question(0)}" in said.err
+    assert "{'role'" not in said.err
+    assert "attune finetune 'my recipe.yaml' --set seed=3" in said.out
