@@ -50,6 +50,39 @@ def test_the_mask_is_that_of_training(attune: Any, world: World) -> None:
     assert f"[{answer(0)}<|end|>]" in shown, "without colours what is learned stands in brackets"
 
 
+def bare(number: int) -> dict[str, Any]:
+    return {"prompt": question(number), "completion": answer(number)}
+
+
+PAIRS = [{"prompt": question(i), "chosen": answer(i), "rejected": f"No, see {i}."} for i in range(40)]
+MARKED = [{**bare(i), "label": i >= 6} for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "names", "texts"),
+    [
+        ("dpo", PAIRS, ["chosen", "rejected"], [answer(0), "No, see 0."]),
+        ("kto", MARKED, ["bad"], [answer(0)]),
+        ("pretraining", [{"text": answer(i)} for i in range(40)], [""], [answer(0)]),
+    ],
+)
+def test_the_mask_of_every_objective_that_learns_texts(attune: Any, tmp_path: Path, objective: str, rows: list[dict[str, Any]], names: list[str], texts: list[str]) -> None:
+    ready(World(tmp_path, rows=rows, recipe={"objective": objective}))
+    masks = attune("check", "recipe.yaml", "--quick", "--show-mask", "1", "--json").json["mask"]
+    assert [one["answer"] for one in masks] == names
+    assert ["".join(text for _, text, state in one["tokens"] if state == "learned") for one in masks] == texts
+    assert all(one["tokens"][-1][2] == "end" for one in masks)
+    shown = attune("check", "recipe.yaml", "--quick", "--show-mask", "1").out
+    assert all(f"{name} answer" in shown for name in names if name)
+
+
+def test_an_objective_that_tries_answers_itself_has_no_mask(attune: Any, tmp_path: Path) -> None:
+    ready(World(tmp_path, rows=[bare(i) for i in range(40)], recipe={"objective": {"name": "grpo", "group": 2, "max_new_tokens": 4, "rewards": ["exact_match"]}}))
+    said = attune("check", "recipe.yaml", "--quick", "--show-mask", "1")
+    assert said.code == 2
+    assert "answers that the model tries" in said.err
+
+
 def test_the_mask_in_colours(world: World) -> None:
     row = {"place": "rows.jsonl:1", "cut": True, "learned": 2, "of": 4, "tokens": [[0, "<s>", "special"], [7, "a\n", "not learned"], [8, "b", "learned"], [1, "</s>", "end"]]}
     console = Console(record=True, force_terminal=True, width=80, file=io.StringIO())
@@ -110,3 +143,13 @@ def test_what_cannot_teach_is_told_before_anything_is_trained(attune: Any, tmp_p
     told = said.json["problems"][0]
     assert f"tripwire {by}" in told["what"]
     assert what in told["what"] + told["fix"]
+
+
+def test_what_a_run_says_of_conversations_is_for_people_and_the_next_command_is_about_the_same_run(attune: Any, world: World) -> None:
+    ready(world)
+    (world.folder / "recipe.yaml").rename(world.folder / "my recipe.yaml")
+    said = attune("curate", "my recipe.yaml", "--set", "seed=3")
+    assert said.code == 0
+    assert f"prompt: user: {question(0)}" in said.err
+    assert "{'role'" not in said.err
+    assert "attune finetune 'my recipe.yaml' --set seed=3" in said.out

@@ -11,7 +11,7 @@ from attune.core.conversation import prompt_ids, stop_ids, taught
 from attune.core.models import resolve_base
 from attune.core.recipe import DEFAULT_BASE
 from attune.core.specialist import Specialist
-from attune.core.text import TOKEN_CHARACTERS, WIDER, portion
+from attune.core.text import TOKEN_CHARACTERS, WIDER, portion, readable
 from attune.testing.models import CHAT_TEMPLATE, tiny_llama
 
 REAL = "My order still has not arrived, although the tracking says it was handed to a neighbour on Monday. Der Händler wohnt über der Straße. 注文した商品がまだ届きません。 "
@@ -152,3 +152,19 @@ def test_a_huge_prompt_teaches_its_short_answer_and_a_huge_answer_is_refused(spe
     assert any(target >= 0 for target in example["targets"])
     with pytest.raises(DataError, match="far more than"):
         sft.examples(speaker, [{"row_id": "1", "prompt": "Where?", "completion": REAL * 5000}], LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("as it is", "as it is"),
+        (None, ""),
+        (["late", "lost"], "late, lost"),
+        ({"amount": 3, "purpose": None}, "amount: 3; purpose: (missing)"),
+        ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}], "system: Be brief. / user: Where?"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{"name": "lookup", "arguments": {}}]}, {"role": "tool", "content": "42"}], "assistant: (calls lookup) / tool: 42"),
+        ([{"type": "function", "function": {"name": "lookup", "parameters": {}}}, {"name": "close"}], "lookup, close"),
+    ],
+)
+def test_values_as_people_read_them(value, said):
+    assert readable(value) == said

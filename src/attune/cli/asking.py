@@ -102,7 +102,7 @@ def _rows(specialist: Any, payloads: list[tuple[str, dict[str, Any]]]) -> list[d
 
 
 def _show(screen: Screen, answers: list[dict[str, Any]], inputs: list[str]) -> None:
-    from attune.core.text import excerpt
+    from attune.core.text import excerpt, readable
 
     scored = any(answer["scores"] for answer in answers)
     sure = any(answer["confidence"] is not None for answer in answers)
@@ -111,7 +111,7 @@ def _show(screen: Screen, answers: list[dict[str, Any]], inputs: list[str]) -> N
         said = answer["output"] if isinstance(answer["output"], list) else [answer["output"]]
         others = [f"{label} {p:.1%}" for label, p in answer["scores"].items() if label not in said][: MOST_SCORES - 1]
         confidence = [f"{answer['confidence']:.1%}" if answer["confidence"] is not None else ""] if sure else []
-        add(made, _output(answer["output"]), *confidence, *([" · ".join(others)] if scored else []), *(excerpt(answer["input"].get(name, ""), 80) for name in inputs))
+        add(made, _output(answer["output"]), *confidence, *([" · ".join(others)] if scored else []), *(excerpt(readable(answer["input"].get(name, "")), 80) for name in inputs))
     screen.show(made)
     if len(answers) > MOST_SHOWN:
         screen.note(f"and {len(answers) - MOST_SHOWN} more; `--out answers.csv` or `--json` gives them all")

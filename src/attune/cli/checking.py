@@ -22,6 +22,8 @@ FEW = 10
 MOST_LABELS = 12
 MOST_FILES = 5
 CELL = 70
+ENCODED = 40
+"""Rows that are encoded for the few that are shown as tokens: some objectives need rows of several kinds."""
 
 
 def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None = None) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def _show_mask(screen: Screen, recipe: Recipe, seen: Preview, count: int) -> lis
     from attune.stages.curate.preview import kept
     from attune.stages.finetune.preflight import masks
 
-    rows = masks(recipe, kept(recipe, seen.sample[: 4 * count]), count)
+    rows = masks(recipe, kept(recipe, seen.sample[: max(4 * count, ENCODED)]), count)
     coloured = screen.out.is_terminal
     screen.show("", mask.legend(coloured), *(mask.shown(row, coloured) for row in rows), "", mask.summary(rows))
     return rows
@@ -172,7 +174,7 @@ def _show_recipe(screen: Screen, recipe: Recipe, base: Any) -> None:
 def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
     """Print and return what was seen in the rows."""
     from attune.cli.summary import MANY_SET_ASIDE, set_aside
-    from attune.core.text import excerpt
+    from attune.core.text import excerpt, readable
     from attune.stages.curate.card import general
     from attune.stages.curate.columns import shown
 
@@ -182,7 +184,7 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
     made = table("row", *(name for name in seen.rows[0] if name != "place"), title="\nThe first rows, as they are read") if seen.rows else None
     if made is not None:
         for row in seen.rows:
-            add(made, row["place"], *(excerpt(_cell(value), CELL) for name, value in row.items() if name != "place"))
+            add(made, row["place"], *(excerpt(readable(value), CELL) for name, value in row.items() if name != "place"))
         screen.show(made)
     if seen.labels:
         most = seen.labels.most_common()
@@ -227,15 +229,6 @@ def _shapes(seen: Preview) -> list[tuple[str, str]]:
 def _name(label: str) -> str:
     """A label as it is, in quotes where spaces at its ends would not be seen."""
     return label if label and label == label.strip() else repr(label)
-
-
-def _cell(value: Any) -> str:
-    """A role value for reading: texts as they are, turns of a conversation as `user: ...`, lists with commas."""
-    if isinstance(value, dict):
-        return "; ".join(f"{name}: {'(missing)' if inner is None else inner}" for name, inner in value.items())
-    if isinstance(value, list):
-        return " / ".join(f"{one.get('role', '')}: {one.get('content', '')}" if isinstance(one, dict) else str(one) for one in value)
-    return str(value)
 
 
 def _plan(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any]:

@@ -26,8 +26,13 @@ def run_cycle(screen: Screen, path: str, until: str, request_id: str | None = No
     cycle = lifecycle.run(recipe, workspace, until=until, request=request, fresh=fresh)
     screen.end_live()
     result = document(workspace, recipe, cycle)
-    print_summary(screen, recipe, cycle, result, workspace_option(screen))
+    print_summary(screen, recipe, cycle, result, _same_again(screen, path), workspace_option(screen))
     return result
+
+
+def _same_again(screen: Screen, path: str) -> str:
+    """The recipe and the --set options as they were given, for the next command, which would else be about another run."""
+    return " ".join([shlex.quote(path), *(f"--set {shlex.quote(one)}" for one in screen.settings)])
 
 
 def workspace_option(screen: Screen) -> str:

@@ -34,7 +34,7 @@ def shown(row: dict[str, Any], coloured: bool) -> Text:
     from rich.text import Text
 
     tokens: Sequence[tuple[int, str, str]] = row["tokens"]
-    text = Text().append(f"\n{row['place']}", "bold").append(f"  {row['learned']} of {row['of']} tokens are learned{', the beginning is cut away' if row['cut'] else ''}\n", "dim")
+    text = Text().append(f"\n{row['place']}", "bold").append(f"  {row['answer']} answer" if row.get("answer") else "").append(f"  {row['learned']} of {row['of']} tokens are learned{', the beginning is cut away' if row['cut'] else ''}\n", "dim")
     inside = False
     for number, (_, piece, state) in enumerate(tokens[:MOST]):
         learned = state in MARKS
@@ -60,4 +60,5 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     """A line about all shown rows."""
     learned, every = sum(row["learned"] for row in rows), sum(row["of"] for row in rows)
     ends = sum(any(state == "end" for _, _, state in row["tokens"]) for row in rows)
-    return f"{learned} of {every} tokens are learned; {ends} of {len(rows)} rows learn their end token" + excerpt("" if ends == len(rows) else ": a model that never learns it does not stop")
+    what = "answers" if any(row.get("answer") for row in rows) else "rows"
+    return f"{learned} of {every} tokens are learned; {ends} of {len(rows)} {what} learn their end token" + excerpt("" if ends == len(rows) else ": a model that never learns it does not stop")

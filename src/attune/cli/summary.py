@@ -55,8 +55,13 @@ def document(workspace: Workspace, recipe: Recipe, cycle: Cycle) -> dict[str, An
     }
 
 
-def print_summary(screen: Screen, recipe: Recipe, cycle: Cycle, result: dict[str, Any], option: str) -> None:
-    """Print it."""
+def print_summary(screen: Screen, recipe: Recipe, cycle: Cycle, result: dict[str, Any], again: str, option: str) -> None:
+    """Print it.
+
+    Args:
+        again: recipe and settings, as the next command has to be given them.
+        option: the next command's option for the workspace.
+    """
     from rich.text import Text
 
     if screen.as_json:
@@ -83,7 +88,7 @@ def print_summary(screen: Screen, recipe: Recipe, cycle: Cycle, result: dict[str
         pairs.append(("report", short(Path(result["report"]))))
     elif cycle.dataset is not None:
         pairs.append(("run folder", short(Path(result["run_folder"]))))
-    pairs.append(("next", next_command(recipe, cycle, option)))
+    pairs.append(("next", next_command(recipe, cycle, again, option)))
     screen.show(facts(pairs))
 
 
@@ -188,18 +193,17 @@ def data_lines(dataset: DatasetVersion) -> list[tuple[str, str]]:
     return [*lines, ("found", found)] if found else lines
 
 
-def next_command(recipe: Recipe, cycle: Cycle, option: str) -> str:
+def next_command(recipe: Recipe, cycle: Cycle, again: str, option: str) -> str:
     """What a person would type next."""
-    where = short(recipe.folder)
     if cycle.checkpoint is None:
-        return f"attune finetune {where}{option}"
+        return f"attune finetune {again}{option}"
     if cycle.scorecard is None:
-        return f"attune grade {where}{option}"
+        return f"attune grade {again}{option}"
     if cycle.release is None:
-        return f"attune register {where}{option}"
+        return f"attune register {again}{option}"
     if cycle.release.verdict == "SHIP":
         return f"attune promote {recipe.name}{option}   then   attune serve {recipe.name}{option}"
-    return f"open the report; then better rows or another method, and `attune run {where}{option}` again"
+    return f"open the report; then better rows or another method, and `attune run {again}{option}` again"
 
 
 def short(path: Path) -> str:

@@ -51,6 +51,26 @@ def portion(text: str, tokens: int, *, end: bool = False, wider: bool = False) -
     return text[:edge]
 
 
+def readable(value: Any) -> str:
+    """A role's value for people: texts as they are, turns as `user: ...` with the functions that they call, functions by name, lists with commas."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {'(missing)' if inner is None else inner}" for name, inner in value.items())
+    if isinstance(value, list):
+        turns = any(isinstance(one, dict) and "role" in one for one in value)
+        return (" / " if turns else ", ").join(_part(one) for one in value)
+    return "" if value is None else str(value)
+
+
+def _part(one: Any) -> str:
+    if not isinstance(one, dict):
+        return str(one)
+    if "role" in one:
+        calls = ", ".join(_part(call) for call in one.get("tool_calls", ()))
+        return f"{one['role']}: " + " ".join(part for part in (str(one.get("content") or ""), f"(calls {calls})" if calls else "") if part)
+    body = one.get("function", one)
+    return str(body["name"]) if isinstance(body, dict) and "name" in body else readable(one)
+
+
 def excerpt(value: Any, length: int = 120) -> str:
     """A value on one line, at most `length` characters."""
     text = _SPACES.sub(" ", value if isinstance(value, str) else repr(value)).strip()

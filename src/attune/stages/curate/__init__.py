@@ -18,7 +18,7 @@ from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import DatasetVersion
 from attune.core.rows import SPLITS, ids_of, rows_digest, write_rows
-from attune.core.text import excerpt, map_texts
+from attune.core.text import excerpt, map_texts, readable
 from attune.core.workspace import Workspace
 from attune.stages.curate import card, columns, reading, replay, splits
 from attune.stages.curate.gate import MANY, READING, Gate, in_order
@@ -315,7 +315,7 @@ def _plain(row: Row) -> Row:
 
 def excerpt_row(row: Row, task: Any) -> dict[str, str]:
     """A row's roles, short enough to show, personal data masked: what is shown is also written to the run's events."""
-    return {role.name: excerpt(map_texts(row[role.name], pii.mask)) for role in task.roles if row.get(role.name) is not None}
+    return {role.name: excerpt(readable(map_texts(row[role.name], pii.mask))) for role in task.roles if row.get(role.name) is not None}
 
 
 def _write(folder: Path, gate: Gate, by_split: dict[str, list[Row]], task: Any, facts: dict[str, Any]) -> None:

@@ -41,9 +41,14 @@ def preflight(recipe: Recipe, rows: Sequence[Row], *, weights: bool) -> list[tup
 
 
 def masks(recipe: Recipe, rows: Sequence[Row], count: int) -> list[dict[str, Any]]:
-    """The first rows as training sees them: `place`, `cut`, `learned` and `of` (tokens), and `tokens` as [id, text, state].
+    """The first of these rows as training sees them: `place`, `answer` (which one, where a row has several; else ''), `cut`, `learned` and `of`
+    (tokens), and `tokens` as [id, text, state].
 
     A state is 'learned', 'not learned', 'special' or 'end' (an end token that is learned).
+
+    Args:
+        rows: more than are shown: some objectives need rows of several kinds at once.
+        count: how many are shown.
 
     Raises:
         PlugError: the recipe's objective has no token targets to show.
@@ -52,22 +57,38 @@ def masks(recipe: Recipe, rows: Sequence[Row], count: int) -> list[dict[str, Any
         raise PlugError(f"task '{recipe.task.name}' learns no text, so there is no mask to show", place="--show-mask", fix="leave the option out")
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     specialist = unloaded(recipe, base, recipe.task.signature(rows))
-    examples = recipe.objective.examples(specialist, rows[:count], recipe.keys.train.max_length)
     specialist.model = recipe.task.build(base, specialist.signature)  # the batches' form depends on the network; the mask is that of the real batches
-    known = {str(row["row_id"]): row for row in rows[:count]}
-    return [{"place": str(known[str(one["row_id"])].get("place", one["row_id"])), **_mask(recipe, specialist, one)} for one in examples]
+    examples = recipe.objective.examples(specialist, rows, recipe.keys.train.max_length)
+    shown = {str(row["row_id"]): str(row.get("place", row["row_id"])) for row in rows[:count]}
+    return [{"place": shown[str(one["row_id"])], **mask} for one in examples if str(one["row_id"]) in shown for mask in _masks(recipe, specialist, one)]
 
 
-def _mask(recipe: Recipe, specialist: Specialist, example: Example) -> dict[str, Any]:
+def _masks(recipe: Recipe, specialist: Specialist, example: Example) -> list[dict[str, Any]]:
+    """A mask of each answer of an example. KTO's answer of another row (`other`) teaches nothing and is left out."""
+    given = example.get("ids")
+    if not given:
+        raise PlugError(f"a row of objective '{recipe.objective.name}' holds a question only; what is learned are the answers that the model tries", place="--show-mask", fix="leave the option out")
     batch = recipe.objective.collate(specialist, [example])
-    ids, targets = example.get("ids"), batch.get("targets")
-    if not isinstance(ids, list) or targets is None or targets.numel() != len(ids):
-        raise PlugError(f"the batches of objective '{recipe.objective.name}' are not one line of tokens and targets", place="--show-mask", fix="leave the option out with this objective")
+    if isinstance(given, dict):
+        found = [(name, ids, [place >= begin for place in range(len(ids))]) for (name, ids), begin in zip(given.items(), batch["begins"], strict=True) if name != "other"]
+    elif "learned" in batch:
+        places = set(batch["learned"].tolist())
+        found = [("", given, [place in places for place in range(len(given))])]
+    else:
+        found = [("", given, [int(one) != IGNORED for one in batch["targets"].flatten().tolist()])]
     tokenizer = specialist.tokenizer
     stops, special = stop_ids(specialist), set(tokenizer.all_special_ids) | {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    learned = [int(one) != IGNORED for one in targets.flatten().tolist()]
-    states = ["end" if taught and one in stops else "learned" if taught else "special" if one in special else "not learned" for one, taught in zip(ids, learned, strict=True)]
-    return {"cut": bool(example.get("cut")), "learned": sum(learned), "of": len(ids), "tokens": [[one, text, state] for one, text, state in zip(ids, pieces(tokenizer, ids), states, strict=True)]}
+    masks = []
+    for name, ids, learned in found:
+        states = ["end" if taught and one in stops else "learned" if taught else "special" if one in special else "not learned" for one, taught in zip(ids, learned, strict=True)]
+        tokens = [[one, text, state] for one, text, state in zip(ids, pieces(tokenizer, ids), states, strict=True)]
+        masks.append({"answer": _answer_name(name, example), "cut": bool(example.get("cut")), "learned": sum(learned), "of": len(ids), "tokens": tokens})
+    return masks
+
+
+def _answer_name(name: str, example: Example) -> str:
+    """Which answer of a row this is: of a pair its name, of an answer that stands alone whether it is a good one."""
+    return ("good" if example["desirable"] else "bad") if "desirable" in example else name
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
