@@ -40,6 +40,7 @@ REPLAYED = 900
 BUDGET = 0.1
 """How far perplexity on general rows may rise."""
 TURN = re.compile(r"\n\n(Human|Assistant): ?")
+END = "</s>"
 
 
 def short(text: str, most: int) -> str:
@@ -52,8 +53,8 @@ def short(text: str, most: int) -> str:
 
 
 def talk(turns: list[tuple[str, str]]) -> str:
-    """Turns as the default chat template writes them."""
-    return "\n".join(f"{who}: {said}" for who, said in turns)
+    """Turns of a user and the assistant as the default chat template writes them; the document's own end closes the last one."""
+    return "\n".join(f"{who}: {said}{END if who == 'Assistant' else ''}" for who, said in turns).removesuffix(END)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -81,10 +82,21 @@ def general(data: Path) -> list[dict[str, str]]:
         question, answer = short(question, 600), short(answer, 1200)
         return {"text": talk([("User", question), ("Assistant", answer)]), "prompt": question, "completion": answer}
 
+    def turns(transcript: str) -> list[tuple[str, str]]:
+        parts = TURN.split(transcript)
+        said = [("User" if who == "Human" else who, short(words, 600)) for who, words in zip(parts[1::2], parts[2::2], strict=True)]
+        while said and sum(len(words) for _, words in said) > DOCUMENT:
+            said = said[:-2]
+        return said
+
     add("medical questions", 2_600_000, [asked(one["question"], one["answer"]) for one in lines(data / "medquad" / "medquad.jsonl")])
-    add("sums", 1_400_000, [asked(one["question"], re.sub(r"<<.*?>>", "", one["answer"])) for one in lines(data / "gsm8k" / "train.jsonl")])
-    talks = [re.sub(r"\n\n(Human|Assistant): ?", lambda m: f"\n{'User' if m[1] == 'Human' else 'Assistant'}: ", one["chosen"]).strip() for one in lines(data / "hh_rlhf_harmless" / "test.jsonl.gz")]
-    add("talk", 1_400_000, [{"text": short(one, DOCUMENT)} for one in talks])
+    sums = [asked(one["question"], re.sub(r"<<.*?>>", "", one["answer"])) for one in lines(data / "gsm8k" / "train.jsonl")]
+    add("sums", 700_000, sums[:3000])
+    pairs = [
+        talk([("User", one["prompt"]), ("Assistant", one["completion"]), ("User", two["prompt"]), ("Assistant", two["completion"])]) for one, two in zip(sums[3000::2], sums[3001::2], strict=False)
+    ]
+    add("sums", 700_000, [{"text": one} for one in pairs])
+    add("talk", 1_400_000, [{"text": talk(said)} for one in lines(data / "hh_rlhf_harmless" / "test.jsonl.gz") if (said := turns(one["chosen"]))])
     contexts = [" ".join(one["CONTEXTS"]) for one in json.loads((data / "pubmedqa" / "ori_pqal.json").read_text()).values()]
     add("medical papers", 1_200_000, [{"text": short(one, DOCUMENT)} for one in contexts])
     with (data / "mts_dialog" / "MTS-Dialog-TrainingSet.csv").open(encoding="utf-8", newline="") as stream:
@@ -117,7 +129,7 @@ def base(data: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any
     fitting = [row for row in held if len(row["text"]) <= REPLAYED]
     asked = [{"prompt": row["prompt"], "completion": row["completion"]} for row in fitting if "prompt" in row][:100]
     write_rows(folder / "probe.jsonl", asked + [{"text": row["text"]} for row in fitting if "prompt" not in row][:200])
-    weights = make_blank(folder / "blank", [row["text"] for row in rows], vocabulary=VOCABULARY, width=WIDTH, layers=LAYERS, heads=HEADS, room=ROOM, seed=SEED)
+    weights = make_blank(folder / "blank", [row["text"].replace(END, "") for row in rows], vocabulary=VOCABULARY, width=WIDTH, layers=LAYERS, heads=HEADS, room=ROOM, seed=SEED)
     found = run(
         folder,
         {
@@ -128,7 +140,17 @@ def base(data: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any
             "method": "full",
             "seed": SEED,
             "data": {"path": "general.jsonl", "checks": ["encoding", "types", "exact_duplicates"], "splits": {"test": 0.02, "validation": 0.02}},
-            "train": {"max_length": LENGTH, "batch_size": 16, "epochs": options.base_epochs, "learning_rate": 3e-3, "scheduler": "cosine", "evaluations_per_epoch": 2, "refit": False},
+            "train": {
+                "max_length": LENGTH,
+                "batch_size": 16,
+                "epochs": options.base_epochs,
+                "learning_rate": 3e-3,
+                "scheduler": "cosine",
+                "average": 0.99,
+                "evaluations_per_epoch": 2,
+                "refit": False,
+                "accept": ["control_tokens_in_text"],
+            },
         },
     )
     exported(folder, "general", "base")
@@ -170,6 +192,8 @@ def tuning(name: str, seed: int, epochs: float, share: float) -> dict[str, Any]:
 def measured(data: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The base, the specialist with each seed, and once without replay."""
     made = base(data, folder, options)
+    if options.only_base:
+        return made
     rows = support(data)
     if options.quick:
         rows = rows[:400]
@@ -188,9 +212,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="a folder for the runs; default: a temporary one")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--base-epochs", type=float, default=1)
+    parser.add_argument("--base-epochs", type=float, default=1.5)
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--share", type=float, default=0.4, help="share of the specialist's training rows that are general")
+    parser.add_argument("--only-base", action="store_true", help="stop when the base is there")
     parser.add_argument("--quick", action="store_true", help="few rows, to see that it runs")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
