@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def verdict(found: dict[str, Any]) -> dict[str, Any]:
 
 def estimate(one: dict[str, Any] | None, *, percent: bool = True) -> str:
     """A value with its interval; a dash where there is none."""
-    if one is None or one["value"] is None:
+    if one is None or one["value"] is None or math.isnan(one["value"]):
         return "-"
     low, value, high = ((100 * one[name] if percent else one[name]) for name in ("low", "value", "high"))
     return f"{value:.1f} ({low:.1f} to {high:.1f})" if percent else f"{value:.2f} ({low:.2f} to {high:.2f})"
