@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from attune import lifecycle
 from attune.core import catalog
 from attune.core.commit import seal
 from attune.core.conversation import render
@@ -16,6 +17,7 @@ from attune.core.errors import AttuneError, DataError, IntegrityError, PlugError
 from attune.core.events import Events
 from attune.core.models import load_body, resolve_base
 from attune.core.parity import voice_of
+from attune.core.recipe import make_recipe
 from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
 from attune.stages import register
@@ -392,6 +394,33 @@ def test_the_certificate_says_what_was_proven(specialist: Specialist, tmp_path: 
     with pytest.raises(IntegrityError, match="'merged' could not be replayed"):
         register.export(space, released, ["merged"], tmp_path / "again", Events(), golden=golden)
     assert list((tmp_path / "again").iterdir()) == []
+    space.close()
+
+
+def test_a_model_of_documents_proves_itself_on_their_beginnings(tmp_path: Path) -> None:
+    """Documents hold no question, and a base for the next recipe is exported from a run on nothing else."""
+    texts = [f"Number {number} of the papers says that {word} is kept in box {number % 7}." for number, word in enumerate(("tea", "salt", "rope", "glass") * 10)]
+    speakers.base_of(tmp_path / "base")
+    (tmp_path / "papers.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    made = make_recipe(
+        {
+            "name": "papers",
+            "base_model": "base",
+            "task": {"name": "text_generation", "max_new_tokens": 4},
+            "objective": "pretraining",
+            "method": "full",
+            "data": {"path": "papers.jsonl", "checks": []},
+            "train": {"epochs": 1, "max_length": 48, "refit": False, "accept": ["wrong_tokenizer"]},
+        },
+        folder=tmp_path,
+    )
+    space = Workspace(tmp_path / "space")
+    released = lifecycle.run(made, space).release
+    assert released is not None
+    found = register.export(space, released, ["merged"], tmp_path / "out", Events(), tmp_path)["merged"]
+    assert found["status"] == "verified"
+    assert found["rows"] == found["prompts_with_the_same_tokens"] == 4
+    assert found["positions"] > 4 * 8, "more than a begin token was read of each"
     space.close()
 
 

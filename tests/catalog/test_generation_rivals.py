@@ -114,6 +114,20 @@ def test_passages_come_from_training_rows_or_documents(generation, tmp_path):
         fitted(generation, "retrieval_augmented_base", tmp_path, documents="nowhere")
 
 
+def test_an_answer_is_looked_up_by_words_or_by_vectors(generation):
+    """By words the row with the rarest shared words is nearest, whatever an untrained base's vectors say."""
+    row = generation.train[5]
+    by_words = fitted(generation, "retrieval", by="words")
+    (found,) = by_words.predict([{"prompt": row["prompt"]}])
+    assert found.output == row["completion"]
+    assert found.confidence is None, "a sum of word weights is no probability"
+    (nearest,) = fitted(generation, "retrieval").predict([{"prompt": row["prompt"]}])
+    assert 0 <= nearest.confidence <= 1
+    labels = bench("text_classification").rival_context()
+    with pytest.raises(RecipeError, match="labels are voted by vectors"):
+        catalog.build("rivals", {"name": "retrieval", "by": "words"}).fit(labels)
+
+
 def test_the_tuned_model_with_passages_is_a_companion(generation):
     rival = fitted(generation, "tuned_with_retrieval", passages=[1])
     assert not rival.opponent

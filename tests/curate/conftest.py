@@ -75,13 +75,14 @@ def curate(tmp_path: Path) -> Callable[..., Result]:
         seed: int = 7,
         extra_rows: Path | None = None,
         previous: DatasetVersion | None = None,
+        objective: Any = None,
         **data: Any,
     ) -> Result:
         for name, content in files.items():
             target = tmp_path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content.encode() if isinstance(content, str) else content)
-        recipe = make_recipe({"name": "tickets", "task": task, "seed": seed, "data": {"path": path or next(iter(files)), **data}}, folder=tmp_path)
+        recipe = make_recipe({"name": "tickets", "task": task, "objective": objective, "seed": seed, "data": {"path": path or next(iter(files)), **data}}, folder=tmp_path)
         heard: list[dict[str, Any]] = []
         place = workspace or Workspace(tmp_path / "workspace")
         dataset = stage.run(recipe, place, Events(listeners=[heard.append]), extra_rows=extra_rows, previous=previous)

@@ -104,3 +104,30 @@ def test_conversations_of_another_shape_are_replayed(curate):
     replayed = [row for row in result.rows("train") if row["replay"]]
     assert replayed
     assert all(row["completion"].startswith("river") for row in replayed)
+
+
+@pytest.mark.parametrize("general", [{"text": "the river {} runs past hill {} in a wide bend"}, {"segments": [{"label": True, "text": "the river {} runs past hill {} in a wide bend"}]}])
+def test_plain_texts_are_replayed_beside_conversations(curate, general):
+    """The files that the forgetting probe reads hold plain texts; replay takes them too, as text without a template, and no check sets them aside."""
+    own = "\n".join(json.dumps({"prompt": f"what about order {number} of lamp {number * 7}?", "completion": f"order {number} is on its way"}) for number in range(60))
+    texts = "\n".join(json.dumps(general).replace("{}", f"{number}", 1).replace("{}", f"{number * 3}", 1) for number in range(60))
+    result = curate({"own.jsonl": own, "general.jsonl": texts}, task="text_generation", replay={"path": "general.jsonl", "share": 0.2})
+    replayed = [row for row in result.rows("train") if row["replay"]]
+    assert len(replayed) > 5
+    assert all(row["completion"].startswith("the river") and json.loads(row["prompt"]) == [] for row in replayed)
+    assert not [one for one in result.quarantine if one["file"] == "general.jsonl"]
+    assert not [one for one in result.receipts if one["check"] == "encoding" and one["place"].startswith("general")]
+
+
+def test_a_text_without_an_answer_is_refused_among_the_domains_own_rows(curate):
+    """Only general rows may be plain texts: of one's own they would teach something else than the recipe says."""
+    own = "\n".join(json.dumps({"prompt": f"what about order {number}?", "completion": "on its way"} if number else {"text": "a plain text"}) for number in range(60))
+    result = curate({"own.jsonl": own}, task="text_generation")
+    assert sum("a plain text" in str(one) or "without an answer" in one["reason"] or "no prompt" in one["reason"] for one in result.quarantine) == 1
+
+
+def test_documents_are_replayed_beside_documents(curate):
+    own = "\n".join(json.dumps({"text": f"the order {number} of lamp {number * 7} is on its way"}) for number in range(60))
+    general = "\n".join(json.dumps({"text": f"the river {number} runs past hill {number * 3}"}) for number in range(60))
+    result = curate({"own.jsonl": own, "general.jsonl": general}, task="text_generation", objective="pretraining", replay={"path": "general.jsonl", "share": 0.2})
+    assert any(row["replay"] and row["completion"].startswith("the river") for row in result.rows("train"))

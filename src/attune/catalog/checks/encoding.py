@@ -54,7 +54,7 @@ class Encoding(Check):
         if reasons and mended != value:
             action = "repair" if self.keys.repair else "flag"
             yield Finding(name, column, ", ".join(dict.fromkeys(reasons)), action, "nothing to do" if self.keys.repair else "export the rows as UTF-8", mended if self.keys.repair else None)
-        if not label and required and self.keys.not_language != "ignore":
+        if texts and not label and required and self.keys.not_language != "ignore":
             why = not_language(" ".join(texts_in(mended)))
             if why:
                 yield Finding(name, column, f"not language: {why}", self.keys.not_language, "delete the row if nobody meant it")

@@ -65,7 +65,7 @@ def _fault(role: Role, value: Any) -> tuple[str, str] | None:
             return f"the {role.name} are a {_kind(value)}, not a group of cells", "give the row its columns"
         if all(one is None for one in value.values()):
             return f"the {role.name} are all missing", "fill in a cell, or delete the row"
-    if role.type == "messages" and (value or role.required):
+    if role.type == "messages" and value != []:  # an empty list is a plain text's, which answers nothing
         if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
             return f"the {role.name} are a {_kind(value)}, not a list of messages", 'write [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
         if not any(text.strip() for text in texts_in(value)):

@@ -1,14 +1,16 @@
-"""Look it up: the answers of the most similar training rows, by the untouched base's vectors. No training at all, and it updates by adding rows."""
+"""Look it up: the answers of the most similar training rows, by the untouched base's vectors or by words. No training at all, and it updates by adding rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from attune.catalog.rivals import _scored
+from attune.catalog.rivals._search import Search
 from attune.core.contracts import Prediction, Rival, RivalContext, Row
+from attune.core.errors import RecipeError
 from attune.core.keys import Keys, key
 
 AT_ONCE = 1024
@@ -20,6 +22,7 @@ class RetrievalKeys(Keys):
     """Keys of the rival."""
 
     neighbours: list[int] = key([1, 3, 5, 10, 20, 40], "numbers of similar rows to choose from; the validation rows choose")
+    by: Literal["words", "vectors", "both"] = key("vectors", "how the row whose text is taken is found: BM25 on words, the base's vectors, or both ranks together; labels are voted by vectors alone")
 
 
 class Retrieval(Rival):
@@ -30,9 +33,13 @@ class Retrieval(Rival):
 
     def fit(self, context: RivalContext) -> None:
         """Embed the training rows; choose how many neighbours vote by accuracy (or micro F1) on the validation rows."""
-        self.context = context
-        self.vectors = context.embed([context.task.text(row) for row in context.train])
-        self.truth = [context.task.truth(row) for row in context.train]
+        self.context, by = context, self.keys.by
+        texts, self.truth = [context.task.text(row) for row in context.train], [context.task.truth(row) for row in context.train]
+        self.search = Search(texts, by, context.embed) if by != "vectors" else None
+        if "label-out" in context.task.traits and self.search is not None:
+            raise RecipeError(f"labels are voted by vectors, not by {by}", place="grade.rivals: retrieval.by", fix="leave it out")
+        if self.search is None:
+            self.vectors = context.embed(texts)
         if "label-out" not in context.task.traits:
             if "text-out" not in context.task.traits:
                 raise _scored.cannot(self, context)
@@ -73,9 +80,11 @@ class Retrieval(Rival):
         return shares
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
-        """The neighbours' vote, or the nearest row's text with the cosine as confidence."""
+        """The neighbours' vote, or the nearest row's text; by vectors with the cosine as confidence."""
         if not rows:
             return []
+        if self.search is not None:
+            return [Prediction(str(self.truth[place])) for (place,) in self.search.best([self.context.task.text(row) for row in rows], 1)]
         if "label-out" in self.context.task.traits:
             return _scored.answers(self._votes(rows, self.k), self.labels, self.threshold)
         places, cosines = self._nearest(rows, 1)

@@ -3,6 +3,7 @@ Scialom et al. 2022, 'Fine-tuned Language Models are Continual Learners'). They 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import heapq
 import math
@@ -38,7 +39,7 @@ def admit(recipe: Recipe, gate: Gate, parse: Any) -> None:
         if record.values is None:
             gate.refuse(record, READING, "", record.problem or "cannot be read", record.fix or "mend the record")
         else:
-            good.append((place, record))
+            good.append((place, _as_answered(recipe.task, record)))
     if not good:
         raise DataError(f"'{place.path}' holds no row that can be read", place="data.replay.path", fix="give a file of rows in a shape that the task reads")
     own = [record for _, record in good]
@@ -81,6 +82,15 @@ def trim(recipe: Recipe, gate: Gate, placed: dict[str, str], opened: frozenset[s
     left = min(wanted, len(there))
     few = "" if left == wanted else f"; {wanted} were wanted, there are no more"
     return f"{left} general rows of {recipe.keys.data.replay.path} train beside {own} of the domain ({left / max(1, left + own):.0%} of the training rows){few}; none of them validates or tests"
+
+
+def _as_answered(task: Task, record: RawRecord) -> RawRecord:
+    """A plain text as the segment that it is, so that a task that answers learns it without a template."""
+    values = record.values or {}
+    if task.shaped or "text-out" not in task.traits or task.shape(values) != "raw text":
+        return record
+    left = {name: value for name, value in values.items() if name != "text"}
+    return dataclasses.replace(record, values={**left, "segments": [{"label": True, "text": str(values["text"])}]})
 
 
 def own_rows(gate: Gate, task: Task) -> list[dict[str, Any]]:

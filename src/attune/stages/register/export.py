@@ -21,6 +21,8 @@ from attune.core.workspace import Workspace
 from attune.stages.register.certificate import CERTIFICATE, certificate, golden_file, replayed
 
 GOLDEN_ROWS = 32
+BEGINNING = 200
+"""Characters of a document that stand in for a question."""
 
 
 def export(workspace: Workspace, release: Release, format_names: list[Any], folder: Path, events: Events, recipe_folder: Path | None = None, golden: Path | None = None) -> dict[str, Any]:
@@ -72,14 +74,17 @@ def export(workspace: Workspace, release: Release, format_names: list[Any], fold
 
 
 def golden_rows(workspace: Workspace, release: Release, specialist: Specialist) -> list[Row]:
-    """Up to 32 validation rows, spread evenly over the split."""
+    """Up to 32 validation rows, spread evenly over the split; a document, which asks nothing, is asked about by its beginning."""
     dataset = workspace.ledger.get(release.dataset_id)
     assert isinstance(dataset, DatasetVersion)
     rows = dataset_rows(workspace, dataset, specialist.task, "validation")
     if not rows:
         raise IntegrityError(f"dataset '{dataset.id}' holds no validation rows to prove an export on", place="export", fix="curate with validation rows")
     count = min(GOLDEN_ROWS, len(rows))
-    return [rows[i * len(rows) // count] for i in range(count)]
+    found = [rows[i * len(rows) // count] for i in range(count)]
+    if "text-out" not in specialist.task.traits:
+        return found
+    return [row if row.get("prompt") else {**row, "prompt": [{"role": "user", "content": str(row["completion"])[:BEGINNING]}]} for row in found]
 
 
 def _write(
