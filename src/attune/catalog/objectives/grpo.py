@@ -114,9 +114,12 @@ class Grpo(Objective):
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
         """tokens of every prompt with its answers; `learned`, int64, where the answers' tokens lie; of each of these `advantages`, `said` (log-probability
-        when it was drawn), `sequence` (the answer it belongs to), and with beta `reference`. Of answers that are only judged: `rewards`."""
+        when it was drawn), `sequence` (the answer it belongs to), and with beta `reference`. Of answers that are only judged: `rewards`. Nothing
+        where no answers were tried yet: a row itself teaches nothing."""
         import torch
 
+        if examples and "answers" not in examples[0]:
+            return {}
         if examples and examples[0]["judged"]:
             return {"rewards": torch.tensor([value for one in examples for value in one["rewards"]])}
         batch = _policy.laid(specialist.model, examples)
