@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from attune.core import catalog
+from attune.core import catalog, tripwires
 from attune.core.errors import DataError, PlugError, Problems, RecipeError
 from attune.core.models import resolve_base
 from attune.core.recipe import TrainKeys, make_recipe
@@ -71,6 +71,15 @@ def test_no_room_for_an_answer_is_refused(llama: Path) -> None:
     specialist, objective, rows = setting(llama, max_new_tokens=250)
     with pytest.raises(PlugError, match="256 tokens, fewer than"):
         objective.examples(specialist, rows, 40)
+
+
+def test_tripwires_that_look_at_answers_let_rows_with_answers_pass(llama: Path) -> None:
+    specialist, objective, rows = setting(llama, rewards=["exact_match"])
+    rows = [{**row, "completion": "parcel"} for row in rows]
+    watched = tripwires.TripwireContext(specialist, objective, rows, objective.examples(specialist, rows, 40))
+    looking = [catalog.build("tripwires", name) for name in ("answer_not_learned", "end_not_learned", "nothing_learned")]
+    assert all("completion" in one.looks_at or one.name == "nothing_learned" for one in looking)
+    assert [alarm for one in looking for alarm in one.examine(watched)] == []
 
 
 def test_weights_of_rewards_count(llama: Path) -> None:
