@@ -12,7 +12,7 @@ import pytest
 from attune import lifecycle
 from attune.core import catalog
 from attune.core.commit import seal
-from attune.core.conversation import render
+from attune.core.conversation import prompt_ids, render
 from attune.core.errors import AttuneError, DataError, IntegrityError, PlugError
 from attune.core.events import Events
 from attune.core.models import load_body, resolve_base
@@ -23,6 +23,7 @@ from attune.core.workspace import Workspace
 from attune.stages import register
 from attune.stages.register.certificate import golden_file, replayed
 from attune.testing.export_faults import FAULTS, planted
+from attune.testing.models import CHAT_TEMPLATE
 from tests import releases, speakers
 
 FORMATS: list[Any] = [
@@ -72,6 +73,38 @@ def test_planted_faults_are_refused(spec: Any, fault: str, specialist: Specialis
     faulty = planted(fault, specialist, tmp_path / "base")
     plug = written(spec, faulty, tmp_path / "out")
     assert wrong(plug, tmp_path / "out", specialist)
+
+
+TOOLS = [{"name": "look"}]
+CALLS: list[dict[str, Any]] = [
+    {"row_id": "call", "prompt": [{"role": "user", "content": "Where is my parcel?"}], "tools": TOOLS, "completion": "Here."},
+    {
+        "row_id": "called",
+        "prompt": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "", "tool_calls": [{"name": "look", "arguments": {"entry": 3}}]}, {"role": "tool", "content": "there"}],
+        "tools": TOOLS,
+        "completion": "There.",
+    },
+    {"row_id": "text", "prompt": [{"role": "segment", "content": "Once upon"}], "completion": " a time"},
+]
+KNOWS = "{% if tools %}{{ tools | tojson }}\n{% endif %}" + CHAT_TEMPLATE.replace(
+    "{{ m['content'] }}", "{{ m['content'] }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, KNOWS], ids=["into the turns", "by the template"])
+def test_functions_are_written_as_in_training(template: str, tmp_path: Path) -> None:
+    """The voices of model and export read rows with functions, calls and segments as the task does; an export that loses functions is refused."""
+    own = speakers.speaker(speakers.base_of(tmp_path / "base", chat_template=template), longest=240)
+    asked = [prompt_ids(own, row["prompt"], 240, row.get("tools"))[0] for row in CALLS]
+    assert [voice_of(own).prompt(row["prompt"], row.get("tools")) for row in CALLS] == asked
+    told = [one.output for one in own.predict(CALLS)]
+    for number, spec in enumerate(("merged", {"name": "gguf", "weights": "f32"})):
+        plug = written(spec, own, tmp_path / str(number))
+        assert [one["why"] for one in replayed(plug, tmp_path / str(number), own, voice_of(own), [], CALLS)["disagreements"]] == []
+        assert [one.output for one in plug.replay(tmp_path / str(number), CALLS)] == told
+    if template is KNOWS:
+        edit(tmp_path / "0" / "chat_template.jinja", "{% if tools %}{{ tools | tojson }}", "{% if tools %}")
+        assert any("other tokens" in one["why"] for one in replayed(catalog.build("exports", "merged"), tmp_path / "0", own, voice_of(own), [], CALLS)["disagreements"])
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -159,3 +159,19 @@ def test_likelihood_is_that_of_the_whole_network(generation):
     examined = specialist.examine(generation.test)
     assert [one.extra["nll"] for one in examined] == pytest.approx([nll for nll, _ in found[:-1]], rel=1e-5)
     assert "nll" not in specialist.examine(generation.questions())[0].extra
+
+
+def test_functions_take_room_in_the_prompt(generation):
+    from attune.catalog.rivals._prompting import fits
+
+    rival = fitted(generation, "prompted_base", examples=[1], context=160)
+    tools = [{"type": "function", "function": {"name": f"look_at_{number}", "parameters": {}}} for number in range(6)]
+    prompt = rival.prompts([generation.train[3]], 1)[0](1)
+    assert fits(rival.specialist, prompt)
+    assert not fits(rival.specialist, prompt, tools)
+
+
+def test_a_text_that_goes_on_is_asked_as_it_is(generation):
+    rival = fitted(generation, "prompted_base", examples=[2])
+    row = {"row_id": "s", "prompt": [{"role": "segment", "content": "Where is"}], "completion": " my parcel?"}
+    assert rival.predict([row])[0].output == rival.specialist.examine([row])[0].output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from attune.core import catalog, tripwires
+from attune.core.conversation import prompt_ids
 from attune.core.errors import DataError, PlugError, Problems, RecipeError
 from attune.core.models import resolve_base
 from attune.core.recipe import TrainKeys, make_recipe
@@ -47,7 +49,7 @@ def setting(folder: Path, method: str = "full", **keys: Any) -> tuple[Specialist
 def test_a_recipe_takes_prompts_and_the_columns_of_its_rewards(tmp_path: Path) -> None:
     rewards = ["exact_match", {"name": "json_schema", "for_json": 0.2}]
     recipe = make_recipe({"name": "p", "task": "text_generation", "objective": {"name": "grpo", "rewards": rewards}, "data": {"path": "x.csv"}}, folder=tmp_path)
-    assert [role.name for role in recipe.task.roles] == ["prompt", "completion", "schema"]
+    assert [role.name for role in recipe.task.roles] == ["prompt", "completion", "schema", "tools"]
     assert recipe.main_metric == "mean_reward"
     row = recipe.task.parse({"q": "2+2", "a": 4, "s": {"type": "number"}}, {"prompt": "q", "completion": "a", "schema": "s"})
     assert row == {"prompt": [{"role": "user", "content": "2+2"}], "completion": "4", "schema": {"type": "number"}}
@@ -91,6 +93,17 @@ def test_graded_answers_carry_their_reward(llama: Path) -> None:
     specialist, objective, rows = setting(llama)
     answers = specialist.examine(rows[:2])
     assert [one.extra["reward"] for one in answers] == objective.worth(rows[:2], [one.output for one in answers])
+
+
+def test_functions_stand_in_the_prompt_as_when_the_model_answers(llama: Path) -> None:
+    specialist, objective, rows = setting(llama)
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    row = {"row_id": "t", "place": "p:1", **specialist.task.parse({"q": "say a word about the parcel", "tools": json.dumps(tools)}, {"prompt": "q"})}
+    assert row["tools"] == tools
+    found, plain = (objective.examples(specialist, [one], 200)[0]["prompt_ids"] for one in (row, rows[0]))
+    assert found == prompt_ids(specialist, row["prompt"], 200, tools)[0]
+    assert "look" in specialist.tokenizer.decode(found)
+    assert len(found) > len(plain)
 
 
 # ---------------------------------------------------------------- attempts
@@ -211,18 +224,11 @@ def test_loss_and_gradient_agree_with_the_formula_on_padded_rows(llama: Path, ke
     agree(specialist, own, {"sequence": (loss.sum(1) / mask.sum(1)).mean(), "token": loss.sum() / mask.sum(), "constant": loss.sum() / (len(loss) * 5)}[k.average])
 
 
-@pytest.mark.parametrize(("keys", "kind"), [(KEYS[0], "grpo"), (KEYS[1], "grpo"), ({"average": "constant", "beta": 0.1}, "dr_grpo"), ({"average": "token"}, "bnpo")])
-def test_agreement_with_trl(llama: Path, keys: dict[str, Any], kind: str) -> None:
-    pytest.importorskip("trl", reason="trl is not installed")
+def trl_loss(specialist: Specialist, objective: Any, batch: dict[str, torch.Tensor], kind: str) -> torch.Tensor:
+    """What TRL's trainer makes of a batch."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    specialist, objective, rows = setting(llama, **keys)
-    examples = filled(specialist, objective, rows)
-    moved(specialist)
-    own, k, batch = own_loss(specialist, objective, examples), objective.keys, padded(specialist, examples)
-    if k.beta:
-        with torch.no_grad():
-            batch["ref_per_token_logps"] = by_padding(resolve_base(str(llama)).body("AutoModelForCausalLM").eval(), batch)
+    k = objective.keys
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda model, *_, **__: (lambda said: (said, said.detach(), None))(by_padding(model, batch)),
         accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x),
@@ -242,7 +248,53 @@ def test_agreement_with_trl(llama: Path, keys: dict[str, Any], kind: str) -> Non
         _entropy_bonus_enabled=False,
         _metrics=defaultdict(lambda: defaultdict(list)),
     )
-    agree(specialist, own, GRPOTrainer._compute_loss(trainer, specialist.model.body, batch))
+    found: torch.Tensor = GRPOTrainer._compute_loss(trainer, specialist.model.body, batch)
+    return found
+
+
+@pytest.mark.parametrize(("keys", "kind"), [(KEYS[0], "grpo"), (KEYS[1], "grpo"), ({"average": "constant", "beta": 0.1}, "dr_grpo"), ({"average": "token"}, "bnpo")])
+def test_agreement_with_trl(llama: Path, keys: dict[str, Any], kind: str) -> None:
+    pytest.importorskip("trl", reason="trl is not installed")
+
+    specialist, objective, rows = setting(llama, **keys)
+    examples = filled(specialist, objective, rows)
+    moved(specialist)
+    own, k, batch = own_loss(specialist, objective, examples), objective.keys, padded(specialist, examples)
+    if k.beta:
+        with torch.no_grad():
+            batch["ref_per_token_logps"] = by_padding(resolve_base(str(llama)).body("AutoModelForCausalLM").eval(), batch)
+    agree(specialist, own, trl_loss(specialist, objective, batch, kind))
+
+
+def test_several_updates_per_rollout_are_those_of_trl(llama: Path) -> None:
+    """A step with three updates against three updates by TRL's loss on one set of answers, whose ratios are to the policy that wrote them."""
+    pytest.importorskip("trl", reason="trl is not installed")
+
+    def moved_by(updates: int) -> torch.Tensor:
+        learner, *_ = learner_of(llama, rate=1e-2, updates_per_rollout=updates)
+        before = torch.cat([p.detach().flatten() for p in learner.trained.values()])
+        learner.step(0)
+        return torch.cat([p.detach().flatten() for p in learner.trained.values()]) - before
+
+    learner, specialist, _ = learner_of(llama, rate=1e-2)
+    parameters = list(learner.trained.values())
+    before = torch.cat([p.detach().flatten() for p in parameters])
+    batch = padded(specialist, list(learner.objective.renew(specialist, learner.batch_at(0), 7, 0)))
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, eps=1e-6, weight_decay=0.0)
+    specialist.model.train()
+    ratios = []
+    for _ in range(3):
+        with torch.no_grad():
+            ratios.append(float(((by_padding(specialist.model.body, batch) - batch["old_per_token_logps"]) * batch["completion_mask"]).exp().sub(1).abs().max()))
+        trl_loss(specialist, learner.objective, batch, "grpo").backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    told = torch.cat([p.detach().flatten() for p in parameters]) - before
+    assert ratios[0] < 1e-3
+    assert ratios[1] > 0.2, "the second update is clipped somewhere"
+    assert float((moved_by(3) - told).norm() / told.norm()) < 0.03
+    assert float((moved_by(1) - told).norm() / told.norm()) > 0.3, "must fail: one update is not three"
 
 
 def test_advantages() -> None:
@@ -284,7 +336,14 @@ def learner_of(llama: Path, steps: float = 6, rate: float = 3e-3, **keys: Any) -
     return learner, specialist, rows
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(llama: Path) -> None:
+with_updates = learner_of
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(llama: Path, updates: int) -> None:
+    def learner_of(llama: Path) -> tuple[TorchLearner, Any, list[dict[str, Any]]]:
+        return with_updates(llama, updates_per_rollout=updates)
+
     whole, *_ = learner_of(llama)
     for step in range(4):
         whole.step(step)

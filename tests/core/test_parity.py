@@ -91,7 +91,7 @@ def test_another_model_is_told_with_row_and_reason(specialist: Specialist, tmp_p
 
 def test_nothing_to_answer_is_an_error(specialist: Specialist) -> None:
     class Mute(NetworkVoice):
-        def prompt(self, messages):
+        def prompt(self, messages, tools=None):
             return []
 
     own = voice_of(specialist)

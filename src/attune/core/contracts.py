@@ -248,6 +248,8 @@ class Objective(Plug):
     separable: ClassVar[bool] = True
     """False when a row's loss depends on the other rows of its batch, so that a batch cannot be computed in parts."""
 
+    updates: int = 1
+    """Optimizer updates that a step makes on what `renew` drew for it."""
     reference: str = ""
     """When the model must differ from what `reference_gap` compares it with: 'start' (a teacher), 'steps' (a reference that training moves away from), '' (never asked)."""
 

@@ -246,25 +246,35 @@ def template_digest(template: str) -> str:
 
 
 def render(specialist: Specialist, messages: Sequence[Message], *, to_answer: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> str:
-    """The conversation as one text; `to_answer` ends it where the assistant begins to speak.
+    """The conversation as one text; `to_answer` ends it where the assistant begins to speak."""
+    return written(specialist.tokenizer, template_of(specialist), messages, to_answer=to_answer, tools=tools)
 
-    Functions and calls are given to a template that writes them; for one that does not, they are written into the turns as JSON.
-    """
+
+def written(tokenizer: Any, template: str | None, messages: Sequence[Message], *, to_answer: bool, tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """`render`, by a tokenizer and a template (None: the tokenizer's own)."""
     from jinja2.exceptions import TemplateError
 
-    if messages and all(m["role"] == SEGMENT for m in messages):
+    if segments(messages):
         text = "".join(m["content"] for m in messages)
-        begin = specialist.tokenizer.bos_token or ""
+        begin = tokenizer.bos_token or ""
         return text if text.startswith(begin) else begin + text
-    template = template_of(specialist)
-    plain = [_plain(m, "tool_calls" in template) for m in messages]
-    if tools and "tools" not in template:
-        plain, tools = _with_tools(plain, tools), None
+    plain, tools = for_template(template if template is not None else tokenizer.chat_template, messages, tools)
     try:
-        found: str = specialist.tokenizer.apply_chat_template(plain, chat_template=template, tokenize=False, add_generation_prompt=to_answer, **({"tools": list(tools)} if tools else {}))
+        found: str = tokenizer.apply_chat_template(plain, chat_template=template, tokenize=False, add_generation_prompt=to_answer, **({"tools": list(tools)} if tools else {}))
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"the base's chat template refuses the conversation ({', '.join(m['role'] for m in plain)}): {error}", fix="order the turns as the base expects them") from error
     return found
+
+
+def segments(messages: Sequence[Message]) -> bool:
+    """Whether these are texts without a template."""
+    return bool(messages) and all(m["role"] == SEGMENT for m in messages)
+
+
+def for_template(template: Any, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> tuple[list[dict[str, Any]], Sequence[Mapping[str, Any]] | None]:
+    """Turns and functions as a template reads them: given to one that writes them; for one that does not, written into the turns as JSON."""
+    plain = [_plain(m, "tool_calls" in str(template)) for m in messages]
+    return (_with_tools(plain, tools), None) if tools and "tools" not in str(template) else (plain, tools)
 
 
 def _plain(message: Message, knows_calls: bool) -> dict[str, Any]:

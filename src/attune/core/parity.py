@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from attune.core.contracts import Prediction, Row, Task
-from attune.core.conversation import Message, keep_end, messages_of, stop_ids, template_digest, template_of
+from attune.core.conversation import Message, keep_end, question_of, stop_ids, template_digest, template_of, written
 from attune.core.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Voice(ABC):
     """Numbers of the architecture that no answer shows clearly, by the names of `constants_of`."""
 
     @abstractmethod
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, up to where the answer begins."""
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """Token ids of a conversation in which functions may be called, up to where the answer begins."""
 
     @abstractmethod
     def logits(self, ids: Sequence[int]) -> np.ndarray:
@@ -111,12 +111,11 @@ class NetworkVoice(Voice):
         self.begin = begin
         """Whether `encode` puts the begin token in front, as the engine that is stood in for does."""
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Through the template it comes with."""
         if not messages:
             return [int(self.tokenizer.bos_token_id)] if self.tokenizer.bos_token_id is not None else []
-        text = self.tokenizer.apply_chat_template([dict(one) for one in messages], chat_template=self.template, tokenize=False, add_generation_prompt=True)
-        return self.encode(text, begin=False)
+        return self.encode(written(self.tokenizer, self.template, messages, to_answer=True, tools=tools), begin=False)
 
     def encode(self, text: str, *, begin: bool | None = None) -> list[int]:
         """Token ids of a rendered conversation."""
@@ -218,8 +217,7 @@ def examine(own: Voice, theirs: Voice, rows: Sequence[Row], *, longest: int, mos
     tokens = same = ties = prompts = 0
     largest = 0.0
     for row in rows:
-        messages = messages_of(row["prompt"], "prompt") if row["prompt"] else []
-        asked, heard = own.prompt(messages), theirs.prompt(messages)
+        asked, heard = (voice.prompt(question_of(row), row.get("tools")) for voice in (own, theirs))
         prompts += asked == heard
         if asked != heard:
             place = next((i for i, (a, b) in enumerate(zip(asked, heard, strict=False)) if a != b), min(len(asked), len(heard)))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from attune.core.memory import in_parts
-from attune.core.randomness import generator
-from attune.core.specialist import Specialist, by_length, pad_id
-
-if TYPE_CHECKING:
-    import torch
+from attune.core.randomness import key
+from attune.core.specialist import Specialist
 
 AT_ONCE = 64
 """Answers that are written together."""
+ANY = 1 << 60
+"""Bytes for keys and values: what is computed together must not depend on how much memory is free, so that a resume draws the same."""
 
 
 @dataclass(frozen=True)
@@ -41,45 +39,21 @@ def attempts(specialist: Specialist, prompts: Sequence[Sequence[int]], keys: Seq
     """
     import torch
 
+    from attune.core.generation import Generator, Request
+    from attune.core.sampling import Sampling
+
     model = specialist.model
-    training = model.training
+    training, first = model.training, model.in_front()
+
+    def written(part: Sequence[int]) -> list[Attempt]:
+        samplings = [Sampling(max_tokens=most, temperature=temperature, seed=key(keys[i][0], "attempt", *keys[i][1:]), as_drawn=True) for i in part]
+        requests = [Request([*first, *prompts[i]], one, frozenset(stops)) for i, one in zip(part, samplings, strict=True)]
+        made = Generator(model.body, slots=AT_ONCE, memory=ANY).run(requests)
+        return [Attempt(one.ids, [choice.logprob for choice in one.choices], one.ids[-1] in stops) for one in made]
+
     model.eval()
-    found: list[Any] = [None] * len(prompts)
     try:
         with torch.no_grad():
-            for index in by_length([len(one) for one in prompts], AT_ONCE):
-                made = in_parts(lambda part: _written(specialist, [prompts[i] for i in part], [keys[i] for i in part], list(stops), most, temperature), index)
-                for i, one in zip(index, made, strict=True):
-                    found[i] = one
+            return in_parts(written, range(len(prompts)))
     finally:
         model.train(training)
-    return found
-
-
-def _written(specialist: Specialist, prompts: Sequence[Sequence[int]], keys: Sequence[tuple[int, ...]], stops: list[int], most: int, temperature: float) -> list[Attempt]:
-    import torch
-    from transformers import GenerationConfig, LogitsProcessorList
-
-    longest, pad = max(len(one) for one in prompts), pad_id(specialist.tokenizer)
-    tokens = torch.tensor([[pad] * (longest - len(one)) + list(one) for one in prompts])
-    mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts])
-    draws = torch.stack([torch.from_numpy(generator(key[0], "attempt", *key[1:]).random(most)) for key in keys])
-    said: list[torch.Tensor] = []
-
-    def choose(seen: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Leave the drawn token alone: the first at which the summed probabilities pass the draw."""
-        likely = (scores.double() / temperature).log_softmax(-1)
-        sums = likely.exp().cumsum(-1)
-        drawn = draws[:, seen.shape[1] - longest].unsqueeze(1) * sums[:, -1:]
-        chosen = torch.searchsorted(sums, drawn, right=True).clamp(max=scores.shape[1] - 1)
-        said.append(likely.gather(1, chosen).squeeze(1))
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
-
-    settings = GenerationConfig(max_new_tokens=most, do_sample=False, num_beams=1, eos_token_id=stops, pad_token_id=pad, use_cache=True)  # type: ignore[no-untyped-call]
-    found = specialist.model.body.generate(input_ids=tokens, attention_mask=mask, generation_config=settings, logits_processor=LogitsProcessorList([choose]))
-    made = []
-    for row, own in zip(found[:, longest:].tolist(), torch.stack(said, 1).tolist(), strict=True):
-        end = next((place for place, token in enumerate(row) if token in stops), None)
-        size = len(row) if end is None else end + 1
-        made.append(Attempt(row[:size], own[:size], end is not None))
-    return made

@@ -42,6 +42,8 @@ class Sampling:
     """Tells apart requests of one seed: the row, or the number of the answer."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these texts."""
+    as_drawn: bool = False
+    """Log-probabilities that are told are those of the temperature, not of the network itself."""
     top_logprobs: int = 0
     """So many of the likeliest tokens are reported at each place."""
 
@@ -78,7 +80,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Choice:
-    """A token, its log-probability by the network itself (before temperature, penalties and limits), and the likeliest tokens of its place."""
+    """A token, its log-probability by the network itself (before temperature, penalties and limits, but see `Sampling.as_drawn`), and the likeliest tokens of its place."""
 
     token: int
     logprob: float
@@ -104,6 +106,11 @@ def choose(logits: torch.Tensor, said: Sequence[Said]) -> list[Choice]:
     if drawn:
         tokens[torch.tensor(drawn)] = _draw(shaped[drawn] if len(drawn) < len(said) else shaped, [said[row] for row in drawn])
     logprobs = (own.gather(1, tokens.unsqueeze(1)).squeeze(1) - spread).tolist()
+    warm = [row for row in drawn if said[row].sampling.as_drawn and said[row].sampling.temperature != 1]
+    if warm:
+        scaled = own[warm] / torch.tensor([[said[row].sampling.temperature] for row in warm])
+        for row, one in zip(warm, scaled.log_softmax(-1).gather(1, tokens[warm].unsqueeze(1)).squeeze(1).tolist(), strict=True):
+            logprobs[row] = one
     most = max((one.sampling.top_logprobs for one in said), default=0)
     tops: list[tuple[tuple[int, float], ...]] = [()] * len(said)
     if most:

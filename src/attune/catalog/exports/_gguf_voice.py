@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attune.catalog.exports._gguf_file import FILE, gguf_package
 from attune.catalog.exports._gguf_tokens import TokenTable, tokenizer_of
 from attune.catalog.exports._speaking import facts_of
-from attune.core.conversation import Message
+from attune.core.conversation import Message, for_template, segments
 from attune.core.errors import IntegrityError
 from attune.core.parity import NetworkVoice, Voice
 
@@ -71,11 +71,14 @@ class LlamaCppVoice(Voice):
         names = [self.model._model.token_get_text(one) if one != -1 else "" for one in (self.model.token_eos(), self.model.token_bos())]
         self.formatter = Jinja2ChatFormatter(template=self.template, eos_token=names[0], bos_token=names[1]) if self.template else None
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Through the file's own template and tokenizer."""
         if not messages or self.formatter is None:
             return [int(self.model.token_bos())]
-        return self.encode(self.formatter(messages=[dict(one) for one in messages]).prompt, begin=False)
+        if segments(messages):
+            return self.encode("".join(one["content"] for one in messages), begin=self.model.token_bos() != -1)
+        plain, tools = for_template(self.template, messages, tools)
+        return self.encode(self.formatter(messages=plain, tools=list(tools) if tools else None).prompt, begin=False)
 
     def encode(self, text: str, *, begin: bool | None = None) -> list[int]:
         """Token ids of a rendered conversation."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from attune.core.adapters import merged
 from attune.core.contracts import Prediction, Row
-from attune.core.conversation import keep_end, messages_of, stop_ids, template_digest, template_of
+from attune.core.conversation import keep_end, question_of, stop_ids, template_digest, template_of
 from attune.core.errors import IntegrityError, PlugError
 from attune.core.models import load_body
 from attune.core.parity import BRAIN, EXACT, HALF, Limits, NetworkVoice, Voice, room_of
@@ -156,7 +156,7 @@ def replayed(voice: Voice, folder: Path, rows: Sequence[Row]) -> list[Prediction
 def answers(voice: Voice, folder: Path, rows: Sequence[Row], first: int | None = None) -> list[Prediction]:
     """Greedy answers of a replayed folder."""
     facts = facts_of(folder)
-    prompts = (keep_end(voice.prompt(messages_of(row["prompt"], "prompt")), facts["max_length"], first) for row in rows)
+    prompts = (keep_end(voice.prompt(question_of(row), row.get("tools")), facts["max_length"], first) for row in rows)
     return [Prediction(voice.spoken(voice.answer(ids, facts["max_new_tokens"]))) for ids in prompts]
 
 

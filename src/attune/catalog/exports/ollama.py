@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attune.catalog.exports._gguf_file import FILE, write_gguf
 from attune.catalog.exports._gguf_voice import llama_cpp_installed, voice_in
 from attune.catalog.exports._ollama_template import rendered, translated
 from attune.catalog.exports._speaking import card_beside, facts_of, replayed, write_facts
 from attune.core.contracts import Export, Prediction, Row
-from attune.core.conversation import Message, render, stop_ids
+from attune.core.conversation import Message, for_template, render, segments, stop_ids
 from attune.core.errors import IntegrityError, PlugError
 from attune.core.keys import Keys, key
 from attune.core.parity import EIGHT_BITS, HALF, Limits, Voice, room_of
@@ -93,11 +93,12 @@ class ModelfileVoice(Voice):
             raise IntegrityError(f"a stop of the Modelfile is no single token: {said}", place=str(folder / MODELFILE), fix="export it again")
         self.stops = frozenset(ids[0] for ids in known)
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Through the Go template; the begin token comes first where the file says so."""
-        if not messages:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """Through the Go template; the begin token comes first where the file says so. The template writes no functions, so they are lost where the tuned model's does."""
+        if not messages or segments(messages):
             return self.inner.prompt(messages)
-        plain = [{**one, "content": one["content"].strip()} for one in messages] if self.trims else list(messages)
+        plain = for_template(self.inner.template, messages, tools)[0]
+        plain = [{**one, "content": one["content"].strip()} for one in plain] if self.trims else plain
         found: list[int] = self.inner.encode(rendered(self.go, plain))  # type: ignore[attr-defined]
         return found
 

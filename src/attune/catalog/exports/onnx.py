@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attune.catalog.exports._speaking import card_beside, facts_of, whole_body, write_beside
+from attune.catalog.exports._speaking import answers, card_beside, facts_of, whole_body, write_beside
 from attune.core.contracts import Export, Prediction, Row
-from attune.core.conversation import Message, keep_end, messages_of
+from attune.core.conversation import Message, written
 from attune.core.errors import MachineError, PlugError
 from attune.core.keys import Keys, key
 from attune.core.parity import EXACT, Limits, Voice
@@ -90,9 +90,7 @@ class Onnx(Export):
         facts = facts_of(folder)
         if facts["kind"] != "generation":
             return _read(folder, facts, rows)
-        voice = OnnxVoice(folder)
-        prompts = (keep_end(voice.prompt(messages_of(row["prompt"], "prompt")), facts["max_length"], None) for row in rows)
-        return [Prediction(voice.spoken(voice.answer(ids, facts["max_new_tokens"]))) for ids in prompts]
+        return answers(OnnxVoice(folder), folder, rows)
 
 
 def runtime() -> Any:
@@ -184,11 +182,11 @@ class OnnxVoice(Voice):
         self.special = frozenset(self.tokenizer.all_special_ids) | frozenset(self.tokenizer.added_tokens_decoder)
         self.engine = f"onnxruntime {runtime().__version__}"
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Through the folder's template."""
         if not messages:
             return [int(self.tokenizer.bos_token_id)] if self.tokenizer.bos_token_id is not None else []
-        text = self.tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, add_generation_prompt=True)
+        text = written(self.tokenizer, None, messages, to_answer=True, tools=tools)
         return [int(one) for one in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:

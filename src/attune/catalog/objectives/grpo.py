@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from attune.catalog.objectives import _policy
 from attune.core import catalog
 from attune.core.contracts import Batch, Example, Objective, Prediction, Role, Row, Task
-from attune.core.conversation import messages_of, prompt_ids, stop_ids
+from attune.core.conversation import messages_of, prompt_ids, question_of, stop_ids, tools_of
 from attune.core.errors import DataError, PlugError, RecipeError
 from attune.core.keys import Keys, key
 from attune.core.rewards import Reward
 from attune.core.rollouts import attempts
+from attune.core.shapes import TOOLS
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ class GrpoKeys(Keys):
     clip: float = key(0.2, "ratios to the policy that wrote the answer count up to 1 - clip and 1 + clip", aliases=("epsilon", "cliprange"), gt=0)
     clip_high: float | None = key(None, "another bound above; default: clip", aliases=("epsilon_high",), gt=0)
     beta: float = key(0.0, "weight of the KL divergence from the untouched base; 0: none", aliases=("kl_coef",), ge=0)
+    updates_per_rollout: int = key(1, "optimizer updates on each set of answers; with more than one, ratios to the policy that wrote them matter", aliases=("num_iterations", "mu"), ge=1)
     average: Literal["sequence", "token", "constant"] = key("sequence", "mean of each answer's tokens, then of answers; of all tokens; or sums divided by max_new_tokens (Dr. GRPO)")
 
 
 class Grpo(Objective):
-    """Group relative policy optimisation (Shao et al. 2024, eq. 3; Liu et al. 2025 for Dr. GRPO; Zheng et al. 2025 for GSPO), one update per set of
-    answers. Answers are drawn anew in each step, purely by (weights, seed, step, row, sample); a group's prompt is computed once."""
+    """Group relative policy optimisation (Shao et al. 2024, eq. 3; Liu et al. 2025 for Dr. GRPO; Zheng et al. 2025 for GSPO). Answers are drawn anew in each step, purely by (weights, seed, step, row, sample); a group's prompt is computed once."""
 
     keys_type = GrpoKeys
     requires = frozenset({"text-out", "torch"})
@@ -56,6 +57,7 @@ class Grpo(Objective):
                 f"{len(self._weights)} weights for {len(self._rewards)} rewards", place="objective.weights", fix="name at least one reward, and give each one weight or leave the weights out"
             )
         self._reference: TunableModel | None = None
+        self.updates = self.keys.updates_per_rollout
         self.reference = "steps" if self.keys.beta else ""
 
     def parts(self) -> Sequence[Reward]:
@@ -65,7 +67,7 @@ class Grpo(Objective):
     def shaped(self, task: Task) -> Task:
         """Prompts, and the columns that the rewards read; answers are graded by the rewards too."""
         prompt = next(role for role in task.roles if role.name == "prompt")
-        roles: dict[str, Role] = {"prompt": prompt} | {role.name: role for reward in self._rewards for role in reward.roles}
+        roles: dict[str, Role] = {"prompt": prompt} | {role.name: role for reward in self._rewards for role in reward.roles} | {"tools": TOOLS}
         known = "completion" in roles
         metrics = ("mean_reward", *(task.defaults.metrics if known else ()))
         defaults = dataclasses.replace(task.defaults, main_metric="mean_reward", metrics=metrics, rivals=("untouched_base",))
@@ -122,7 +124,7 @@ class Grpo(Objective):
             )
         found: list[Example] = []
         for row in rows:
-            ids, cut = prompt_ids(specialist, messages_of(row["prompt"], "prompt"), max_length)
+            ids, cut = prompt_ids(specialist, question_of(row), max_length, row.get("tools"))
             found.append({"row_id": row["row_id"], "size": len(ids), "prompt_ids": ids, "row": dict(row), "cut": cut})
         return found
 
@@ -186,6 +188,10 @@ def _parse(roles: Sequence[Role]) -> Any:
             elif role.type == "text" and isinstance(value, (int, float)) and not isinstance(value, bool):
                 value = str(value)
             row[role.name] = value if value not in ("", []) else None
+        row.pop("tools")
+        tools = tools_of(values.get(columns.get("tools", "tools")), str(columns.get("tools", "tools")))
+        if tools is not None:
+            row["tools"] = tools
         return row
 
     return parse

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attune.catalog.rivals._documents import files, passages
 from attune.catalog.rivals._search import Search
 from attune.core import catalog, randomness
 from attune.core.contracts import Prediction, Rival, RivalContext, Row
-from attune.core.conversation import Message, messages_of, prompt_ids
+from attune.core.conversation import Message, prompt_ids, question_of, segments
 from attune.core.errors import RecipeError
 from attune.core.specialist import Specialist
 
@@ -66,8 +67,9 @@ class Prompting(Rival):
             return []
         asked = []
         for row, prompt in zip(rows, self.prompts(rows, number), strict=True):
-            fitting = next((n for n in range(number, 0, -1) if fits(self.specialist, prompt(n))), 0) if row["prompt"] else 0
-            asked.append({**row, "prompt": prompt(fitting)} if row["prompt"] else row)
+            plain = not row["prompt"] or segments(question_of(row))  # a text that goes on has no turns to put something into
+            fitting = 0 if plain else next((n for n in range(number, 0, -1) if fits(self.specialist, prompt(n), row.get("tools"))), 0)
+            asked.append(row if plain else {**row, "prompt": prompt(fitting)})
         return self.specialist.examine(asked)
 
     def _value(self, rows: Sequence[Row], number: int) -> float:
@@ -83,15 +85,15 @@ def widened(specialist: Specialist, tokens: int) -> Specialist:
     return dataclasses.replace(specialist, max_length=max(specialist.max_length, min(tokens, room)))
 
 
-def fits(specialist: Specialist, prompt: Prompt) -> bool:
-    """True when a prompt leaves room for the answer."""
+def fits(specialist: Specialist, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None = None) -> bool:
+    """True when a prompt, with the functions that may be called, leaves room for the answer."""
     room = (getattr(specialist.model.body.config, "max_position_embeddings", None) or 1 << 30) - specialist.task.keys.max_new_tokens
-    return not prompt_ids(specialist, prompt, min(specialist.max_length, room))[1]
+    return not prompt_ids(specialist, prompt, min(specialist.max_length, room), tools)[1]
 
 
 def turns(row: Row) -> tuple[Prompt, Prompt]:
     """The system's turns of a row's prompt, and the others."""
-    messages = messages_of(row["prompt"], "prompt") if row["prompt"] else []
+    messages = question_of(row)
     return [m for m in messages if m["role"] == "system"], [m for m in messages if m["role"] != "system"]
 
 

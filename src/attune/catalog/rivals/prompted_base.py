@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from attune.catalog.rivals import _prompting
 from attune.catalog.rivals._search import Search
 from attune.core.contracts import RivalContext, Row
+from attune.core.conversation import answer_of
 from attune.core.keys import Keys, key
 from attune.core.specialist import Specialist
 
@@ -54,5 +55,5 @@ class PromptedBase(_prompting.Prompting):
             system = [{"role": "system", "content": "\n".join(said)}]
         shown: _prompting.Prompt = []
         for place in reversed(places):
-            shown += [*_prompting.turns(self.rows[place])[1], {"role": "assistant", "content": str(self.context.task.truth(self.rows[place]))}]
+            shown += [*_prompting.turns(self.rows[place])[1], answer_of(str(self.context.task.truth(self.rows[place])))]
         return [*system, *shown, *asked]

@@ -94,6 +94,8 @@ class TorchLearner:
         self.steps_per_epoch = len(self._batches(0))
         self.total_steps = math.ceil((keys.epochs or specialist.method.epochs) * self.steps_per_epoch)
         self.watchman = Watchman()
+        self._drawn: Sequence[Example] | None = None
+        """What the objective drew for the rows of the step that is being made."""
         self.compact = compacted(self.model.body, examples)
         """The embedding of the tokens in use, where the whole table trains."""
         self.average_left = 1.0
@@ -142,6 +144,7 @@ class TorchLearner:
 
     def _choose_compiling(self, compiling: Compiling) -> None:
         def run(index: int) -> float:
+            self._drawn = None
             total, items = self._gradients(index, self.batch_at(index))
             self.optimizer.zero_grad(set_to_none=True)
             return total / max(items, 1.0)
@@ -188,7 +191,7 @@ class TorchLearner:
         factor = rate_factor(index, self.total_steps, self.keys.warmup_ratio, self.keys.scheduler) * (LOWER if self.lowered else 1.0)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        parameters = list(self.trained.values())
+        self._drawn = None
         rows = self._allowed(index)
         if not rows:
             return {
@@ -198,12 +201,32 @@ class TorchLearner:
                 "skipped": "all its rows were left out before",
                 "rows": [e["row_id"] for e in self.batch_at(index)],
             }
-        total, items = self._gradients(index, rows)
-        if not math.isfinite(total):
+        report = self._update(index, rows, factor)
+        for update in range(1, self.objective.updates):
+            if "skipped" not in report:
+                report = self._update(index, self._allowed(index), factor, update)
+        self._drawn = None
+        if "skipped" in report:
+            return report
+        if index % TIDY == 0:
+            give_back(HOLES)
+        if self.average:
+            decay = min(self.average, (1 + index) / (10 + index))
+            torch._foreach_lerp_(list(self.averaged.values()), [p.detach() for p in self.trained.values()], 1 - decay)
+            if self.compact is not None:
+                self.average_left += (self.compact.left - self.average_left) * (1 - decay)
+        return report
+
+    def _update(self, index: int, rows: Sequence[Example], factor: float, update: int = 0) -> dict[str, Any]:
+        """One update of the weights by a step's rows, the first or a later one on what was drawn for them; what `step` reports."""
+        parameters = list(self.trained.values())
+        total, items = self._gradients(index, rows, update)
+        if not math.isfinite(total) and not update:
             banned = self._ban(index, rows)
             if banned and len(banned) < len(rows):
                 rows = self._allowed(index)
                 self.optimizer.zero_grad(set_to_none=True)
+                self._drawn = None
                 total, items = self._gradients(index, rows)
         if items == 0:
             raise DataError(f"step {index + 1} has nothing to learn from", place="rows " + ", ".join(str(e["row_id"]) for e in rows[:8]), fix="give rows with targets, or raise train.max_length")
@@ -219,15 +242,8 @@ class TorchLearner:
         self.optimizer.grad_scale = torch.tensor(items * max(1.0, (norm + 1e-6) / self.keys.max_gradient_norm))  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if index % TIDY == 0:
-            give_back(HOLES)
         if self.compact is not None:
             self.compact.left *= 1 - self.embedding_rate * factor * self.keys.weight_decay
-        if self.average:
-            decay = min(self.average, (1 + index) / (10 + index))
-            torch._foreach_lerp_(list(self.averaged.values()), [p.detach() for p in parameters], 1 - decay)
-            if self.compact is not None:
-                self.average_left += (self.compact.left - self.average_left) * (1 - decay)
         return report
 
     @property
@@ -247,11 +263,13 @@ class TorchLearner:
     def _allowed(self, index: int) -> list[Example]:
         return [one for one in self.batch_at(index) if one["row_id"] not in self.watchman.banned]
 
-    def _gradients(self, index: int, rows: Sequence[Example]) -> tuple[float, float]:
+    def _gradients(self, index: int, rows: Sequence[Example], update: int = 0) -> tuple[float, float]:
         """Sum of losses and supervised items of a step; its gradients are left on the parameters. Smaller micro-batches where memory runs out."""
         while True:
             try:
-                return self._sums(index, self.objective.renew(self._specialist, rows, self.seed, index))
+                if self._drawn is None:
+                    self._drawn = self.objective.renew(self._specialist, rows, self.seed, index)
+                return self._sums(index, self._drawn, update)
             except (MemoryError, RuntimeError, OSError) as error:
                 self.optimizer.zero_grad(set_to_none=True)
                 size = min(self.micro_batch_size, len(rows))
@@ -272,13 +290,14 @@ class TorchLearner:
             + " or close other programs; the run goes on from its last checkpoint",
         )
 
-    def _sums(self, index: int, rows: Sequence[Example]) -> tuple[float, float]:
+    def _sums(self, index: int, rows: Sequence[Example], update: int = 0) -> tuple[float, float]:
         total, items = 0.0, 0.0
+        again = (update,) if update else ()
         for micro, begin in enumerate(range(0, len(rows), self.micro_batch_size)):
             batch = self.objective.collate(self._specialist, rows[begin : begin + self.micro_batch_size])
             # a padded network, or one that calls dropout as a function, draws from torch's own stream
-            torch.default_generator.manual_seed(random_key(self.seed, "dropout", index, micro))
-            with noise(random_key(self.seed, "dropout", index)), self._autocast():
+            torch.default_generator.manual_seed(random_key(self.seed, "dropout", index, micro, *again))
+            with noise(random_key(self.seed, "dropout", index, *again)), self._autocast():
                 loss, count = self.objective.loss(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             total, items = total + loss.item(), items + count
