@@ -18,8 +18,8 @@ from tests import releases
 TEXTS = ["the cat sat on the mat and then the end came", "naïve café 🐈", "where is my parcel", '{"ok": true}']
 
 
-def base(folder: Path, seed: int = 0) -> Path:
-    return tiny_llama(folder, TEXTS, chat_template=CHAT_TEMPLATE, seed=seed)
+def base(folder: Path, seed: int = 0, chat_template: str = CHAT_TEMPLATE) -> Path:
+    return tiny_llama(folder, TEXTS, chat_template=chat_template, seed=seed)
 
 
 def writer(folder: Path, seed: int, name: str = "writer", method: str = "lora", tokens: int = 12) -> tuple[Any, Specialist]:

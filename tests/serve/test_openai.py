@@ -24,6 +24,7 @@ from attune.stages import register
 from attune.stages.serve import make_app
 from attune.stages.serve.endpoint import Endpoint
 from tests import writers
+from tests.core.test_tool_calls import BARE, TOOLS
 from tests.serve.conftest import TOKEN, Told
 
 PATIENCE = 120.0
@@ -432,6 +433,38 @@ def test_a_release_that_does_not_write_says_so(tmp_path: Any) -> None:
         assert refused.status_code == 404
         assert "does not write" in refused.json()["error"]["message"]
     space.close()
+
+
+def test_calls_of_functions_are_told_as_the_client_expects(tmp_path: Any) -> None:
+    """A model whose template writes calls as bare JSON; the schema stands for having learned to call."""
+    space = Workspace(tmp_path / "space")
+    writers.release(space, writers.base(tmp_path / "base", chat_template=BARE), 1)
+    found = Server(space, Told())
+    inner = {"type": "object", "properties": {"at": {"enum": ["the door"]}}, "required": ["at"], "additionalProperties": False}
+    schema = {"type": "object", "properties": {"name": {"enum": ["look"]}, "parameters": inner}, "required": ["name", "parameters"], "additionalProperties": False}
+    more: dict[str, Any] = {"max_tokens": 120, "tools": TOOLS, "response_format": {"type": "json_schema", "json_schema": {"name": "call", "schema": schema}}}
+    try:
+        with found.client() as client:
+            choice = ask(client, **more).choices[0]
+            (call,) = choice.message.tool_calls
+            assert (choice.finish_reason, choice.message.content, call.type, call.function.name) == ("tool_calls", None, "function", "look")
+            assert json.loads(call.function.arguments) == {"at": "the door"}
+            with client.chat.completions.stream(model="writer", messages=QUESTION, **more) as stream:
+                final = stream.get_final_completion().choices[0]
+            assert final.finish_reason == "tool_calls"
+            assert [(one.function.name, json.loads(one.function.arguments)) for one in final.message.tool_calls] == [("look", {"at": "the door"})]
+            assert not final.message.content
+            for other in ({"tool_choice": "none"}, {"tools": [TOOLS[1]]}):
+                text = ask(client, **{**more, **other}).choices[0]
+                assert text.message.tool_calls is None
+                assert text.finish_reason == "stop"
+                assert json.loads(text.message.content)["name"] == "look"
+            went_on = [*QUESTION, choice.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": "it is open"}]
+            assert ask(client, messages=went_on, tools=TOOLS).usage.prompt_tokens > ask(client, tools=TOOLS).usage.prompt_tokens
+        until(lambda: any("<tool_call>" in str(row) for row in space.ledger.requests("writer")))
+    finally:
+        found.end()
+        space.close()
 
 
 def test_predict_answers_through_the_same_generator(space: Workspace, server: Server) -> None:

@@ -59,13 +59,13 @@ class TextStream:
             self.stopped = True
             given, self._kept = self._kept[: min(places)], ""
         else:
-            hold = 0 if final else max((_overlap(self._kept, one) for one in self.stop), default=0)
+            hold = 0 if final else max((overlap(self._kept, one) for one in self.stop), default=0)
             given, self._kept = self._kept[: len(self._kept) - hold], self._kept[len(self._kept) - hold :]
         self.text += given
         return given
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """The length of the longest end of `text` with which `stop` begins."""
     return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-size:])), 0)
 

@@ -8,9 +8,10 @@ import secrets
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from attune.core.conversation import Message, messages_of, prompt_ids
+from attune.core.conversation import CARRIED, Message, calls_as_text, messages_of, prompt_ids, tools_of
 from attune.core.errors import AttuneError, DataError, RecipeError
 from attune.core.recipe import ServeKeys
+from attune.core.tool_calls import CallReader, form_of
 from attune.stages.serve import limits
 from attune.stages.serve.beside import Voice
 from attune.stages.serve.openai_messages import ChatRequest, CompletionRequest
@@ -34,11 +35,19 @@ def chat_prompt(asked: ChatRequest, voice: Voice, room: int, longest: int) -> tu
     messages: list[Message] = messages_of([_plain(one, f"messages[{number}]") for number, one in enumerate(asked.messages)])
     if not any(message["content"].strip() for message in messages):
         raise Problem(422, "the conversation is empty", field="messages", fix="send some text")
-    tools = asked.tools if asked.tool_choice != "none" else None
+    tools = tools_of(asked.tools) if asked.tool_choice != "none" else None
     ids, cut = prompt_ids(voice.specialist, messages, room - 1, tools)
     if cut:
         raise _too_long(room)
-    return ids, {"prompt": [{"role": one["role"], "content": one["content"]} for one in messages], **({"tools": tools} if tools else {})}
+    return ids, {"prompt": [{name: one[name] for name in ("role", "content", "tool_calls", *CARRIED) if name in one} for one in messages], **({"tools": tools} if tools else {})}
+
+
+def reader_of(asked: ChatRequest | CompletionRequest, voice: Voice) -> CallReader | None:
+    """What finds the calls in an answer; None where none may be made, or the template writes them in no form that is known."""
+    if not isinstance(asked, ChatRequest) or not asked.tools or asked.tool_choice == "none":
+        return None
+    form = form_of(voice.specialist)
+    return CallReader(form, asked.tools) if form is not None else None
 
 
 def _plain(message: dict[str, Any], place: str) -> dict[str, Any]:
@@ -143,20 +152,44 @@ def schema_of(asked: ChatRequest | CompletionRequest) -> dict[str, Any] | None:
 class Written:
     """One answer as it comes."""
 
-    def __init__(self, tokenizer: Any, chat: bool) -> None:
+    def __init__(self, tokenizer: Any, chat: bool, reader: CallReader | None = None) -> None:
         self.tokenizer = tokenizer
         self.chat = chat
+        self.reader = reader
+        """Where functions may be called."""
         self.text = ""
+        """All that was said but calls."""
+        self.fresh = ""
+        """What the last piece brought of it."""
+        self.calls: list[dict[str, Any]] = []
+        """In OpenAI's form."""
         self.finish: str | None = None
         self.choices: list[Choice] = []
         self.offset = 0
 
     def add(self, piece: Piece) -> None:
         """Take a piece."""
-        self.text += piece.text
-        self.finish = piece.finish or self.finish
+        self.fresh, self.finish = piece.text, piece.finish or self.finish
+        if self.reader is not None:
+            self.fresh = self.reader.push(piece.text)
+            if piece.finish is not None:
+                rest, found = self.reader.end()
+                self.fresh += rest
+                self.calls = [_openai_call(one) for one in found]
+                self.finish = "tool_calls" if found and piece.finish == "stop" else piece.finish
+        self.text += self.fresh
         if piece.choice is not None:
             self.choices.append(piece.choice)
+
+    @property
+    def logged(self) -> str:
+        """The answer as a row has it, calls written behind the text."""
+        return calls_as_text(messages_of([{"role": "assistant", "content": self.text, "tool_calls": self.calls}])[0]) if self.calls else self.text
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message."""
+        return {"role": "assistant", "content": self.text if self.text or not self.calls else None, "refusal": None, **({"tool_calls": self.calls} if self.calls else {})}
 
     @property
     def confidence(self) -> float | None:
@@ -216,7 +249,7 @@ def whole(call: _Call, logged: bool) -> dict[str, Any]:
     """A whole answer."""
     choices = []
     for index, one in enumerate(call.texts):
-        said = {"message": {"role": "assistant", "content": one.text, "refusal": None}} if call.chat else {"text": one.text}
+        said = {"message": one.message} if call.chat else {"text": one.text}
         choices.append({"index": index, **said, "logprobs": one.logprobs(one.choices) if _wanted(call) else None, "finish_reason": one.finish})
     return {**frame(call, stream=False), "choices": choices, "usage": usage(call), "attune": facts(call, logged)}
 
@@ -234,10 +267,18 @@ def chunk(call: _Call, index: int, delta: dict[str, Any], *, finish: str | None 
 
 def told(call: _Call, index: int, piece: Piece) -> dict[str, Any] | None:
     """The chunk for a piece; None where it brings nothing yet."""
-    logprobs = call.texts[index].logprobs([piece.choice]) if piece.choice is not None and _wanted(call) else None
-    if not piece.text and piece.finish is None and logprobs is None:
+    one = call.texts[index]
+    logprobs = one.logprobs([piece.choice]) if piece.choice is not None and _wanted(call) else None
+    if not one.fresh and piece.finish is None and logprobs is None:
         return None
-    return chunk(call, index, {"content": piece.text} if piece.text or not call.chat else {}, finish=piece.finish, logprobs=logprobs)
+    delta: dict[str, Any] = {"content": one.fresh} if one.fresh or not call.chat else {}
+    if one.calls:
+        delta["tool_calls"] = [{"index": number, **each} for number, each in enumerate(one.calls)]
+    return chunk(call, index, delta, finish=None if piece.finish is None else one.finish, logprobs=logprobs)
+
+
+def _openai_call(call: dict[str, Any]) -> dict[str, Any]:
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}}
 
 
 def event(body: dict[str, Any]) -> bytes:

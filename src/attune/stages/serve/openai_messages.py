@@ -49,7 +49,7 @@ class ChatRequest(_Writing):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = Field(None, description="handed to the chat template")
+    tools: list[dict[str, Any]] | None = Field(None, description="handed to the chat template; answers in the form in which it writes calls are told as tool_calls")
     tool_choice: Literal["auto", "none"] | None = None
     metadata: dict[str, str] | None = Field(None, description="not used")
     store: bool | None = Field(None, description="not used; serve.log says what is remembered")

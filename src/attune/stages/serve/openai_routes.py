@@ -158,7 +158,7 @@ class _Call:
                 grammar = self.beside.grammar(self.voice, schema) if schema is not None else None
                 self.questions.append(Question(prompt, sampling, self.voice.stops, self.voice.specialist.tokenizer, self.voice.adapter, grammar, self._listener(index)))
                 self.rows.append(row)
-                self.texts.append(forms.Written(self.voice.specialist.tokenizer, self.chat))
+                self.texts.append(forms.Written(self.voice.specialist.tokenizer, self.chat, forms.reader_of(self.asked, self.voice)))
 
     def _listener(self, index: int) -> Any:
         def hear(piece: Piece) -> None:
@@ -256,7 +256,7 @@ class _Call:
         """Remember the answers that are drawn; True when they were committed in time."""
         release = self.voice.release
         entries = [
-            Entry(self.id if number == 0 else f"{self.id}-{number}", release.id, now(), row, written.text, written.confidence, specialist=release.specialist)
+            Entry(self.id if number == 0 else f"{self.id}-{number}", release.id, now(), row, written.logged, written.confidence, specialist=release.specialist)
             for number, (row, written) in enumerate(zip(self.rows, self.texts, strict=True))
             if self.endpoint.log.drawn(f"{self.id}-{number}")
         ]
