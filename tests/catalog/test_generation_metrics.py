@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import math
 import os
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 
 from attune.catalog.metrics.numeric_match import last_number
-from attune.core import catalog
+from attune.catalog.metrics.pass_at_k import chance
+from attune.core import catalog, jail
 from attune.core.contracts import Prediction
 from attune.core.errors import DataError, RecipeError
+from attune.testing.bench import bench
 
 SHARED = Path(os.environ.get("ATTUNE_TEST_SHARED") or Path(__file__).resolve().parents[3] / "shared")
 needs_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared data folder is not there")
@@ -172,8 +175,39 @@ def test_human_eval_goes_on_where_the_prompt_ends():
 
 
 def test_rows_without_tests_are_named():
-    with pytest.raises(DataError, match="no row has unit tests"):
-        score("pass_at_1", ["x"], ["x"], [{}])
+    for name in ("pass_at_1", "pass_at_k"):
+        with pytest.raises(DataError, match="no row has unit tests"):
+            score(name, ["x"], ["x"], [{}])
+
+
+def test_the_chance_that_one_of_k_passes_is_that_of_all_choices():
+    """The formula against every choice of k among n samples."""
+    for n, c, k in ((5, 0, 2), (5, 2, 2), (6, 1, 3), (6, 4, 3), (4, 4, 4), (7, 3, 1), (3, 1, 3)):
+        choices = list(itertools.combinations([True] * c + [False] * (n - c), k))
+        assert chance(n, c, k) == pytest.approx(sum(any(one) for one in choices) / len(choices))
+    assert chance(200, 1, 100) == pytest.approx(0.5)
+
+
+@pytest.mark.skipif(bool(jail.holds()), reason="this machine cannot shut the jail")
+def test_pass_at_k_reads_the_samples():
+    good, bad, row = "def f():\n    return 1", "def f():\n    return 2", {"tests": "assert f() == 1"}
+    said = [Prediction(bad, extra={"samples": [good, bad, bad, bad]}), Prediction(good, extra={"samples": [bad] * 4}), Prediction(good), Prediction(bad)]
+    keys = {"k": 2, "samples": 4}
+    assert [score("pass_at_k", [""], [one], [row], **keys) for one in said] == [pytest.approx(0.5), 0.0, 1.0, 0.0]
+    assert score("pass_at_k", [""] * 2, [said[0], Prediction("")], [row, {}], **keys) == pytest.approx(0.5), "a row without tests counts for nothing"
+    with pytest.raises(RecipeError, match="4 samples cannot say what one of 5"):
+        score("pass_at_k", [""], [""], [row], samples=4, k=5)
+
+
+def test_samples_are_drawn_by_the_row_alone():
+    generation = bench("text_generation")
+    model, rows = generation.tuned(), generation.test[:3]
+    assert "samples" not in model.examine(rows)[0].extra
+    model.samples = (3, 1.0)
+    found = [one.extra["samples"] for one in model.examine(rows)]
+    assert [len(one) for one in found] == [3, 3, 3]
+    assert len({text for one in found for text in one}) > 3
+    assert [model.examine([row])[0].extra["samples"] for row in rows] == found
 
 
 @needs_data

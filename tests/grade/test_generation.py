@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from attune.core import jail
 from attune.core import rows as core_rows
-from attune.core.errors import Problems
+from attune.core.errors import Problems, RecipeError
 from attune.core.events import Events
 from attune.core.recipe import make_recipe
 from attune.core.workspace import Workspace
@@ -114,3 +115,37 @@ def test_a_file_that_a_probe_reads_must_be_there_before_anything_is_trained(tmp_
     (tmp_path / "general.csv").write_text("text\nThe sea is deep.\n")
     (probe,) = made.plugs("probes", made.keys.grade.probes, ())
     assert probe.folder == tmp_path
+
+
+@pytest.mark.skipif(bool(jail.holds()), reason="this machine cannot shut the jail")
+def test_sampled_programs_are_graded_for_model_and_rivals(tmp_path):
+    """Every prompt is a program that ends in a comment: an answer on one line passes."""
+    every = rows(40)
+    every = [{**row, "prompt": [{"role": "user", "content": f"x = {n}  # {row['prompt'][0]['content']} "}], "tests": f"assert x == {n}"} for n, row in enumerate(every)]
+    base = tiny_llama(tmp_path / "base", [f"{row['prompt'][0]['content']}\n{row['completion']}\n" for row in every])
+    programs = {"with_prompt": True, "seconds": 20.0}
+    values = {
+        "name": "programs",
+        "task": {"name": "text_generation", "max_new_tokens": 6},
+        "base_model": str(base),
+        "method": "full",
+        "data": {"path": "x.jsonl"},
+        "train": {"max_length": 96, "epochs": 1, "learning_rate": 0.003},
+        "grade": {
+            "resamples": 200,
+            "metrics": [{"name": "pass_at_1", **programs}, {"name": "pass_at_k", "k": 2, "samples": 3, "temperature": 1.5, **programs}],
+            "rivals": ["untouched_base"],
+            "probes": [],
+        },
+        "gates": [{"metric": "pass_at_k", "at_least": 0.1}],
+    }
+    made = make_recipe(values, folder=tmp_path)
+    workspace = Workspace(tmp_path / "workspace")
+    dataset = make_dataset(workspace, made, {"train": every[:24], "validation": every[24:30], "test": every[30:]})
+    card = grade.run(made, workspace, dataset, tuned(workspace, made, dataset), Events())
+    for who in ("tuned", "untouched_base"):
+        assert 0 < card.results[who]["pass_at_k"]["value"] <= 1
+    made.keys.grade.metrics.append({"name": "pass_at_k", "temperature": 0.1})
+    with pytest.raises(RecipeError, match="several temperatures"):
+        grade.check(made)
+    workspace.close()

@@ -98,6 +98,10 @@ class Metric(Figure, Plug):
         """`contributions`, for a metric that needs more of a row than its right answer (the unit tests of a program)."""
         return self.contributions(truth, predictions, signature)
 
+    def samples(self) -> tuple[int, float]:
+        """How many sampled answers to each row it reads in `Prediction.extra["samples"]`, and at which temperature; (0, 0.0): none."""
+        return 0, 0.0
+
     def breakdown(self, totals: np.ndarray, signature: Signature) -> dict[str, float]:
         """The metric per class (or other part) from one sum [k]; empty when it has no parts."""
         return {}

@@ -43,6 +43,8 @@ class Specialist:
     method: Method | None = None
     known_features: dict[str, Any] | None = None
     """Pooled features by text, kept while the body cannot change; None: compute each time."""
+    samples: tuple[int, float] = (0, 0.0)
+    """How many answers `examine` samples for each row beside the answer itself, for the metrics that read them, and at which temperature."""
     generator: Any = None
     """A running `core.generation.Generator` of the model, where it answers a server; None: one is made when it is needed."""
 

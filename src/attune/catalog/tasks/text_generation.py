@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import answer_nll
 from attune.core.memory import in_parts
+from attune.core.randomness import key as key_of
 from attune.core.replies import likelihoods
 from attune.core.shapes import ANSWERED_ROLES, answered_of, shape_of
 from attune.core.specialist import Specialist, text_features
@@ -90,6 +92,12 @@ class TextGeneration(Task):
 
     def predict(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
         """Greedy answers; confidence is the geometric mean of the tokens' probabilities."""
+        asked = self._prompts(specialist, rows)
+        written = in_parts(lambda part: self._written(specialist, part, stop_ids(specialist)), [ids for ids, _ in asked])
+        return [dataclasses.replace(answer, extra={**answer.extra, "cut": cut}) for answer, (_, cut) in zip(written, asked, strict=True)]
+
+    def _prompts(self, specialist: Specialist, rows: Sequence[Row]) -> list[tuple[list[int], bool]]:
+        """Token ids of each row's question, virtual ones first, and whether it was cut."""
         first = specialist.model.in_front()
         room = (getattr(specialist.model.body.config, "max_position_embeddings", None) or 1 << 30) - len(first)
         if room <= self.keys.max_new_tokens:
@@ -98,9 +106,7 @@ class TextGeneration(Task):
             )
         limit = min(specialist.max_length, room - self.keys.max_new_tokens)
         asked = [prompt_ids(specialist, question_of(row), limit, row.get("tools")) for row in rows]
-        ids = [[*first, *one] for one, _ in asked]
-        written = in_parts(lambda part: self._written(specialist, part, stop_ids(specialist)), ids)
-        return [dataclasses.replace(answer, extra={**answer.extra, "cut": cut}) for answer, (_, cut) in zip(written, asked, strict=True)]
+        return [([*first, *ids], cut) for ids, cut in asked]
 
     def examine(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
         """The answers, each with how likely the right one was held to be (see `weigh`). A document has no question, so nothing is written for it."""
@@ -108,7 +114,30 @@ class TextGeneration(Task):
         answers = self.weigh(specialist, rows)
         for i, answer in zip(asked, self.predict(specialist, [rows[i] for i in asked]) if asked else [], strict=True):
             answers[i] = dataclasses.replace(answer, extra={**answer.extra, **answers[i].extra})
+        if asked and specialist.samples[0]:
+            for i, texts in zip(asked, self._sampled(specialist, [rows[i] for i in asked]), strict=True):
+                answers[i].extra["samples"] = texts
         return answers
+
+    def _sampled(self, specialist: Specialist, rows: Sequence[Row]) -> list[list[str]]:
+        """Sampled answers to each row, as many as the specialist is to give; each drawn by the row and its number alone."""
+        from attune.core.generation import generate
+        from attune.core.sampling import Sampling
+
+        (count, temperature), stops = specialist.samples, stop_ids(specialist)
+        seeds = [key_of(0, "samples", zlib.crc32(str(row.get("row_id", number)).encode())) for number, row in enumerate(rows)]
+        wanted = [
+            (ids, Sampling(max_tokens=self.keys.max_new_tokens, temperature=temperature, seed=seed, request=number))
+            for (ids, _), seed in zip(self._prompts(specialist, rows), seeds, strict=True)
+            for number in range(count)
+        ]
+
+        def written(part: Sequence[tuple[list[int], Sampling]]) -> list[str]:
+            found = generate(specialist, [ids for ids, _ in part], [one for _, one in part], stops=stops)
+            return [specialist.tokenizer.decode(one.ids[:-1] if one.ids[-1] in stops else one.ids, skip_special_tokens=True).strip() for one in found]
+
+        texts = in_parts(written, wanted)
+        return [texts[begin : begin + count] for begin in range(0, len(texts), count)]
 
     def weigh(self, specialist: Specialist, rows: Sequence[Row]) -> list[Prediction]:
         """How likely the rows' own answers are held to be; nothing is written: `nll` (nats, the end token included) and `nll_tokens`, and for rows that

@@ -212,7 +212,7 @@ class Session:
         """The base put together for the task, with the method's weights marked."""
         recipe = self.recipe
         model = recipe.method.prepare(recipe.task.build(self.base, self.dataset.signature), recipe.keys.seed)
-        return Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.max_length, recipe.name, method=recipe.method)
+        return Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.max_length, recipe.name, method=recipe.method, samples=self.metric.samples())
 
     def _tell_cut(self, rows: Sequence[Row], examples: Sequence[Example]) -> str:
         """Say which rows lose something; returns what else became of them, for the record."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,7 @@ class Untouched:
     base: Base
     signature: Signature
     max_length: int
+    samples: tuple[int, float] = (0, 0.0)
 
     def __post_init__(self) -> None:
         self._vectors: dict[str, np.ndarray] = {}
@@ -35,7 +36,7 @@ class Untouched:
     def specialist(self) -> Specialist:
         """The untouched base with a fresh head."""
         task = self.recipe.task
-        return Specialist(task, self.signature, task.build(self.base, self.signature), self.base.tokenizer(), self.base, self.max_length, self.recipe.name, "untouched")
+        return Specialist(task, self.signature, task.build(self.base, self.signature), self.base.tokenizer(), self.base, self.max_length, self.recipe.name, "untouched", samples=self.samples)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of length 1, float32 [n, d]."""
@@ -52,8 +53,8 @@ class Untouched:
 class Tuned:
     """The tuned model, opened when it is asked for and as often as it was put away: rivals need the memory."""
 
-    def __init__(self, workspace: Workspace, recipe: Recipe, checkpoint: Checkpoint) -> None:
-        self.workspace, self.recipe, self.checkpoint = workspace, recipe, checkpoint
+    def __init__(self, workspace: Workspace, recipe: Recipe, checkpoint: Checkpoint, samples: tuple[int, float] = (0, 0.0)) -> None:
+        self.workspace, self.recipe, self.checkpoint, self.samples = workspace, recipe, checkpoint, samples
         self._open: Specialist | None = None
         self._features: dict[str, Any] = {}  # the weights do not change here: answers, vectors and probes read a text once
 
@@ -62,7 +63,7 @@ class Tuned:
         if self._open is None:
             self._open = open_bundle(self.workspace.store.path(self.checkpoint.store_key), base_folder=self.recipe.folder, id=self.checkpoint.id)
             self._open.task = self.recipe.task  # the same, over the rows that the objective shaped
-            self._open.known_features = self._features
+            self._open.known_features, self._open.samples = self._features, self.samples
         return self._open
 
     def put_away(self) -> None:
@@ -70,7 +71,7 @@ class Tuned:
         self._open = None
 
 
-def context_of(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoint: Checkpoint, signature: Signature, max_length: int, tuned: Callable[[], Specialist]) -> RivalContext:
+def context_of(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoint: Checkpoint, signature: Signature, max_length: int, tuned: Tuned) -> RivalContext:
     """What rivals and probes may use beside the test rows.
 
     Args:
@@ -84,7 +85,7 @@ def context_of(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, ch
     """
     base = resolve_base(checkpoint.base["reference"], checkpoint.base["revision"], recipe.folder)
     require_same_base(base, checkpoint.base)
-    untouched = Untouched(recipe, base, signature, max_length)
+    untouched = Untouched(recipe, base, signature, max_length, tuned.samples)
     return RivalContext(
         task=recipe.task,
         signature=signature,

@@ -12,7 +12,7 @@ from attune.core import catalog
 from attune.core.answers import label_set
 from attune.core.contents import contents
 from attune.core.contracts import Metric, Plug, Prediction, Probe, ProbeContext, ProbeResult, Rival, Row, Signature, require_fit
-from attune.core.errors import AttuneError, DataError, IntegrityError, Problems
+from attune.core.errors import AttuneError, DataError, IntegrityError, Problems, RecipeError
 from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Release, Scorecard
@@ -41,6 +41,13 @@ class Plugs:
     def facts(self) -> dict[str, Any]:
         """Names and keys, for the stage's fingerprint and the report."""
         return {kind: {name: [plug.name, plug.keys.model_dump(mode="json")] for name, plug in getattr(self, kind).items()} for kind in ("metrics", "rivals", "probes")}
+
+    def samples(self) -> tuple[int, float]:
+        """How many sampled answers to each row the metrics read at most, and their temperature; raises where they want several temperatures."""
+        wanted = [one for metric in self.metrics.values() if (one := metric.samples())[0]]
+        if len({temperature for _, temperature in wanted}) > 1:
+            raise RecipeError("the metrics want answers that are sampled at several temperatures", place="grade.metrics", fix="give all of them the same")
+        return max(wanted, default=(0, 0.0))
 
     def every(self) -> list[Plug]:
         """All of them."""
@@ -127,7 +134,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
             fix=f"grade it on that dataset, not on {dataset.id}: its test rows may be training rows of the checkpoint",
         )
     keys, plugs, task = recipe.keys.grade, plugs_of(recipe), recipe.task
-    tuned = Tuned(workspace, recipe, checkpoint)
+    tuned = Tuned(workspace, recipe, checkpoint, plugs.samples())
     rows, uses = open_test_rows(workspace, dataset, task, f"grade {checkpoint.id}")
     if not rows:
         raise DataError("there are no test rows", place=f"dataset {dataset.id}", fix="give more rows or a larger data.splits.test")
@@ -144,7 +151,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         events.warn(not_comparable)
     elif current is not None:
         events.note(f"the approved release {current.id} answers the same rows")
-        answers[CURRENT] = _current(workspace, recipe, current).examine(rows)
+        answers[CURRENT] = _current(workspace, recipe, current, tuned.samples).examine(rows)
     probed: dict[str, ProbeResult] = {}
     if plugs.rivals or plugs.probes:
         context = context_of(recipe, workspace, dataset, checkpoint, signature, max_length, tuned)
@@ -209,8 +216,9 @@ def _not_comparable(workspace: Workspace, recipe: Recipe, current: Release, test
     )
 
 
-def _current(workspace: Workspace, recipe: Recipe, current: Release) -> Specialist:
+def _current(workspace: Workspace, recipe: Recipe, current: Release, samples: tuple[int, float]) -> Specialist:
     specialist = open_release(workspace, current, base_folder=recipe.folder)
+    specialist.samples = samples
     if specialist.task.name != recipe.task.name:
         raise IntegrityError(f"the approved release {current.id} does '{specialist.task.name}', the recipe '{recipe.task.name}'", place="grade", fix="give the new specialist a name of its own")
     return specialist
