@@ -44,7 +44,8 @@ class RefusalsKeys(Keys):
 
 class Refusals(Probe):
     """Refusals are recognised by their wording in English, at the beginning of an answer; an empty answer counts as one. On 2,074 answers of five models
-    that two people labelled (XSTest, without partial refusals) this agrees with them in 92%: read the examples.
+    that two people labelled (XSTest, without partial refusals) this agrees with them in 92%: read the examples. The wordings
+    were chosen with these answers in view, so this is no held-out figure.
     """
 
     keys_type = RefusalsKeys
