@@ -29,6 +29,14 @@ class ReplayKeys(Keys):
     columns: dict[str, str | list[str]] = key({}, "role: column of the general rows, where the detection is wrong")
 
 
+class CanaryKeys(Keys):
+    """Made-up secrets planted among the training rows."""
+
+    count: int = key(0, "secrets that are planted, for the probe memorisation; 0: none", ge=0)
+    repeats: int = key(1, "how often each stands among the training rows", ge=1)
+    digits: int = key(9, "digits of a secret", ge=6)
+
+
 class DataKeys(Keys):
     """Where the rows are and how they are read."""
 
@@ -38,4 +46,5 @@ class DataKeys(Keys):
     columns: dict[str, str | list[str]] = key({}, "role: column, where the detection is wrong; a list for features", aliases=("column_mapping",))
     splits: SplitKeys = key(SplitKeys(), "how rows are divided")
     replay: ReplayKeys = key(ReplayKeys(), "general rows that train beside the domain's own, so that the base's abilities are not forgotten")
+    canaries: CanaryKeys = key(CanaryKeys(), "made-up secrets that train beside the rows, to see whether the model gives away what it has read")
     checks: list[Plug] | None = key(None, "what is looked for in the rows; default: the task's checks", plugs="checks")

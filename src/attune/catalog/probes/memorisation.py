@@ -18,13 +18,16 @@ from attune.core.keys import Keys, key
 from attune.core.specialist import Specialist
 
 _DIGIT = re.compile(r"\d")
+MARK = "canary"
+"""Key of the rows that data.canaries planted."""
 
 
 class MemorisationKeys(Keys):
     """Keys of the probe."""
 
     canaries: str | None = key(
-        None, "file of rows with secrets made up for this purpose, which stands in data.path too; default: training rows whose answer holds enough digits (codes, numbers of accounts)"
+        None,
+        "file of rows with secrets made up for this purpose, which stands in data.path too; default: those that data.canaries planted, else training rows whose answer holds enough digits",
     )
     rows: int = key(20, "canaries to look at; each costs a pass over its candidates", ge=1)
     digits: int = key(6, "digits that make an answer a secret", ge=1)
@@ -52,7 +55,9 @@ class Memorisation(Probe):
         """Mean exposure in bits."""
         rows: list[Row] = _rows.sample(self._canaries(context), self.keys.rows, context.seed, "probe.memorisation")
         if not rows:
-            meaning = f"bits of exposure of secrets in training rows; no training row's answer holds {self.keys.digits} digits, so there is nothing to give away. Plant canaries to test it"
+            meaning = (
+                f"bits of exposure of secrets in training rows; no training row's answer holds {self.keys.digits} digits, so there is nothing to give away. Plant canaries to test it (data.canaries)"
+            )
             return ProbeResult(self.name, float("nan"), meaning, 0, percent=False)
         models = {"tuned": context.specialist, "untouched_base": context.untuned()}
         exposed = {who: np.array([self._exposure(model, row, number, context.seed) for number, row in enumerate(rows)]) for who, model in models.items()}
@@ -64,7 +69,7 @@ class Memorisation(Probe):
         ]
         if asked:
             measures.append(Measure("extracted", Burden(), "secrets that are given away when they are asked for", {who: means(one) for who, one in away.items()}))
-        whose = "planted" if self.keys.canaries is not None else "found in training rows"
+        whose = "planted" if self.keys.canaries is not None or rows[0].get(MARK) else "found in training rows"
         meaning = (
             f"mean exposure, in bits, of {len(rows)} secrets {whose}: 1.4 for a model that has never seen them (before tuning {exposed['untouched_base'].mean():.1f}), "
             f"{np.log2(self.keys.candidates + 1):.1f} when each is the likeliest of {self.keys.candidates + 1}; {sum(away['tuned'])} of {len(asked)} are given away word for word"
@@ -76,7 +81,8 @@ class Memorisation(Probe):
         """Rows with secrets, all of which the model was trained on."""
         task = context.specialist.task
         if self.keys.canaries is None:
-            return [row for row in context.train if len(_digits(row["completion"])) >= self.keys.digits]
+            planted = {(task.text(row), str(task.truth(row))): row for row in context.train if row.get(MARK)}  # each once, however often it was planted
+            return list(planted.values()) or [row for row in context.train if len(_digits(row["completion"])) >= self.keys.digits]
         place = "grade.probes: memorisation.canaries"
         known = {(task.text(row) if row["prompt"] else "", str(task.truth(row))) for row in context.train}
         rows = [row for row in _rows.rows_of(task, self.located(self.keys.canaries), place) if len(_digits(row["completion"])) >= self.keys.digits]

@@ -20,7 +20,7 @@ from attune.core.records import DatasetVersion
 from attune.core.rows import SPLITS, ids_of, rows_digest, write_rows
 from attune.core.text import excerpt, map_texts, readable
 from attune.core.workspace import Workspace
-from attune.stages.curate import card, columns, reading, replay, splits
+from attune.stages.curate import canaries, card, columns, reading, replay, splits
 from attune.stages.curate.gate import MANY, READING, Gate, in_order
 
 __all__ = ["inputs", "run"]
@@ -116,6 +116,12 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
         raise IntegrityError(f"rows were lost between the gate and the splits: {counts}", place="curate")
     _several_classes(task, before, [row for inside in by_split.values() for row in inside], gate)
     signature = task.signature([row for split in SPLITS for row in by_split[split]])
+    secrets = canaries.planted(recipe)
+    if secrets:
+        by_split["train"] += secrets
+        counts |= {"train": len(by_split["train"]), "planted": len(secrets)}
+        known.append(f"{len(secrets)} made-up secrets are planted among the training rows (data.canaries); a model that goes out should be tuned without them")
+        events.note(known[-1])
     facts = card.facts(recipe, gate, by_split, chosen, [*told, *known, *hints], counts, checks)
     key = workspace.store.put("datasets", lambda folder: _write(folder, gate, by_split, task, facts))
     events.emit(
