@@ -34,7 +34,12 @@ def shown(row: dict[str, Any], coloured: bool) -> Text:
     from rich.text import Text
 
     tokens: Sequence[tuple[int, str, str]] = row["tokens"]
-    text = Text().append(f"\n{row['place']}", "bold").append(f"  {row['answer']} answer" if row.get("answer") else "").append(f"  {row['learned']} of {row['of']} tokens are learned{', the beginning is cut away' if row['cut'] else ''}\n", "dim")
+    text = (
+        Text()
+        .append(f"\n{row['place']}", "bold")
+        .append(f"  {row['answer']} answer" if row.get("answer") else "")
+        .append(f"  {row['learned']} of {row['of']} tokens are learned{', the beginning is cut away' if row['cut'] else ''}\n", "dim")
+    )
     inside = False
     for number, (_, piece, state) in enumerate(tokens[:MOST]):
         learned = state in MARKS
