@@ -67,6 +67,13 @@ def test_honest_exports_pass(spec: Any, specialist: Specialist, tmp_path: Path) 
     assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "out").rglob("*.json"))
 
 
+def test_a_replay_draws_nothing_on_the_screen(specialist: Specialist, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    plug = written("gguf", specialist, tmp_path / "out")
+    capfd.readouterr()
+    plug.voice(tmp_path / "out")
+    assert "tensors" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 @pytest.mark.parametrize("spec", ["adapter", "merged", {"name": "gguf", "weights": "q8_0"}], ids=str)
 def test_planted_faults_are_refused(spec: Any, fault: str, specialist: Specialist, tmp_path: Path) -> None:

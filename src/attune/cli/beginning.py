@@ -8,14 +8,17 @@ import re
 import shlex
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attune.cli.screen import Screen
 from attune.cli.tables import add, table
 from attune.core import catalog
-from attune.core.errors import AttuneError, DataError, RecipeError, Refused, did_you_mean
+from attune.core.errors import AttuneError, DataError, PlugError, RecipeError, Refused, did_you_mean
+from attune.core.shapes import SPEAKING, TAUGHT_BY
 
 if TYPE_CHECKING:
     from attune.core.recipe import Recipe
@@ -28,6 +31,12 @@ COPIED_BYTES = 50_000_000
 FEW = 50
 """Up to so many rows a task is told by less, and a guess is called one."""
 LABEL_LENGTH = 40
+LOOKED_AT = 200
+"""Rows of each file whose shapes say what they are for."""
+SPEAKER = "text_generation"
+"""The task of rows for language models."""
+NO_BASE = "YOUR-BASE-MODEL"
+"""Stands where only the user can say which model: none that Attune brings along can do the task."""
 ROWS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
@@ -77,7 +86,7 @@ def from_starter(screen: Screen, name: str, source: str) -> dict[str, Any]:
 # -------------------------------------------------------- the user's own rows
 
 
-def from_data(screen: Screen, name: str, data: str, task: str | None, columns: list[str]) -> dict[str, Any]:
+def from_data(screen: Screen, name: str, data: str, task: str | None, columns: list[str], base: str | None = None) -> dict[str, Any]:
     """Look at rows, write a recipe for them, and show what was understood."""
     from attune.cli.checking import show_data
 
@@ -88,6 +97,7 @@ def from_data(screen: Screen, name: str, data: str, task: str | None, columns: l
     given = _columns(columns)
     location = data if "://" in data else str(path.resolve()) if path.exists() else str(Path.cwd() / path)
     recipe, seen, others = _understood(name, location, task, given)
+    chosen = _base(recipe, base)
     copied = path.is_file() and path.stat().st_size <= COPIED_BYTES
 
     def fill(folder: Path) -> None:
@@ -95,15 +105,49 @@ def from_data(screen: Screen, name: str, data: str, task: str | None, columns: l
             (folder / "data").mkdir()
             shutil.copyfile(path, folder / "data" / path.name)
         where = f"data/{path.name}" if copied else location
-        (folder / "recipe.yaml").write_text(recipe_text(recipe, seen, where), encoding="utf-8")
+        (folder / "recipe.yaml").write_text(recipe_text(recipe, seen, where, chosen), encoding="utf-8")
 
     folder = _make(name, fill)
-    screen.show(f"{folder / 'recipe.yaml'} is written: {recipe.task.name}, " + (f"with a copy of {path.name} in {folder / 'data'}" if copied else f"the rows stay at {location}"))
+    screen.show(f"{folder / 'recipe.yaml'} is written: {_what(recipe)}, " + (f"with a copy of {path.name} in {folder / 'data'}" if copied else f"the rows stay at {location}"))
     result = show_data(screen, seen)
     if others:
         screen.warn(f"the task is a guess: {seen.read} rows could also be for {' or '.join(others)}; if {recipe.task.name} is not what you want, remove the folder and say --task {others[0]}")
-    screen.show("", "is a column wrong? change `data.columns` in the recipe", f"next      attune check {name}   then   attune run {name}")
-    return {"folder": str(folder), "task": recipe.task.name, "other_tasks": others, "copied": copied, "data": result}
+    first = f"write your base model into {folder / 'recipe.yaml'} (base_model), then   " if chosen == NO_BASE else ""
+    screen.show("", "is a column wrong? change `data.columns` in the recipe", f"next      {first}attune check {name}   then   attune run {name}")
+    return {
+        "folder": str(folder),
+        "task": recipe.task.name,
+        "objective": recipe.objective.name,
+        "base_model": None if chosen == NO_BASE else chosen,
+        "other_tasks": others,
+        "copied": copied,
+        "data": result,
+    }
+
+
+def _what(recipe: Recipe) -> str:
+    """Task, and objective where it is not the task's own."""
+    return recipe.task.name if recipe.objective.name == recipe.task.defaults.objective else f"{recipe.task.name} with objective {recipe.objective.name}"
+
+
+def _base(recipe: Recipe, given: str | None) -> str:
+    """The base model to write: the one that was named (a folder by its full path, since the recipe stands elsewhere), else the recipe's where the task can
+    be built on it.
+
+    Raises:
+        AttuneError: the named base is not there, or the task cannot be built on it.
+    """
+    from attune.core.models import require_base, resolve_base
+
+    if given is not None:
+        named = str(Path(given).expanduser().resolve()) if Path(given).expanduser().is_dir() else given
+        require_base(recipe.task, resolve_base(named, None, Path.cwd()))
+        return named
+    try:
+        require_base(recipe.task, resolve_base(recipe.keys.base_model, None, Path.cwd()))
+    except PlugError:
+        return NO_BASE
+    return recipe.keys.base_model
 
 
 def _missing(path: Path, data: str) -> DataError:
@@ -127,8 +171,15 @@ def _understood(name: str, location: str, task: str | None, columns: dict[str, s
     from attune.stages.curate.columns import shown
 
     known = [entry.name for entry in catalog.entries("tasks") if catalog.load("tasks", entry.name).guessed]  # type: ignore[attr-defined]
+    shapes, sources = _shapes(name, location)
+    main = shapes.most_common(1)[0][0] if shapes and shapes.most_common(1)[0][1] > 0.5 * shapes.total() else ""
+    objective = TAUGHT_BY.get(main)
     if task is not None:
-        return *_tried(name, location, task, columns), []
+        return *_tried(name, location, task, columns, objective if task == SPEAKER else None), []
+    if sources == {"documents"}:
+        return *_tried(name, location, SPEAKER, columns, "pretraining"), ["fill_mask"]
+    if main in SPEAKING and objective is not None:
+        return *_tried(name, location, SPEAKER, columns, objective), ["reward"] if objective == "dpo" else []
     found, errors = [], []
     for one in known:
         try:
@@ -142,12 +193,17 @@ def _understood(name: str, location: str, task: str | None, columns: dict[str, s
         best = _fit(ranked[0][1])
         unsure = ranked[0][1].read <= FEW and not seen_as_labels(ranked[0][1])
         return *ranked[0], [recipe.task.name for recipe, seen in ranked[1:] if unsure and _fit(seen) >= max(0, best - 1)]
+    speaking = next((pair for pair in ranked if pair[0].task.name == SPEAKER and main in SPEAKING), None)
+    if speaking is not None and _fit(speaking[1]) == _fit(ranked[0][1]):
+        return *speaking, []
     if ranked:
         options = [(recipe.task.name, seen) for recipe, seen in ranked if _fit(seen) == _fit(ranked[0][1])]
         said = " or ".join(f"{task} ({shown(seen.columns) or 'read by itself'})" for task, seen in options)
         raise RecipeError(f"these rows could be for {said}", place="--data", fix=f"say which: --task {options[0][0]}")
     wrong = min(errors, key=lambda pair: _distance(*pair))[1]
     wrong.fix = _as_options(wrong.fix or "")
+    if main == "raw text":
+        wrong.fix += f"; to learn plain texts as they are: --task {SPEAKER} (a model that writes) or --task fill_mask (one that reads)"
     raise wrong
 
 
@@ -168,11 +224,31 @@ def _as_options(fix: str) -> str:
     return "say which, for example: " + " ".join(f"--column {shlex.quote(f'{role}={column}')}" for role, column in unsure)
 
 
-def _tried(name: str, location: str, task: str, columns: dict[str, str]) -> tuple[Recipe, Preview]:
+def _shapes(name: str, location: str) -> tuple[Counter[str], set[str]]:
+    """The shapes of the first rows as a language model's, and the names of the sources that read them; none where nothing can be read, which is told later."""
+    from attune.core.recipe import make_recipe
+    from attune.core.shapes import shape_of
+    from attune.stages.curate.reading import locations
+
+    shapes: Counter[str] = Counter()
+    sources: set[str] = set()
+    recipe = make_recipe({"name": _name(name), "task": SPEAKER, "data": {"path": location}}, folder=Path.cwd(), name="the recipe for these rows")
+    try:
+        for place in locations(recipe, None):
+            sources.add(place.source.name)
+            shapes.update(shape_of(record.values) for record in islice(place.records(), LOOKED_AT) if record.values is not None)
+    except AttuneError:
+        return Counter(), set()
+    return shapes, sources
+
+
+def _tried(name: str, location: str, task: str, columns: dict[str, str], objective: str | None = None) -> tuple[Recipe, Preview]:
     from attune.core.recipe import make_recipe
     from attune.stages.curate.preview import preview
 
     values: dict[str, Any] = {"name": _name(name), "task": task, "data": {"path": location, **({"columns": columns} if columns else {})}}
+    if objective is not None:
+        values["objective"] = objective
     recipe = make_recipe(values, folder=Path.cwd(), name="the recipe for these rows")
     seen = preview(recipe)
     if "multi_label" in recipe.task.keys_type.model_fields and any(isinstance(row.get("label"), list) for row in seen.rows):
@@ -215,7 +291,18 @@ def _train(recipe: Recipe) -> str:
     return f"# How long and how fast: the method's own defaults, unless you write epochs, learning_rate, batch_size ... here.\n# train:\n#   epochs: {recipe.method.epochs:g}"
 
 
-def recipe_text(recipe: Recipe, seen: Preview, where: str) -> str:
+_WANTED = """
+# None comes with Attune that writes texts: name a causal language model, such as SmolLM, Qwen, Llama, Gemma, Mistral or GPT-2."""
+
+
+def _objective(recipe: Recipe) -> str:
+    """The line about the objective, where it is not the task's own."""
+    if recipe.objective.name == recipe.task.defaults.objective:
+        return ""
+    return f"# What the rows teach (`attune list objectives`).\nobjective: {recipe.objective.name}\n\n"
+
+
+def recipe_text(recipe: Recipe, seen: Preview, where: str, base: str) -> str:
     """A recipe with a comment at every section, every value what was detected or what holds by default."""
     task = recipe.resolved()["task"]
     keys = {key: value for key, value in task.items() if key != "name" and key in recipe.task.keys.model_fields_set}
@@ -230,8 +317,8 @@ name: {recipe.name}
 # What the specialist does (`attune list tasks`).
 task: {_scalar(task["name"]) if not keys else json.dumps({"name": task["name"], **keys})}
 
-# The general model it starts from: package:MODULE, a folder, {"or a hub id with a revision" if "torch" in recipe.task.traits else "or none"}.
-base_model: {_scalar(recipe.keys.base_model)}
+{_objective(recipe)}# The general model it starts from: package:MODULE, a folder, {"or a hub id with a revision" if "torch" in recipe.task.traits else "or none"}.{_WANTED if base == NO_BASE else ""}
+base_model: {_scalar(base)}
 
 {_METHODS if "torch" in recipe.task.traits else "# How it learns (`attune list methods`)."}
 method: {recipe.method.name}

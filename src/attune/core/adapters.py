@@ -4,6 +4,7 @@ refuses weights that do not belong to the base; and folding them into the base.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,7 +151,19 @@ def save_adapter(model: TunableModel, folder: Path) -> None:
         if getattr(config, "feedforward_modules", None):  # PEFT shortens the other list alone, and then refuses the pair when it reads them
             config.feedforward_modules = sorted(config.feedforward_modules)
             config.target_modules = sorted(name for name, module in model.body.get_base_model().named_modules() if isinstance(module, BaseTunerLayer))
-    model.body.save_pretrained(folder / FOLDER, save_embedding_layers=False)
+    write_peft(model.body, folder / FOLDER)
+
+
+def write_peft(body: Any, folder: Path) -> None:
+    """PEFT's files of one adapter, the base named as its configuration names it: where that names none, PEFT would write the folder of this machine
+    that the base came from. Its empty card, which says nothing of this model, is left out."""
+    (config,) = body.peft_config.values()
+    name = config.base_model_name_or_path
+    body.save_pretrained(folder, save_embedding_layers=False)
+    config.base_model_name_or_path = name
+    written = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    (folder / "adapter_config.json").write_text(json.dumps({**written, "base_model_name_or_path": name}, indent=2, sort_keys=True), encoding="utf-8")
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def load_adapter(model: TunableModel, folder: Path) -> TunableModel:

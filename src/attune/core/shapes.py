@@ -75,6 +75,19 @@ SHAPES: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
 """Name of a shape -> groups of columns, of each of which one must be filled; the first that fits is the row's."""
 
 
+TAUGHT_BY = {
+    "preferred_output / non_preferred_output (OpenAI)": "dpo",
+    "messages with a rejected response": "dpo",
+    "alpaca with chosen and rejected": "dpo",
+    "chosen and rejected": "dpo",
+    "labelled answers (KTO)": "kto",
+    "raw text": "pretraining",
+}
+"""Shape -> the objective that learns from all of it, where that is not sft."""
+SPEAKING = frozenset(name for name, _ in SHAPES if name not in ("raw text", "prompt alone", "prompt and completion", "steps with labels"))
+"""Shapes that only rows for language models have."""
+
+
 def filled(value: Any) -> bool:
     """Whether a cell says anything."""
     return value is not None and not (isinstance(value, (str, list, tuple, dict)) and not (value.strip() if isinstance(value, str) else value))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,7 +180,8 @@ def read_back(path: Path) -> NetworkVoice:
     tokenizer = tokenizer_of(table, {own: int(ggml[name]) for own, name in named.items() if name in ggml})
     try:
         known = said["general.architecture"] != "gemma"
-        network = load_body(path.parent, "AutoModelForCausalLM", gguf_file=path.name, config=_config(path, said)) if known else _gemma(path, said)
+        with contextlib.redirect_stderr(io.StringIO()):  # the reader's progress bar, which no setting turns off
+            network = load_body(path.parent, "AutoModelForCausalLM", gguf_file=path.name, config=_config(path, said)) if known else _gemma(path, said)
     except (RuntimeError, ValueError, KeyError) as error:
         raise IntegrityError(f"transformers cannot read the file back: {str(error)[:300]}", place=str(path), fix="pip install 'attune[gguf-replay]' replays it through llama.cpp instead") from error
     factors = next((torch.tensor(one.data) for one in gguf_package().GGUFReader(str(path)).tensors if one.name == "rope_freqs.weight"), None)

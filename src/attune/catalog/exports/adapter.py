@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attune.catalog.exports._speaking import adapter_voice, answers, base_beside, card_beside, require_adapter, write_beside
+from attune.core.adapters import write_peft
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.keys import Keys, key
 from attune.core.parity import EXACT, Limits, Voice
@@ -28,7 +29,7 @@ class Adapter(Export):
         """adapter_config.json, adapter_model.safetensors, tokenizer, template, generation settings; `answering.json` keeps the base's digest."""
         require_adapter(specialist, "exports.adapter")
         base_beside(specialist, folder, always=self.keys.with_base)
-        specialist.model.body.save_pretrained(folder, save_embedding_layers=False)
+        write_peft(specialist.model.body, folder)
         write_beside(specialist, folder, base=specialist.base.identity)
         card_beside(bundle, folder)
 

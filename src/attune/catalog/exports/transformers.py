@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.catalog.exports._speaking import FACTS, base_beside, card_beside
-from attune.core.adapters import merged
+from attune.core.adapters import merged, write_peft
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.conversation import stop_ids, template_of
 from attune.core.errors import IntegrityError, PlugError
@@ -55,7 +55,10 @@ class Transformers(Export):
         else:
             body = merged(specialist)
         self._describe(specialist, body)
-        body.save_pretrained(folder)
+        if beside:
+            write_peft(body, folder)
+        else:
+            body.save_pretrained(folder)
         save_head(model, folder)
         specialist.tokenizer.save_pretrained(folder)
         (folder / FACTS).write_text(json.dumps(self._facts(specialist, beside), indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attune.catalog.exports._speaking import adapter_voice, answers, card_beside, facts_of, folder_voice, limits_of, require_adapter, whole_body, write_beside, write_body
+from attune.core.adapters import write_peft
 from attune.core.commit import verify
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.conversation import template_digest, template_of
@@ -53,7 +54,7 @@ class Vllm(Export):
             specialist.base.copy(model)
             write_beside(specialist, model)
             own = folder / "adapters" / name
-            specialist.model.body.save_pretrained(own, save_embedding_layers=False)
+            write_peft(specialist.model.body, own)
             write_beside(specialist, own, base=specialist.base.identity)
             ranks[name] = self._rank(own)
             for given in self.keys.adapters:
