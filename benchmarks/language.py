@@ -28,20 +28,20 @@ from typing import Any
 from common import Kept, write
 
 SIZES = {"vocab_size": 32_000, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6, "max_position_embeddings": 2048}
-BATCH, STEPS, LEFT_OUT, LENGTH, SEED = 8, 12, 3, 1024, 7
-CURVE_STEPS = 40
+BATCH, PAIRS, STEPS, LEFT_OUT, LENGTH, SEED = 8, 4, 9, 3, 1024, 7
+CURVE_STEPS = 16
 RATES = {"full": 5e-4, "lora": 1e-3, "dpo": 5e-5, "grpo": 5e-5}
-SYSTEM, GROUP, PROMPTS = 200, 8, 4
-"""Tokens of the shared system prompt; answers to a prompt, and prompts of a step, for GRPO."""
+SYSTEM, GROUP, PROMPTS = 200, 8, 2
+"""Tokens of the shared system prompt; answers to a prompt, and prompts of a step, for GRPO. DPO has `PAIRS` in a step."""
 WARMUP, DECAY = 0.1, 0.01
 PARTS = {
     "sft": ("trl full", "trl full best", "attune full"),
     "lora": ("trl lora", "trl lora best", "attune lora"),
-    "shared": ("trl shared", "trl shared best", "attune shared", "attune shared apart"),
-    "updates": ("trl dpo", "trl dpo best", "attune dpo", "attune dpo apart", "trl grpo", "trl grpo best", "attune grpo", "attune grpo apart"),
+    "shared": ("trl shared", "attune shared", "attune shared apart"),
+    "updates": ("trl dpo", "attune dpo", "attune dpo apart", "trl grpo", "attune grpo", "attune grpo apart"),
     "curves": ("attune curve full", "trl curve full", "attune curve lora", "trl curve lora"),
 }
-ROWS = {"plain": STEPS * BATCH, "curve": CURVE_STEPS * BATCH, "shared": STEPS * BATCH, "dpo": STEPS * BATCH, "grpo": STEPS * PROMPTS}
+ROWS = {"plain": STEPS * BATCH, "curve": CURVE_STEPS * BATCH, "shared": STEPS * BATCH, "dpo": STEPS * PAIRS, "grpo": STEPS * PROMPTS}
 
 
 # ---------------------------------------------------------------- base and rows
@@ -110,7 +110,7 @@ def recipe_of(kind: str, method: str, folder: Path) -> Any:
         "data": {"path": f"{kind}.jsonl", "checks": ["types"], "splits": {"validation": 10 / count, "test": 10 / count}, **({"columns": columns} if columns else {})},
         "train": {
             "epochs": 1,
-            "batch_size": PROMPTS if kind == "grpo" else BATCH,
+            "batch_size": {"grpo": PROMPTS, "dpo": PAIRS}.get(kind, BATCH),
             "max_length": LENGTH + (SYSTEM if kind == "shared" else 0),
             "learning_rate": RATES[kind if update else method],
             "warmup_ratio": WARMUP,
@@ -275,7 +275,7 @@ def trl(name: str, folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(dir=folder),
         "use_cpu": True,
-        "per_device_train_batch_size": BATCH,
+        "per_device_train_batch_size": PAIRS if kind == "dpo" else BATCH,
         "num_train_epochs": 1,
         "learning_rate": RATES[kind if update else "lora" if lora else "full"],
         "warmup_steps": max(1, round(WARMUP * (CURVE_STEPS if kind == "curve" else STEPS))),

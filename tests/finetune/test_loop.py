@@ -11,7 +11,7 @@ from attune.core.events import Events
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, open_bundle
 from attune.stages import finetune
-from attune.stages.finetune.plan import choose_precision, length_grouped, rate_factor
+from attune.stages.finetune.plan import choose_precision, group_of, length_grouped, rate_factor
 from attune.stages.finetune.torch_learner import TorchLearner
 
 from .conftest import make_dataset, make_rows
@@ -99,6 +99,15 @@ def test_order_is_pure_covers_every_row_once_and_wastes_little():
     assert sorted(i for batch in batches for i in batch) == list(range(1003))
     padded = sum(max(sizes[i] for i in batch) * len(batch) for batch in batches)
     assert padded < 1.1 * sum(sizes)
+
+
+def test_long_rows_without_padding_are_not_sorted_by_length():
+    sizes = [100 + (i * 37) % 600 + 1000 * (i % 50 == 0) for i in range(403)]
+    assert group_of(sizes, unpadded=True) == 1
+    assert group_of(sizes, unpadded=False) == group_of([20, 30], unpadded=True) == 50
+    mixed, sorted_ = (max(sum(sizes[i] for i in batch) for batch in length_grouped(sizes, 8, 7, 2, group)) for group in (1, 50))
+    assert mixed < 0.85 * sorted_  # the largest batch is what needs the most memory
+    assert sorted(i for batch in length_grouped(sizes, 8, 7, 2, 1) for i in batch) == list(range(403))
 
 
 def test_rate_rises_then_falls():
