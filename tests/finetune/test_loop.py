@@ -11,6 +11,7 @@ from attune.core.events import Events
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, open_bundle
 from attune.stages import finetune
+from attune.stages.finetune import torch_learner
 from attune.stages.finetune.plan import choose_precision, group_of, length_grouped, rate_factor
 from attune.stages.finetune.torch_learner import TorchLearner
 
@@ -89,6 +90,25 @@ def test_accumulation_does_not_change_the_step(recipe_of, workspace):
     for name in whole:
         torch.testing.assert_close(thirds[name], whole[name], atol=2e-5, rtol=1e-3)
         torch.testing.assert_close(single[name], whole[name], atol=2e-5, rtol=1e-3)
+
+
+def test_long_rows_are_computed_in_parts_and_the_step_stays_the_same(recipe_of, workspace, monkeypatch):
+    rows = make_rows(40)
+    quiet = {"name": "supervised", "head_dropout": 0.0}
+    found = []
+    for most in (2048, 40, 1):
+        monkeypatch.setattr(torch_learner, "AT_ONCE", most)
+        learner = learner_of(recipe_of(objective=quiet, epochs=1), workspace, rows)
+        whole, sizes = learner.batch_at(0), [len(batch["tokens"].lengths) for batch in learner._parts(learner.batch_at(0))]
+        assert sum(sizes) == len(whole)
+        assert (max(sizes) == len(whole)) == (most == 2048)
+        assert (max(sizes) == 1) == (most == 1)
+        for step in range(3):
+            assert learner.step(step)["items"] == len(learner.batch_at(step))
+        found.append(learner.weights())
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, atol=2e-5, rtol=1e-3)
+        torch.testing.assert_close(found[2][name], tensor, atol=2e-5, rtol=1e-3)
 
 
 def test_order_is_pure_covers_every_row_once_and_wastes_little():
