@@ -28,20 +28,20 @@ from typing import Any
 from common import Kept, write
 
 SIZES = {"vocab_size": 32_000, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6, "max_position_embeddings": 2048}
-BATCH, STEPS, LEFT_OUT, LENGTH, SEED = 8, 12, 3, 1024, 7
-CURVE_STEPS = 40
+BATCH, PAIRS, STEPS, LEFT_OUT, LENGTH, SEED = 8, 4, 9, 3, 1024, 7
+CURVE_STEPS = 16
 RATES = {"full": 5e-4, "lora": 1e-3, "dpo": 5e-5, "grpo": 5e-5}
-SYSTEM, GROUP, PROMPTS = 200, 8, 4
-"""Tokens of the shared system prompt; answers to a prompt, and prompts of a step, for GRPO."""
+SYSTEM, GROUP, PROMPTS = 200, 8, 2
+"""Tokens of the shared system prompt; answers to a prompt, and prompts of a step, for GRPO. DPO has `PAIRS` in a step."""
 WARMUP, DECAY = 0.1, 0.01
 PARTS = {
     "sft": ("trl full", "trl full best", "attune full"),
     "lora": ("trl lora", "trl lora best", "attune lora"),
-    "shared": ("trl shared", "trl shared best", "attune shared", "attune shared apart"),
-    "updates": ("trl dpo", "trl dpo best", "attune dpo", "attune dpo apart", "trl grpo", "trl grpo best", "attune grpo", "attune grpo apart"),
+    "shared": ("trl shared", "attune shared", "attune shared apart"),
+    "updates": ("trl dpo", "attune dpo", "attune dpo apart", "trl grpo", "attune grpo", "attune grpo apart"),
     "curves": ("attune curve full", "trl curve full", "attune curve lora", "trl curve lora"),
 }
-ROWS = {"plain": STEPS * BATCH, "curve": CURVE_STEPS * BATCH, "shared": STEPS * BATCH, "dpo": STEPS * BATCH, "grpo": STEPS * PROMPTS}
+ROWS = {"plain": STEPS * BATCH, "curve": CURVE_STEPS * BATCH, "shared": STEPS * BATCH, "dpo": STEPS * PAIRS, "grpo": STEPS * PROMPTS}
 
 
 # ---------------------------------------------------------------- base and rows
@@ -110,7 +110,7 @@ def recipe_of(kind: str, method: str, folder: Path) -> Any:
         "data": {"path": f"{kind}.jsonl", "checks": ["types"], "splits": {"validation": 10 / count, "test": 10 / count}, **({"columns": columns} if columns else {})},
         "train": {
             "epochs": 1,
-            "batch_size": PROMPTS if kind == "grpo" else BATCH,
+            "batch_size": {"grpo": PROMPTS, "dpo": PAIRS}.get(kind, BATCH),
             "max_length": LENGTH + (SYSTEM if kind == "shared" else 0),
             "learning_rate": RATES[kind if update else method],
             "warmup_ratio": WARMUP,
@@ -275,7 +275,7 @@ def trl(name: str, folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(dir=folder),
         "use_cpu": True,
-        "per_device_train_batch_size": BATCH,
+        "per_device_train_batch_size": PAIRS if kind == "dpo" else BATCH,
         "num_train_epochs": 1,
         "learning_rate": RATES[kind if update else "lora" if lora else "full"],
         "warmup_steps": max(1, round(WARMUP * (CURVE_STEPS if kind == "curve" else STEPS))),
@@ -398,6 +398,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the base and the rows lie; default: a temporary folder")
     parser.add_argument("--now", type=int, default=10**6, help="rounds to finish now; the result is written once all are there")
     parser.add_argument("--minutes", type=float, help="after so long no further contestant is begun")
+    parser.add_argument("--write", action="store_true", help="run nothing: write the result of what is kept")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -408,6 +409,9 @@ def main() -> None:
             child(options.only, options.work)
         return
     kept = Kept(options.keep, options.minutes)
+    if options.write:
+        report(kept, options.out)
+        return
     with tempfile.TemporaryDirectory(prefix="attune-language-") as temporary:
         folder = (options.work or Path(temporary)).resolve()
         if not (folder / "grpo.json").exists():
@@ -426,11 +430,84 @@ def main() -> None:
                 found = json.loads(next(line for line in said.splitlines() if line.startswith("RESULT "))[7:])
                 kept.add({"round": number, "contestant": name, **found})
                 print(number, name, {key: round(value, 3) for key, value in found.items() if isinstance(value, float)}, flush=True)
-    report(kept, options)
+    report(kept, options.out)
 
 
-def report(kept: Kept, options: argparse.Namespace) -> None:
-    """The table."""
+AIMS = (
+    # words, ours, the other, figure, aim
+    ("full, tokens/s against TRL as it comes", "attune full", "trl full", "speed", ">= 8"),
+    ("full, tokens/s against TRL at its best", "attune full", "trl full best", "speed", ">= 4"),
+    ("full, peak memory as a share of TRL's as it comes", "attune full", "trl full", "memory", "<= 0.45"),
+    ("full, peak memory as a share of TRL's at its best", "attune full", "trl full best", "memory", ""),
+    ("LoRA, tokens/s against TRL + PEFT as they come", "attune lora", "trl lora", "speed", ">= 6.5"),
+    ("LoRA, tokens/s against TRL + PEFT at their best", "attune lora", "trl lora best", "speed", ""),
+    ("LoRA, peak memory as a share of TRL + PEFT as they come", "attune lora", "trl lora", "memory", "<= 0.3"),
+    ("LoRA, peak memory as a share of TRL + PEFT at their best", "attune lora", "trl lora best", "memory", ""),
+    (f"shared system prompt of {SYSTEM} tokens, tokens/s against TRL", "attune shared", "trl shared", "speed", ">= 9"),
+    ("shared system prompt, tokens/s against our own path without sharing", "attune shared", "attune shared apart", "speed", ""),
+    ("shared system prompt, peak memory as a share of TRL's", "attune shared", "trl shared", "memory", ""),
+    ("DPO update, tokens/s against our own path without sharing", "attune dpo", "attune dpo apart", "speed", ">= 1.5"),
+    ("DPO update, tokens/s against TRL", "attune dpo", "trl dpo", "speed", ""),
+    ("DPO update, peak memory as a share of TRL's", "attune dpo", "trl dpo", "memory", ""),
+    ("GRPO update, tokens/s against our own path without sharing", "attune grpo", "attune grpo apart", "speed", ">= 1.5"),
+    ("GRPO update, tokens/s against TRL", "attune grpo", "trl grpo", "speed", ""),
+    ("GRPO update, peak memory as a share of TRL's", "attune grpo", "trl grpo", "memory", ""),
+)
+
+
+def report(kept: Kept, out: Path | None) -> None:
+    """The table, of what has been kept."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for one in kept.lines:
+        runs.setdefault(one["contestant"], []).append(one)
+    timed = [name for part, names in PARTS.items() if part != "curves" for name in names if name in runs]
+    medians = {name: {key: statistics.median(one[key] for one in runs[name]) for key in ("tokens_per_second", "step", "peak_mb")} | {"rounds": len(runs[name])} for name in timed}
+    rows = [[name, f"{m['tokens_per_second']:,.0f}", f"{m['step']:.2f}", f"{m['peak_mb']:,.0f}", str(m["rounds"])] for name, m in medians.items()]
+    figures: dict[str, Any] = {}
+    for words, ours, other, what, aim in AIMS:
+        if not {ours, other} <= medians.keys():
+            continue
+        key = "tokens_per_second" if what == "speed" else "peak_mb"
+        each = [mine[key] / theirs[key] for mine in runs[ours] for theirs in runs[other] if mine["round"] == theirs["round"]]
+        figures[words] = {"value": medians[ours][key] / medians[other][key], "lowest": min(each), "highest": max(each), "aim": aim}
+        one = figures[words]
+        said = f"**{one['value']:.2f}{' times' if what == 'speed' else ''}** ({one['lowest']:.2f} to {one['highest']:.2f} in single rounds){f', aim {aim}' if aim else ''}: {words}"
+        rows.append([said, "", "", "", ""])
+    curves = {method: curve(runs[f"attune curve {method}"][0]["losses"], runs[f"trl curve {method}"][0]["losses"]) for method in ("full", "lora") if f"trl curve {method}" in runs}
+    for method, one in curves.items():
+        rows.append(
+            [
+                f"Loss curves, {method}, the same {one['steps']} batches: last five steps {one['ours_last']:.4f} (TRL {one['trl_last']:.4f}, first step {one['first']:.4f}); single steps differ by at most {one['largest']:.1e} of the loss",
+                "",
+                "",
+                "",
+                "",
+            ]
+        )
+    body = {
+        "title": "Tuning language models beside TRL and PEFT",
+        "command": "python benchmarks/language.py --trl FOLDER",
+        "columns": ["", "tokens/s", "step, s", "peak memory, MB", "rounds"],
+        "rows": rows,
+        "notes": [
+            f"A Llama of {SIZES['num_hidden_layers']} layers, width {SIZES['hidden_size']} and {SIZES['vocab_size']:,} tokens (35 million weights, random), TRL 1.16.0, bf16 on both sides (TRL's own default), "
+            f"{BATCH} rows in a batch (TRL's default), {STEPS} steps of which the first {LEFT_OUT} are left out, seed {SEED}, interleaved rounds, medians. Log-normal lengths: median 150, spread 0.8, at most 1,000 tokens; loss on answers, "
+            "30 to 80 % of a row is its prompt. The same learning rate, warm-up, decay and epsilon of AdamW; no moving average of weights. "
+            "`best`: packing and no gradient checkpointing for TRL. Tokens are those of the rows, padding not counted, shared ones counted in each row. "
+            "`attune` of SFT is the whole loop with evaluations and checkpoints.",
+            f"Updates: prompts of median 250 tokens, answers of median 50; {PAIRS} pairs in a step of DPO (our reference was computed before, TRL computes it in every step, as it comes), {PROMPTS} prompts with {GROUP} answers each for GRPO. "
+            "`apart`: our own path with sharing switched off.",
+            "",
+        ],
+    }
+    write(out, "language", body | {"medians": medians, "figures": figures, "curves": curves, "runs": kept.lines, "seed": SEED})
+    print(json.dumps({words: round(one["value"], 3) for words, one in figures.items()}, indent=1))
+
+
+def curve(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """How two curves of losses on the same batches differ."""
+    apart = [abs(a - b) / b for a, b in zip(ours, theirs, strict=True)]
+    return {"steps": len(ours), "first": ours[0], "ours_last": statistics.fmean(ours[-5:]), "trl_last": statistics.fmean(theirs[-5:]), "largest": max(apart), "ours": ours, "trl": theirs}
 
 
 if __name__ == "__main__":

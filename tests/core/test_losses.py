@@ -29,6 +29,22 @@ def both(n=50, width=16, words=37, bias=True, softcap=None, train_output=True):
     return found
 
 
+@pytest.mark.parametrize("piece", [1, 5, 16])
+def test_the_size_of_a_piece_changes_nothing(piece, monkeypatch):
+    """Rows of a product are looked at a few at a time, the last piece smaller than the others."""
+    monkeypatch.setattr(losses, "ROWS", 16)
+    told = both()[1]
+    monkeypatch.setattr(losses.formed_forward, "__defaults__", (piece,))
+    for mine, right in zip(both()[0], told, strict=True):
+        assert torch.allclose(mine, right, atol=1e-4), (mine - right).abs().max()
+
+
+def test_no_rows_give_no_gradient_but_one_of_the_right_shape():
+    output = torch.nn.Linear(8, 12, bias=False)
+    linear_cross_entropy(torch.zeros(0, 8, requires_grad=True), output, torch.zeros(0, dtype=torch.long)).backward()
+    assert torch.equal(output.weight.grad, torch.zeros(12, 8))
+
+
 @pytest.mark.parametrize("case", [{}, {"bias": False}, {"softcap": 2.0}, {"train_output": False}, {"n": 1}], ids=str)
 def test_value_and_gradients(case, monkeypatch):
     monkeypatch.setattr(losses, "ROWS", 16)

@@ -96,6 +96,16 @@ def test_memory_of_copies_is_used_again(kept):
     assert kept.newest()[0]["x"].shape == (5,)
 
 
+def test_a_large_copy_is_freed_once_it_is_on_the_disk(kept, monkeypatch):
+    monkeypatch.setattr(saver, "KEPT", 1000)
+    with Saver(kept, Events(), 0) as making:
+        for number, size in enumerate((100, 300), 1):
+            making.save(number, {"w": torch.zeros(size)}, facts(number))
+            making.wait()
+            assert bool(making._buffers["step"]) == (size == 100)
+    assert kept.newest()[0]["w"].shape == (300,)
+
+
 def test_without_memory_for_a_copy_the_state_is_written_at_once(kept, monkeypatch):
     monkeypatch.setattr(saver, "available_memory", lambda: 10)
     with Saver(kept, Events(), 0) as making:

@@ -11,7 +11,8 @@ from attune.core.events import Events
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, open_bundle
 from attune.stages import finetune
-from attune.stages.finetune.plan import choose_precision, length_grouped, rate_factor
+from attune.stages.finetune import torch_learner
+from attune.stages.finetune.plan import choose_precision, group_of, length_grouped, rate_factor
 from attune.stages.finetune.torch_learner import TorchLearner
 
 from .conftest import make_dataset, make_rows
@@ -91,6 +92,25 @@ def test_accumulation_does_not_change_the_step(recipe_of, workspace):
         torch.testing.assert_close(single[name], whole[name], atol=2e-5, rtol=1e-3)
 
 
+def test_long_rows_are_computed_in_parts_and_the_step_stays_the_same(recipe_of, workspace, monkeypatch):
+    rows = make_rows(40)
+    quiet = {"name": "supervised", "head_dropout": 0.0}
+    found = []
+    for most in (2048, 40, 1):
+        monkeypatch.setattr(torch_learner, "AT_ONCE", most)
+        learner = learner_of(recipe_of(objective=quiet, epochs=1), workspace, rows)
+        whole, sizes = learner.batch_at(0), [len(batch["tokens"].lengths) for batch in learner._parts(learner.batch_at(0))]
+        assert sum(sizes) == len(whole)
+        assert (max(sizes) == len(whole)) == (most == 2048)
+        assert (max(sizes) == 1) == (most == 1)
+        for step in range(3):
+            assert learner.step(step)["items"] == len(learner.batch_at(step))
+        found.append(learner.weights())
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, atol=2e-5, rtol=1e-3)
+        torch.testing.assert_close(found[2][name], tensor, atol=2e-5, rtol=1e-3)
+
+
 def test_order_is_pure_covers_every_row_once_and_wastes_little():
     sizes = [5 + (i * 37) % 60 for i in range(1003)]
     batches = length_grouped(sizes, 16, 7, 2)
@@ -99,6 +119,15 @@ def test_order_is_pure_covers_every_row_once_and_wastes_little():
     assert sorted(i for batch in batches for i in batch) == list(range(1003))
     padded = sum(max(sizes[i] for i in batch) * len(batch) for batch in batches)
     assert padded < 1.1 * sum(sizes)
+
+
+def test_long_rows_without_padding_are_not_sorted_by_length():
+    sizes = [100 + (i * 37) % 600 + 1000 * (i % 50 == 0) for i in range(403)]
+    assert group_of(sizes, unpadded=True) == 1
+    assert group_of(sizes, unpadded=False) == group_of([20, 30], unpadded=True) == 50
+    mixed, sorted_ = (max(sum(sizes[i] for i in batch) for batch in length_grouped(sizes, 8, 7, 2, group)) for group in (1, 50))
+    assert mixed < 0.85 * sorted_  # the largest batch is what needs the most memory
+    assert sorted(i for batch in length_grouped(sizes, 8, 7, 2, 1) for i in batch) == list(range(403))
 
 
 def test_rate_rises_then_falls():

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from attune.core.losses import ROWS, _logits, formed_forward, formed_gradients
+from attune.core.losses import ROWS, finished, formed_forward, formed_gradients
 
 Kind = Literal["forward", "reverse", "jensen_shannon"]
 
@@ -22,7 +22,7 @@ class _Divergence(torch.autograd.Function):
         words = min(len(weight), len(other_table))
 
         def score(begin: int, logits: torch.Tensor, sloped: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-            theirs, _ = _logits(other[begin : begin + ROWS], other_table, known_bias, known_softcap)
+            theirs, _ = finished(other[begin : begin + ROWS] @ other_table.T, known_bias, known_softcap)
             own = (logits[:, :words] / temperature).log_softmax(-1)
             value, slope = _one(own, (theirs[:, :words] / temperature).log_softmax(-1), kind, share)
             if not sloped:
@@ -31,7 +31,7 @@ class _Divergence(torch.autograd.Function):
             whole[:, :words] = slope * temperature
             return value * temperature**2, whole
 
-        return formed_forward(context, hidden, weight, bias, softcap, number, learning, score)
+        return formed_forward(context, hidden, weight, bias, softcap, number, learning, score, ROWS)
 
     @staticmethod
     def backward(context: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

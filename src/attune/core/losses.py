@@ -8,38 +8,47 @@ from typing import Any
 import torch
 
 ROWS = 1024
-"""Rows of logits at once; between 256 and 4,096 the speed was the same (measured), so this bounds memory only."""
+"""Rows of one product with the output layer; between 256 and 4,096 the speed was the same (measured), so this bounds memory only."""
+PIECE = 32
+"""Rows of float32 logits at once: so few that they stay in the processor's cache while they are looked at several times (measured, lab/LOG.md)."""
 
 
 Score = Callable[[int, torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
-"""Where the rows begin, their logits, whether slopes are wanted -> sum of the losses, slopes by the capped logits."""
+"""Where the rows begin, their logits, whether slopes are wanted -> sum of the losses, slopes by the capped logits. It may write into the logits."""
 
 
-def formed_forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, softcap: float | None, kind: torch.dtype, learning: bool, score: Score) -> torch.Tensor:
-    """The sum of a loss of the output layer's logits, a few rows at a time; gradients by hidden, weight and bias are formed on the way and kept."""
+def formed_forward(
+    context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, softcap: float | None, kind: torch.dtype, learning: bool, score: Score, piece: int = PIECE
+) -> torch.Tensor:
+    """The sum of a loss of the output layer's logits, `piece` rows at a time; gradients by hidden, weight and bias are formed on the way and kept."""
     wanted = [learning and one for one in context.needs_input_grad[:3]]  # which does not know about no_grad
     source, table = hidden.to(kind), weight.to(kind)
     total = hidden.new_zeros((), dtype=torch.float32)
     to_hidden = torch.empty_like(source) if wanted[0] else None
-    to_weight = torch.zeros(weight.shape, dtype=torch.float32) if wanted[1] else None
+    to_weight: torch.Tensor | None = None
     to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-    sloped = any(one is not None for one in (to_hidden, to_weight, to_bias))
+    sloped = any(wanted)
     for begin in range(0, len(source), ROWS):
         part = source[begin : begin + ROWS]
-        logits, capped = _logits(part, table, bias, softcap)
-        value, slope = score(begin, logits, sloped)
-        total += value
-        if slope is None:
-            continue
-        if capped is not None:
-            slope *= 1 - capped**2
-        if to_bias is not None:
-            to_bias += slope.sum(0)
-        low = slope.to(kind)
+        product = part @ table.T
+        for first in range(0, len(part), piece):
+            own = product[first : first + piece]
+            logits, capped = finished(own, bias, softcap)
+            value, slope = score(begin + first, logits, sloped)
+            total += value
+            if slope is None:
+                continue
+            if capped is not None:
+                slope *= 1 - capped**2
+            if to_bias is not None:
+                to_bias += slope.sum(0)
+            own.copy_(slope)  # the slopes take the place of the logits
         if to_hidden is not None:
-            to_hidden[begin : begin + ROWS] = low @ table
-        if to_weight is not None:
-            to_weight += low.T @ part
+            torch.mm(product, table, out=to_hidden[begin : begin + ROWS])
+        if wanted[1]:
+            to_weight = _added(to_weight, product.T @ part)
+    if wanted[1] and to_weight is None:
+        to_weight = torch.zeros(weight.shape, dtype=torch.float32)
     context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
     context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
     context.kinds = (hidden.dtype, weight.dtype, None)
@@ -49,7 +58,8 @@ def formed_forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bia
 def formed_gradients(context: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """What `formed_forward` kept, times the gradient of its sum, in the types of hidden, weight and bias."""
     kept = iter(context.saved_tensors)
-    found = [next(kept) * outer if there else None for there in context.kept]
+    alone = float(outer) == 1.0  # nothing was done to the sum: no need to copy gradients as large as the output layer
+    found = [(next(kept) if alone else next(kept) * outer) if there else None for there in context.kept]
     return tuple(None if t is None else t.to(kind) if kind else t for t, kind in zip(found, context.kinds, strict=True))
 
 
@@ -59,13 +69,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, softcap: float | None, kind: torch.dtype, learning: bool) -> torch.Tensor:
         def score(begin: int, logits: torch.Tensor, sloped: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-            right = targets[begin : begin + ROWS].unsqueeze(1)
-            spread = logits.logsumexp(-1, keepdim=True)
-            value = (spread - logits.gather(1, right)).sum()
-            if not sloped:
-                return value, None
-            slope = logits.sub_(spread).exp_()
-            return value, slope.scatter_add_(1, right, -torch.ones(len(right), 1))
+            right = targets[begin : begin + len(logits)].unsqueeze(1)
+            likely = logits.log_softmax(-1)
+            value = -likely.gather(1, right).sum()
+            return value, likely.exp_().scatter_add_(1, right, -torch.ones(len(right), 1)) if sloped else None
 
         return formed_forward(context, hidden, weight, bias, softcap, kind, learning, score)
 
@@ -102,9 +109,11 @@ class _TokenLogProbabilities(torch.autograd.Function):
         found = hidden.new_empty(len(hidden), dtype=torch.float32)
         table = weight.to(kind)
         for begin in range(0, len(hidden), ROWS):
-            logits, _ = _logits(hidden[begin : begin + ROWS].to(kind), table, bias, softcap)
-            right = targets[begin : begin + ROWS].unsqueeze(1)
-            found[begin : begin + ROWS] = logits.gather(1, right).squeeze(1) - logits.logsumexp(-1)
+            product = hidden[begin : begin + ROWS].to(kind) @ table.T
+            for first in range(0, len(product), PIECE):
+                logits, _ = finished(product[first : first + PIECE], bias, softcap)
+                own = slice(begin + first, begin + first + len(logits))
+                found[own] = logits.log_softmax(-1).gather(1, targets[own].unsqueeze(1)).squeeze(1)
         return found
 
     @staticmethod
@@ -115,31 +124,41 @@ class _TokenLogProbabilities(torch.autograd.Function):
         wanted = context.needs_input_grad
         table = weight.to(kind)
         to_hidden = torch.empty_like(hidden) if wanted[0] else None
-        to_weight = torch.zeros(weight.shape, dtype=torch.float32) if wanted[1] else None
+        to_weight: torch.Tensor | None = None
         to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
         for begin in range(0, len(hidden), ROWS):
-            part, right = hidden[begin : begin + ROWS].to(kind), targets[begin : begin + ROWS].unsqueeze(1)
-            logits, capped = _logits(part, table, bias, softcap)
-            slope = -torch.softmax(logits, -1)
-            slope.scatter_add_(1, right, torch.ones(len(right), 1))
-            if capped is not None:
-                slope *= 1 - capped**2
-            slope *= outer[0][begin : begin + ROWS].unsqueeze(1)
-            if to_bias is not None:
-                to_bias += slope.sum(0)
-            low = slope.to(kind)
+            part = hidden[begin : begin + ROWS].to(kind)
+            product = part @ table.T
+            for first in range(0, len(part), PIECE):
+                logits, capped = finished(product[first : first + PIECE], bias, softcap)
+                own = slice(begin + first, begin + first + len(logits))
+                slope = torch.softmax(logits, -1)
+                slope.scatter_add_(1, targets[own].unsqueeze(1), -torch.ones(len(logits), 1))
+                if capped is not None:
+                    slope *= 1 - capped**2
+                slope *= -outer[0][own].unsqueeze(1)
+                if to_bias is not None:
+                    to_bias += slope.sum(0)
+                product[first : first + PIECE] = slope
             if to_hidden is not None:
-                to_hidden[begin : begin + ROWS] = (low @ table).to(hidden.dtype)
-            if to_weight is not None:
-                to_weight += low.T @ part
+                to_hidden[begin : begin + ROWS] = product @ table
+            if wanted[1]:
+                to_weight = _added(to_weight, product.T @ part)
+        if wanted[1] and to_weight is None:
+            to_weight = torch.zeros(weight.shape, dtype=torch.float32)
         return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), to_bias, None, None, None
 
 
-def _logits(part: torch.Tensor, table: torch.Tensor, bias: torch.Tensor | None, softcap: float | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """float32 logits [rows, vocabulary], and tanh(logits / softcap) where there is a cap."""
-    logits = (part @ table.T).float()
+def _added(sums: torch.Tensor | None, product: torch.Tensor) -> torch.Tensor:
+    """float32 sums with one product more; the first one begins them."""
+    return product.float() if sums is None else sums.add_(product)
+
+
+def finished(product: torch.Tensor, bias: torch.Tensor | None, softcap: float | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """float32 logits [rows, vocabulary] of what the output layer's product gave, and tanh(logits / softcap) where there is a cap."""
+    logits = product.float()
     if bias is not None:
-        logits += bias
+        logits = logits + bias
     if softcap is None:
         return logits, None
     capped = torch.tanh(logits / softcap)

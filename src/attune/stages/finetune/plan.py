@@ -12,17 +12,26 @@ from attune.core.randomness import generator
 GROUP = 50
 """Batches whose rows are sorted by length together; enough to save padding, few enough to keep batches mixed."""
 
+LONG_ROWS = 64
+"""Rows of so many tokens on average, laid without padding, are not grouped by length: it would save nothing, and the batch of the longest
+rows would need far more memory than the others (measured, lab/LOG.md)."""
 
-def length_grouped(sizes: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Batches of indexes for an epoch: shuffled, then grouped by size so that little is padded, then the batches shuffled.
 
-    Every index stands in exactly one batch. The order depends on (seed, epoch, sizes) and nothing else.
+def group_of(sizes: Sequence[int], unpadded: bool) -> int:
+    """How many batches have their rows sorted by length together."""
+    return 1 if unpadded and sum(sizes) >= LONG_ROWS * len(sizes) else GROUP
+
+
+def length_grouped(sizes: Sequence[int], batch_size: int, seed: int, epoch: int, group: int = GROUP) -> list[list[int]]:
+    """Batches of indexes for an epoch: shuffled, then `group` batches' rows sorted by size together so that little is padded, then the batches shuffled.
+
+    Every index stands in exactly one batch. The order depends on (seed, epoch, sizes, group) and nothing else.
     """
     draw = generator(seed, "order", epoch)
     shuffled = draw.permutation(len(sizes))
     batches: list[list[int]] = []
-    for begin in range(0, len(shuffled), batch_size * GROUP):
-        chunk = sorted((int(i) for i in shuffled[begin : begin + batch_size * GROUP]), key=lambda i: sizes[i])
+    for begin in range(0, len(shuffled), batch_size * group):
+        chunk = sorted((int(i) for i in shuffled[begin : begin + batch_size * group]), key=lambda i: sizes[i])
         batches += [chunk[start : start + batch_size] for start in range(0, len(chunk), batch_size)]
     return [batches[i] for i in draw.permutation(len(batches))]
 

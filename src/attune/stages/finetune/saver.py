@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SHARE = 0.25
 """A copy may take this share of the memory that is available; a larger state is written from where it lies while the training waits."""
+KEPT = 64_000_000
+"""Bytes of a copy that is kept for the next save, whose pages are then there already; a larger one is freed once it is on the disk."""
 FIRST_LOOK, LAST_LOOK = 0.25, 60.0
 """Seconds between two looks whether a full disk has room again: the first, and the longest."""
 
@@ -133,7 +135,7 @@ class Saver:
         self._queue.put(write)
 
     def _room(self, kind: str, tensors: Mapping[str, torch.Tensor]) -> bool:
-        need = sum(t.numel() * t.element_size() for t in tensors.values()) - sum(t.numel() * t.element_size() for t in self._buffers[kind].values())
+        need = _bytes(tensors) - _bytes(self._buffers[kind])
         available = available_memory()
         return need <= 0 or need <= SHARE * available
 
@@ -189,6 +191,9 @@ class Saver:
             self._flying.clear()  # nothing saved later may be committed: it could refer to what is missing
             raise
         self._flying.popleft()
+        write.tensors = {}
+        if _bytes(self._buffers[write.kind]) > KEPT:
+            self._buffers[write.kind] = {}
         self._failed = self._failed and bool(self._flying)
         self._acknowledge(write)
 
@@ -235,3 +240,7 @@ class Saver:
             if not write.skipped:
                 self._acknowledge(write)
         self._flying.clear()
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -6,12 +6,13 @@ import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from attune.core.contracts import Example, Objective
+from attune.core.contracts import Batch, Example, Objective
 from attune.core.errors import DataError, MachineError, RecipeError
 from attune.core.events import Events
 from attune.core.flat import add_noise, key_dropout, network_of, noise
@@ -21,15 +22,19 @@ from attune.core.memory import give_back, in_parts, ran_out
 from attune.core.randomness import key as random_key
 from attune.core.recipe import TrainKeys
 from attune.core.specialist import Specialist
+from attune.core.tokens import Tokens
 from attune.stages.finetune.cache import Cache, NoRoom
 from attune.stages.finetune.compact import compacted
 from attune.stages.finetune.compiling import Compiling, Unusable
 from attune.stages.finetune.defence import LOWER, Watchman
-from attune.stages.finetune.plan import length_grouped, rate_factor
+from attune.stages.finetune.plan import group_of, length_grouped, rate_factor
 from attune.stages.finetune.prefix import Prefix, frozen_layers
 
 Tensors = dict[str, torch.Tensor]
 LEFT = "unused embedding rows"
+AT_ONCE = 2048
+"""Tokens without padding that are computed at once, so that a batch of long rows needs no more memory than others. Larger products are no faster
+(lab/LOG.md); the sums are those of the whole batch, and dropout is drawn by row."""
 VALIDATION = -1
 """The step for which what is drawn anew is drawn when the validation rows are looked at: always the same."""
 TIDY, HOLES = 8, 192_000_000
@@ -169,7 +174,8 @@ class TorchLearner:
     def _batches(self, epoch: int) -> list[list[int]]:
         if self._epoch[0] != epoch:
             own = self.objective.order(self.examples, self.batch_size, self.seed, epoch)
-            self._epoch = (epoch, own if own is not None else length_grouped([e["size"] for e in self.examples], self.batch_size, self.seed, epoch))
+            sizes = [e["size"] for e in self.examples]
+            self._epoch = (epoch, own if own is not None else length_grouped(sizes, self.batch_size, self.seed, epoch, group_of(sizes, self.model.fit.flat)))
         return self._epoch[1]
 
     def batch_at(self, index: int) -> list[Example]:
@@ -293,15 +299,29 @@ class TorchLearner:
     def _sums(self, index: int, rows: Sequence[Example], update: int = 0) -> tuple[float, float]:
         total, items = 0.0, 0.0
         again = (update,) if update else ()
-        for micro, begin in enumerate(range(0, len(rows), self.micro_batch_size)):
-            batch = self.objective.collate(self._specialist, rows[begin : begin + self.micro_batch_size])
+        for micro, batch in enumerate(self._parts(rows)):
             # a padded network, or one that calls dropout as a function, draws from torch's own stream
             torch.default_generator.manual_seed(random_key(self.seed, "dropout", index, micro, *again))
             with noise(random_key(self.seed, "dropout", index, *again)), self._autocast():
                 loss, count = self.objective.loss(self.model, batch)
+            del batch
             loss.backward()  # type: ignore[no-untyped-call]
             total, items = total + loss.item(), items + count
         return total, items
+
+    def _parts(self, rows: Sequence[Example]) -> Iterator[Batch]:
+        """What is computed at once: a micro-batch; of one that lies in more than `AT_ONCE` tokens half its rows, where rows can be computed apart."""
+        waiting = [rows[begin : begin + self.micro_batch_size] for begin in range(0, len(rows), self.micro_batch_size)]
+        while waiting:
+            part = waiting.pop(0)
+            batch = self.objective.collate(self._specialist, part)
+            if len(part) > 1 and self.objective.separable and self.model.fit.flat and isinstance(batch.get("tokens"), Tokens) and len(batch["tokens"].row) > AT_ONCE:
+                ordered = sorted(part, key=lambda one: one["size"])
+                sizes = list(accumulate(one["size"] for one in ordered))
+                half = max(1, sum(2 * size <= sizes[-1] for size in sizes))
+                waiting[:0] = [ordered[:half], ordered[half:]]
+            else:
+                yield batch
 
     def _ban(self, index: int, rows: Sequence[Example]) -> list[str]:
         """Find the rows whose loss is no number on their own, and leave them out from now on; none where the rows are not to blame alone."""
