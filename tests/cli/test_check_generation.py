@@ -153,3 +153,20 @@ def test_what_a_run_says_of_conversations_is_for_people_and_the_next_command_is_
     assert f"prompt: user: {question(0)}" in said.err
     assert "{'role'" not in said.err
     assert "attune finetune 'my recipe.yaml' --set seed=3" in said.out
+
+
+def test_rows_that_would_be_cut_are_told_before_a_run(attune: Any, tmp_path: Path) -> None:
+    long = [{"messages": [{"role": "user", "content": f"{question(i)} " * 12}, {"role": "assistant", "content": answer(i)}]} for i in range(40)]
+    ready(World(tmp_path, rows=long, recipe={"train": {"max_length": 96}}))
+    said = attune("check", "recipe.yaml")
+    assert said.code == 0
+    assert "40 of 40 rows are longer than train.max_length = 96 tokens" in said.err
+
+
+def test_a_base_without_a_chat_template_is_told(attune: Any, tmp_path: Path, world: World) -> None:
+    ready(world)
+    assert "template" not in attune("check", "recipe.yaml", "--quick").out
+    (tmp_path / "bare").mkdir()
+    bare = World(tmp_path / "bare", template=None)
+    ready(bare)
+    assert "template    the base has none, so a plain one is used" in attune("check", "bare/recipe.yaml", "--quick").out

@@ -161,6 +161,7 @@ WRONG = [
     (answered_of, {"segments": [{"label": False, "text": "x"}]}, "no segment is learned"),
     (answered_of, {"messages": QA, "tools": "not json"}, "no JSON"),
     (preference_of, {"prompt": "q", "chosen": "a", "rejected": " a "}, "are equal"),
+    (preference_of, {"prompt": "q", "chosen": "", "rejected": "b"}, "no answer that was chosen"),
     (preference_of, {"prompt": "q", "chosen": "a", "rejected": ""}, "no answer that was rejected"),
     (preference_of, {"prompt": "q", "chosen": "a"}, "no answer that was rejected"),
     (preference_of, {"chosen": QA, "rejected": [{"role": "user", "content": "other"}, QB[1]]}, "do not answer the same question"),

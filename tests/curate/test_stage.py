@@ -13,6 +13,7 @@ from attune.core.events import Events
 from attune.core.recipe import make_recipe
 from attune.core.workspace import Workspace
 from attune.stages import curate as stage
+from attune.stages.curate import card
 from attune.stages.curate.gate import Gate
 from tests.curate.conftest import as_csv, clean_rows
 
@@ -295,3 +296,16 @@ def test_one_class_left_after_curation_says_what_became_of_the_others(curate):
 def test_classes_that_stay_are_no_trouble(curate):
     rows = [*[(text, label) for text, label in clean_rows() if label != "broken"], ("  ", "broken")]
     assert curate({"rows.csv": as_csv(rows)}).dataset.signature["labels"] == ["delivery", "refund"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("the text holds '<|end|>', a sign of a chat template", "the text holds …, a sign of a chat template"),
+        ("'maybe' does not say whether the answer is good", "… does not say whether the answer is good"),
+        ("turn 2 is the system's, behind the user's", "turn 2 is the system's, behind the user's"),
+        ("rare label: 'refnd' (1 row(s))", "rare label"),
+    ],
+)
+def test_equal_reasons_count_together_and_stay_sentences(reason, said):
+    assert card.general(reason) == said

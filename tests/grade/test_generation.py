@@ -96,6 +96,8 @@ def test_the_report_shows_it(graded):
     page = (workspace.store.path(card.store_key) / "report.html").read_text()
     for said in ("general perplexity", "harmless refused", "win rate against untouched base", "not known yet", "no value is better than another", "examples in the prompt, chosen among 0, 2"):
         assert said in page, said
+    assert "Answers in other words" in page
+    assert "answered wrong" not in page, "other words need not be wrong"
 
 
 def test_gates_on_what_no_probe_measures_are_refused(tmp_path):

@@ -250,3 +250,17 @@ def test_the_card_says_when_tuning_did_not_help(workspace):
     trained = _steps(checkpoint.model_copy(update={"best_step": 0, "chosen": {"start": "a logistic regression"}}))
     assert "the start (a logistic regression), which is kept" in trained
     assert "did not help" not in trained
+
+
+def test_the_card_speaks_only_of_roles_that_the_rows_have():
+    from types import SimpleNamespace
+
+    from attune.core import catalog
+    from attune.stages.register import card
+
+    task = catalog.build("tasks", "text_generation")
+    said = card._intended_use(task, SimpleNamespace(columns={"prompt": "messages"}, signature={}))
+    assert "`completion` (the right answer)" in said
+    assert "unit tests" not in said
+    assert "functions that may be called" not in said
+    assert "unit tests" in card._intended_use(task, SimpleNamespace(columns={"prompt": "text", "completion": "code", "tests": "test_list"}, signature={}))

@@ -242,6 +242,17 @@ def test_what_cannot_be_done_is_refused_in_openais_form(client: openai.OpenAI, m
     assert refused.value.body["message"]
 
 
+def test_settings_that_ask_for_nothing_are_taken_and_unknown_ones_named(client: openai.OpenAI) -> None:
+    """Clients and frameworks send them with every request."""
+    ask(client, parallel_tool_calls=False, service_tier="auto", max_tokens=1)
+    client.completions.create(model="writer", prompt="where", echo=False, best_of=1, max_tokens=1)
+    with pytest.raises(openai.BadRequestError, match="'audio' is not known here"):
+        ask(client, extra_body={"audio": {}})
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="writer", prompt="where", echo=True, max_tokens=1)
+    assert refused.value.param == "echo"
+
+
 def test_the_guard_speaks_openai_too(server: Server, client: openai.OpenAI) -> None:
     with pytest.raises(openai.AuthenticationError) as refused, server.client(api_key="wrong" * 9) as other:
         ask(other)

@@ -100,10 +100,15 @@ def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> 
     accepted = recipe.keys.train.accept
     require_known(accepted)
     rows = kept(recipe, seen.sample)
-    found = preflight(recipe, rows, weights=weights) if rows else []
+    encoded: list[dict[str, Any]] = []
+    found = preflight(recipe, rows, weights=weights, encoded=encoded) if rows else []
     blocking = [as_error(wire, alarm) for wire, alarm in found if alarm.blocks and wire.name not in accepted]
     if blocking:
         raise Problems(blocking, title="tripwires")
+    cut = sum(bool(one.get("cut")) for one in encoded)
+    if cut:
+        length = recipe.keys.train.max_length
+        screen.warn(f"{cut:,} of {len(encoded):,} rows are longer than train.max_length = {length} tokens and would lose the oldest part of their question -> raise train.max_length")
     for wire, alarm in found:
         screen.warn(f"{wire.name}: {alarm.what} ({alarm.place}) -> {alarm.fix}")
     return [{"tripwire": wire.name, "what": alarm.what, "place": alarm.place, "fix": alarm.fix} for wire, alarm in found]
@@ -166,9 +171,19 @@ def _show_recipe(screen: Screen, recipe: Recipe, base: Any) -> None:
                 ("specialist", recipe.name),
                 ("combines", parts),
                 ("base model", f"{recipe.keys.base_model}" + (f"  ({base.folder})" if base.files else "") if base is not None else f"{recipe.keys.base_model}: not found"),
+                *_template(recipe, base),
             ]
         )
     )
+
+
+def _template(recipe: Recipe, base: Base | None) -> list[tuple[str, str]]:
+    """A line where the base has no chat template although conversations are learned."""
+    asks = "text-out" in recipe.task.traits and any(role.name == "prompt" and role.required for role in recipe.task.roles)
+    tokenizer = _try([], base.tokenizer) if base is not None and asks else None  # one that cannot be read is told by the tripwires
+    if tokenizer is None or tokenizer.chat_template:
+        return []
+    return [("template", "the base has none, so a plain one is used (`User: ...`, `Assistant: ...`); it travels with the model")]
 
 
 def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:

@@ -164,11 +164,11 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
         before_worse, worse = _answer_turns(other, worse_column, asked)
         if _said(before) != _said(before_worse):
             raise DataError(
-                f"'{better_column}' and '{worse_column}' do not answer the same question", place=worse_column, fix="give both answers to one and the same conversation; only the last turn may differ"
+                f"{better_column} and {worse_column} do not answer the same question", place=worse_column, fix="give both answers to one and the same conversation; only the last turn may differ"
             )
         prompt = before
     else:
-        if "prompt" not in used:
+        if "prompt" not in used or isinstance(_cell(values, used["prompt"]), str):
             raise DataError("there is no answer that was chosen", place=str(columns.get("completion", "chosen")), fix="give the better answer in a column `chosen`")
         talk, tools = _prompt(values, used)
         prompt, better = _last_answer(talk, used["prompt"])
@@ -176,7 +176,7 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
         before, worse = _answer_turns(_plain_json(values.get(worse_column)), worse_column, prompt)
         if _said(before) != _said(prompt):
             raise DataError(
-                f"'{better_column}' and '{worse_column}' do not answer the same question", place=worse_column, fix="give both answers to one and the same conversation; only the last turn may differ"
+                f"{better_column} and {worse_column} do not answer the same question", place=worse_column, fix="give both answers to one and the same conversation; only the last turn may differ"
             )
     if better.strip() == worse.strip():
         raise DataError("the chosen and the rejected answer are equal, so the pair teaches nothing", place=worse_column, fix="correct one of them, or leave the row out")

@@ -41,6 +41,9 @@ def serve(
     recipe = recipe_of(workspace, release, (*screen.settings, *given))
     role = next((role for role in recipe.task.roles if not role.target and role.required), None)
     example = '{"features": {"COLUMN": 1}}' if role is not None and role.type == "features" else f'"a {role.name if role else "text"}"'
+    path, body = "v1/predict", f'{{"input": {example}}}'
+    if "text-out" in recipe.task.traits:
+        path, body = "v1/chat/completions", json.dumps({"model": release.specialist, "messages": [{"role": "user", "content": "a question"}]})
 
     def announce(facts: dict[str, Any]) -> None:
         if screen.as_json:
@@ -52,7 +55,7 @@ def serve(
             f"{release.specialist} v{facts['version']} answers at {facts['url']}",
             f"  token   {facts['token_file']}",
             f"  pages   {facts['url']}/openapi.json · /readyz · /metrics",
-            f"  try     curl -s {facts['url']}/v1/predict -H \"Authorization: Bearer $(cat '{facts['token_file']}')\" -H 'Content-Type: application/json' -d '{{\"input\": {example}}}'",
+            f"  try     curl -s {facts['url']}/{path} -H \"Authorization: Bearer $(cat '{facts['token_file']}')\" -H 'Content-Type: application/json' -d '{body}'",
             "  Ctrl-C finishes what was accepted and ends",
         )
 

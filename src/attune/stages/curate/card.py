@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from attune.stages.curate.gate import READING, Gate
 from attune.stages.curate.splits import labels_of
 
 EXAMPLES = 3
+QUOTED = re.compile(r"(?<!\w)'[^']*'(?!\w)")
+"""What a reason quotes from its row; an apostrophe inside a word quotes nothing."""
 MEANINGS = {"flag": "told only", "repair": "repaired", "quarantine": "set aside"}
 
 
@@ -82,7 +85,7 @@ def _features(task: Task, rows: list[Row]) -> list[dict[str, Any]]:
 
 def general(reason: str) -> str:
     """A reason without what is particular to one row, so that equal reasons count together."""
-    return reason.partition(": ")[0].partition(" '")[0]
+    return QUOTED.sub("…", reason.partition(": ")[0])
 
 
 def write(folder: Path, found: dict[str, Any]) -> None:

@@ -23,8 +23,8 @@ def unloaded(recipe: Recipe, base: Base, signature: dict[str, Any]) -> Specialis
     return Specialist(recipe.task, signature, None, base.tokenizer(), base, length, recipe.name, method=recipe.method)
 
 
-def preflight(recipe: Recipe, rows: Sequence[Row], *, weights: bool) -> list[tuple[Tripwire, Alarm]]:
-    """What the tripwires say about rows of a recipe; with `weights` the base is loaded and prepared too.
+def preflight(recipe: Recipe, rows: Sequence[Row], *, weights: bool, encoded: list[Example] | None = None) -> list[tuple[Tripwire, Alarm]]:
+    """What the tripwires say about rows of a recipe; with `weights` the base is loaded and prepared too, and `encoded` takes the rows' examples.
 
     Raises:
         AttuneError: what encoding the rows raises.
@@ -36,6 +36,8 @@ def preflight(recipe: Recipe, rows: Sequence[Row], *, weights: bool) -> list[tup
     if any(alarm.blocks for _, alarm in found) or not weights:
         return found
     context.examples = recipe.objective.examples(context.specialist, rows, recipe.keys.train.max_length)
+    if encoded is not None:
+        encoded += context.examples
     context.specialist.model = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
     return [*found, *alarms(context, "start")]
 

@@ -317,11 +317,14 @@ def _mistakes(grading: Grading, right: Sequence[bool]) -> dict[str, Any]:
                 "row": str(grading.rows[i].get("place", "")) or str(grading.rows[i]["row_id"]),
             }
         )
-    return {"rows": shown, "all": len(wrong), "confident": any(row["confidence"] for row in shown), "ranked": ranked}
+    return {"rows": shown, "all": len(wrong), "confident": any(row["confidence"] for row in shown), "ranked": ranked, "written": "text-out" in grading.recipe.task.traits}
 
 
 def _certainty(grading: Grading, right: Sequence[bool]) -> dict[str, Any] | None:
-    """Stated confidence against right answers, and what is left when unsure answers go to a person; None without enough confidences."""
+    """Stated confidence against right answers, and what is left when unsure answers go to a person; None without enough confidences, and where
+    texts are written and none is word for word the right one, which says nothing of doubt."""
+    if "text-out" in grading.recipe.task.traits and not any(right):
+        return None
     known = [(answer.confidence, fine) for answer, fine in zip(grading.answers[TUNED], right, strict=True) if answer.confidence is not None]
     if len(known) < MIN_ROWS:
         return None

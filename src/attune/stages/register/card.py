@@ -121,8 +121,11 @@ def _stated_licences(recipe: Recipe, checkpoint: Checkpoint) -> list[str]:
 
 
 def _intended_use(task: Task, dataset: DatasetVersion) -> str:
-    given = ", ".join(f"`{role.name}` ({role.meaning})" for role in task.roles if not role.target)
-    asked = ", ".join(f"`{role.name}` ({role.meaning})" for role in task.roles if role.target)
+    targets = [role.name for role in task.roles if role.target]
+    used = {*dataset.columns, *([] if any(name in dataset.columns for name in targets) else targets[:1])}  # a conversation holds its answer itself
+    roles = [role for role in task.roles if role.required or role.name in used]
+    given = ", ".join(f"`{role.name}` ({role.meaning})" for role in roles if not role.target)
+    asked = ", ".join(f"`{role.name}` ({role.meaning})" for role in roles if role.target)
     text = f"Task: {task.name}. From {given}" + (f" it answers {asked}." if asked else " it answers.")
     labels = dataset.signature.get("labels")
     if labels:

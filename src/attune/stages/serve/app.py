@@ -244,7 +244,7 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        found = [{"field": _field(one["loc"]), "detail": str(one["msg"])} for one in error.errors()]
+        found = [{"field": _field(one["loc"]), "detail": f"'{one['loc'][-1]}' is not known here" if one["type"] == "extra_forbidden" else str(one["msg"])} for one in error.errors()]
         return answer(request, Problem(422, found[0]["detail"], field=found[0]["field"], fix="/openapi.json describes the request", errors=found))
 
 

@@ -51,6 +51,8 @@ class ChatRequest(_Writing):
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = Field(None, description="handed to the chat template; answers in the form in which it writes calls are told as tool_calls")
     tool_choice: Literal["auto", "none"] | None = None
+    parallel_tool_calls: bool | None = Field(None, description="not used: an answer's calls stand in its text")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="not used")
     metadata: dict[str, str] | None = Field(None, description="not used")
     store: bool | None = Field(None, description="not used; serve.log says what is remembered")
 
@@ -60,6 +62,8 @@ class CompletionRequest(_Writing):
 
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = Field(None, ge=0, le=5)
+    echo: Literal[False] | None = Field(None, description="the prompt is never repeated")
+    best_of: Literal[1] | None = Field(None, description="n answers are written, none is thrown away")
 
 
 class ModelRequest(_Strict):
