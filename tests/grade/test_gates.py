@@ -42,6 +42,15 @@ def test_the_default_gate_is_better_than_the_best_rival_in_plain_words():
 
 
 @pytest.mark.parametrize(
+    ("tuned", "verdict"), [((0.555, 0.305, 0.761), "INCONCLUSIVE"), ((0.45, 0.4, 0.49), "NO-SHIP"), ((0.6, 0.52, 0.68), "SHIP")], ids=["may be guessing", "below guessing", "above guessing"]
+)
+def test_a_model_that_beats_its_base_but_not_guessing_does_not_ship(tuned, verdict):
+    proof = evidence(measured("desirable_auc", tuned, {"untouched_base": (0.3, 0.2, 0.4)}, {"untouched_base": (0.25, 0.1, 0.4, 0.001)}), rivals=("untouched_base",))
+    assert decide(None, "desirable_auc", proof)[1] == verdict
+    assert decide([GateKeys(metric="desirable_auc", better_than="untouched_base")], "desirable_auc", proof)[1] == "SHIP"  # the user's own gates hold as they are
+
+
+@pytest.mark.parametrize(
     ("limit", "expected"),
     [({"at_least": 0.89}, "pass"), ({"at_least": 0.9}, "inconclusive"), ({"at_least": 0.951}, "fail"), ({"at_most": 0.95}, "pass"), ({"at_most": 0.94}, "inconclusive"), ({"at_most": 0.88}, "fail")],
 )

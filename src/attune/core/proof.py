@@ -72,11 +72,13 @@ class Figure(ABC):
     neutral: ClassVar[bool] = False
     """True where no value is better than another (a length): it is shown, and compared without saying who won."""
     percent: ClassVar[bool] = True
+    """Show as per cent."""
     reads_outputs: ClassVar[bool] = True
     """False for a metric that reads likelihoods (`Prediction.extra`) alone, so that no answer has to be written for it."""
-    """Show as per cent."""
     bounds: ClassVar[tuple[float, float] | None] = None
     """Smallest and largest value; None: 0 to 1 where it is shown as per cent, else anything."""
+    guessing: ClassVar[float | None] = None
+    """What guessing reaches, where no rival shows it: the default gates ask for more."""
 
     @abstractmethod
     def value(self, totals: np.ndarray) -> np.ndarray:

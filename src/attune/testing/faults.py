@@ -139,7 +139,7 @@ def _on_rows(roles: Any, parse: Any) -> Callable[[Objective], Objective]:
 
 
 def _reference_moves(objective: Objective) -> Objective:
-    """The objective of the recipe, dpo or grpo, whose reference is the model that trains."""
+    """dpo whose reference is the model that trains."""
     plug: type[Any] = type(objective)
 
     class Moving(plug):  # type: ignore[misc]
@@ -148,15 +148,23 @@ def _reference_moves(objective: Objective) -> Objective:
 
             from attune.core.replies import log_probabilities
 
-            if self.name == "grpo":
-                self._reference = specialist.model
             found: Batch = super().collate(specialist, examples)
-            if "begins" in found:
-                with torch.no_grad():
-                    found["reference"] = log_probabilities(specialist.model, found["tokens"], found["begins"])[0].view(-1, 2)
+            with torch.no_grad():
+                found["reference"] = log_probabilities(specialist.model, found["tokens"], found["begins"])[0].view(-1, 2)
             return found
 
     return Moving(objective.keys)
+
+
+def _compared_with_itself(objective: Objective) -> Objective:
+    """grpo whose untouched base is the model that trains."""
+    plug: type[Any] = type(objective)
+
+    class Itself(plug):  # type: ignore[misc]
+        def _untouched(self, specialist: Any) -> Any:
+            return specialist.model
+
+    return Itself(objective.keys)
 
 
 # ---------------------------------------------------------------- bases that are wrong on purpose
@@ -406,7 +414,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("reference_moves", "the reference is the model that trains", _plant(rows=_preferences, recipe={"objective": "dpo"}, objective=_reference_moves), "reference_is_model"),
     Fault(
-        "kl_from_itself", "the divergence of grpo is taken from the model that trains", _plant(rows=_prompts, recipe=_rewards(beta=0.1), objective=_reference_moves), "reference_is_model", trl=False
+        "kl_from_itself",
+        "the divergence of grpo is taken from the model that trains",
+        _plant(rows=_prompts, recipe=_rewards(beta=0.1), objective=_compared_with_itself),
+        "reference_is_model",
+        trl=False,
     ),
     Fault("teacher_is_student", "the teacher is the untouched model itself", _plant(recipe={"objective": {"name": "distillation", "teacher": "base"}}), "teacher_is_student", trl=False),
     Fault(

@@ -23,6 +23,7 @@ class DesirableAuc(Metric):
 
     requires: ClassVar[frozenset[str]] = frozenset({"text-out", "prefers"})
     reads_outputs: ClassVar[bool] = False
+    guessing: ClassVar[float | None] = 0.5
 
     def contributions(self, truth: Sequence[Any], predictions: Sequence[Prediction], signature: Signature) -> np.ndarray:
         """A one in the bin of the row's answer: bad answers in the first half of the columns, good ones in the second."""

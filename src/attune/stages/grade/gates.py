@@ -51,9 +51,13 @@ class Evidence:
         return self.rows if own is None else own
 
 
-def default_gates(main_metric: str, has_current: bool) -> list[GateKeys]:
-    """Better than the best rival on the main metric; and not worse than the approved release beyond a margin, where there is one."""
+def default_gates(main_metric: str, evidence: Evidence, has_current: bool) -> list[GateKeys]:
+    """Better than the best rival on the main metric, and than guessing where no rival guesses; and not worse than the approved release beyond a margin, where there is one."""
     gates = [GateKeys(metric=main_metric, better_than=BEST)]
+    known = evidence.measured.get(main_metric)
+    if known is not None and known.metric.guessing is not None:
+        limit, above = known.metric.guessing, known.metric.higher_is_better
+        gates.append(GateKeys(metric=main_metric, at_least=limit if above else None, at_most=None if above else limit))
     return [*gates, GateKeys(metric=main_metric, better_than=CURRENT, by=-MARGIN)] if has_current else gates
 
 
@@ -64,9 +68,9 @@ def decide(gates: Sequence[GateKeys] | None, main_metric: str, evidence: Evidenc
     not exist yet prove nothing, so the default gate is added to them. Behind the reasons of the gates, one each, stand the rivals that no gate
     compares and that are as good.
     """
-    chosen = list(gates) if gates else default_gates(main_metric, evidence.has_current or evidence.not_comparable is not None)
+    chosen = list(gates) if gates else default_gates(main_metric, evidence, evidence.has_current or evidence.not_comparable is not None)
     if not evidence.has_current and all(gate.better_than == CURRENT and gate.at_least is None and gate.at_most is None for gate in chosen):
-        chosen += default_gates(main_metric, False)
+        chosen += default_gates(main_metric, evidence, False)
     results = tuple(result for gate in chosen for result in _examine(gate, evidence))
     worst_first = list(VERDICTS)
     ordered = sorted(results, key=lambda result: worst_first.index(result.outcome))
