@@ -148,7 +148,7 @@ def _reference_moves(objective: Objective) -> Objective:
 
             from attune.core.replies import log_probabilities
 
-            if self.name == "grpo":
+            if hasattr(self, "_reference"):
                 self._reference = specialist.model
             found: Batch = super().collate(specialist, examples)
             if "begins" in found:
