@@ -25,7 +25,7 @@ LISTED = CHAT_TEMPLATE.replace(
     "{{ m['content'] }}{% if m.tool_calls %}[CALLS] [{% for c in m.tool_calls %}{{ {'name': c.function.name, 'arguments': c.function.arguments | tojson, 'id': 'x'} | tojson }}{{ ', ' if not loop.last }}{% endfor %}]{% endif %}",
 )
 NO_JSON = CHAT_TEMPLATE.replace("{{ m['content'] }}", "{{ m['content'] }}{% for c in m.tool_calls or [] %}call {{ c.function.name }}{% endfor %}")
-TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}, {"name": "wait"}]
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("look", "wait")]
 
 
 @pytest.fixture(scope="module")

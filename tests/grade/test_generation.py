@@ -146,7 +146,7 @@ def test_sampled_programs_are_graded_for_model_and_rivals(tmp_path):
     dataset = make_dataset(workspace, made, {"train": every[:24], "validation": every[24:30], "test": every[30:]})
     card = grade.run(made, workspace, dataset, tuned(workspace, made, dataset), Events())
     for who in ("tuned", "untouched_base"):
-        assert 0 < card.results[who]["pass_at_k"]["value"] <= 1
+        assert 0 < card.results[who]["pass_at_k"].value <= 1
     made.keys.grade.metrics.append({"name": "pass_at_k", "temperature": 0.1})
     with pytest.raises(RecipeError, match="several temperatures"):
         grade.check(made)

@@ -43,7 +43,11 @@ class GrpoKeys(Keys):
 
 
 class Grpo(Objective):
-    """Group relative policy optimisation (Shao et al. 2024, eq. 3; Liu et al. 2025 for Dr. GRPO; Zheng et al. 2025 for GSPO). Answers are drawn anew in each step, purely by (weights, seed, step, row, sample); a group's prompt is computed once."""
+    """Group relative policy optimisation (Shao et al. 2024, eq. 3; Liu et al. 2025 for Dr. GRPO; Zheng et al. 2025 for GSPO).
+
+    Answers are drawn anew in each step, purely by (weights, seed, step, row, sample), and learned from in one update or several; a group's prompt
+    is computed once.
+    """
 
     keys_type = GrpoKeys
     requires = frozenset({"text-out", "torch"})
