@@ -456,10 +456,11 @@ AIMS = (
 
 
 def report(kept: Kept, out: Path | None) -> None:
-    """The table, of what has been kept."""
+    """The table, of what has been kept; of a part, the rounds that all its contestants have run."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for one in kept.lines:
-        runs.setdefault(one["contestant"], []).append(one)
+    for names in PARTS.values():
+        whole = set.intersection(*({one["round"] for one in kept.lines if one["contestant"] == name} for name in names))
+        runs |= {name: found for name in names if (found := [one for one in kept.lines if one["contestant"] == name and one["round"] in whole])}
     timed = [name for part, names in PARTS.items() if part != "curves" for name in names if name in runs]
     medians = {name: {key: statistics.median(one[key] for one in runs[name]) for key in ("tokens_per_second", "step", "peak_mb")} | {"rounds": len(runs[name])} for name in timed}
     rows = [[name, f"{m['tokens_per_second']:,.0f}", f"{m['step']:.2f}", f"{m['peak_mb']:,.0f}", str(m["rounds"])] for name, m in medians.items()]
@@ -500,7 +501,7 @@ def report(kept: Kept, out: Path | None) -> None:
             "",
         ],
     }
-    write(out, "language", body | {"medians": medians, "figures": figures, "curves": curves, "runs": kept.lines, "seed": SEED})
+    write(out, "language", body | {"medians": medians, "figures": figures, "curves": curves, "runs": [one for found in runs.values() for one in found], "seed": SEED})
     print(json.dumps({words: round(one["value"], 3) for words, one in figures.items()}, indent=1))
 
 
