@@ -8,7 +8,8 @@ rounds. Speed is tokens (prompt and answer, padding not counted) of all steps bu
 process's peak. TRL runs as it comes and at its best settings found here. `attune` runs its whole loop, with its tripwires, evaluations and
 checkpoints; of `updates` (DPO, GRPO) both sides do optimizer steps on the same given answers, and nothing else.
 
-The part `curves` runs once and hands TRL the very batches of Attune's run: then the losses of every step can be compared.
+The part `curves` runs once and hands TRL the very batches of Attune's run: then the losses of every step can be compared. It has no warm-up,
+because transformers' begins with a step at rate zero and ours does not.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def recipe_of(kind: str, method: str, folder: Path) -> Any:
             "batch_size": {"grpo": PROMPTS, "dpo": PAIRS}.get(kind, BATCH),
             "max_length": LENGTH + (SYSTEM if kind == "shared" else 0),
             "learning_rate": RATES[kind if update else method],
-            "warmup_ratio": WARMUP,
+            "warmup_ratio": 0.0 if kind == "curve" else WARMUP,
             "weight_decay": DECAY,
             "average": 0.0,
             "precision": "bf16",
@@ -278,7 +279,7 @@ def trl(name: str, folder: Path) -> dict[str, Any]:
         "per_device_train_batch_size": PAIRS if kind == "dpo" else BATCH,
         "num_train_epochs": 1,
         "learning_rate": RATES[kind if update else "lora" if lora else "full"],
-        "warmup_steps": max(1, round(WARMUP * (CURVE_STEPS if kind == "curve" else STEPS))),
+        "warmup_steps": 0 if kind == "curve" else max(1, round(WARMUP * STEPS)),
         "weight_decay": DECAY,
         "adam_epsilon": 1e-6,
         "save_strategy": "no",
