@@ -140,7 +140,7 @@ def session_of(kind: str, method: str, folder: Path, listeners: tuple[Any, ...] 
     assert dataset is not None
     train, validation = (dataset_rows(workspace, dataset, recipe.task, part) for part in ("train", "validation"))
     run = Path(tempfile.mkdtemp(dir=folder))
-    return Session(recipe, dataset, resolve_base(str(folder / "base")), train, validation, run, run / "cache", workspace.events(run.name), Meter())
+    return Session(recipe, dataset, resolve_base(str(folder / "base")), train, validation, run, run / "cache", workspace.events(run.name), Meter(), named={})
 
 
 def prepare(folder: Path) -> None:
