@@ -8,7 +8,8 @@ rounds. Speed is tokens (prompt and answer, padding not counted) of all steps bu
 process's peak. TRL runs as it comes and at its best settings found here. `attune` runs its whole loop, with its tripwires, evaluations and
 checkpoints; of `updates` (DPO, GRPO) both sides do optimizer steps on the same given answers, and nothing else.
 
-The part `curves` runs once and hands TRL the very batches of Attune's run: then the losses of every step can be compared.
+The part `curves` runs once and hands TRL the very batches of Attune's run: then the losses of every step can be compared. It has no warm-up,
+because transformers' begins with a step at rate zero and ours does not.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def recipe_of(kind: str, method: str, folder: Path) -> Any:
             "batch_size": {"grpo": PROMPTS, "dpo": PAIRS}.get(kind, BATCH),
             "max_length": LENGTH + (SYSTEM if kind == "shared" else 0),
             "learning_rate": RATES[kind if update else method],
-            "warmup_ratio": WARMUP,
+            "warmup_ratio": 0.0 if kind == "curve" else WARMUP,
             "weight_decay": DECAY,
             "average": 0.0,
             "precision": "bf16",
@@ -139,7 +140,7 @@ def session_of(kind: str, method: str, folder: Path, listeners: tuple[Any, ...] 
     assert dataset is not None
     train, validation = (dataset_rows(workspace, dataset, recipe.task, part) for part in ("train", "validation"))
     run = Path(tempfile.mkdtemp(dir=folder))
-    return Session(recipe, dataset, resolve_base(str(folder / "base")), train, validation, run, run / "cache", workspace.events(run.name), Meter())
+    return Session(recipe, dataset, resolve_base(str(folder / "base")), train, validation, run, run / "cache", workspace.events(run.name), Meter(), named={})
 
 
 def prepare(folder: Path) -> None:
@@ -278,7 +279,7 @@ def trl(name: str, folder: Path) -> dict[str, Any]:
         "per_device_train_batch_size": PAIRS if kind == "dpo" else BATCH,
         "num_train_epochs": 1,
         "learning_rate": RATES[kind if update else "lora" if lora else "full"],
-        "warmup_steps": max(1, round(WARMUP * (CURVE_STEPS if kind == "curve" else STEPS))),
+        "warmup_steps": 0 if kind == "curve" else max(1, round(WARMUP * STEPS)),
         "weight_decay": DECAY,
         "adam_epsilon": 1e-6,
         "save_strategy": "no",
@@ -456,10 +457,11 @@ AIMS = (
 
 
 def report(kept: Kept, out: Path | None) -> None:
-    """The table, of what has been kept."""
+    """The table, of what has been kept; of a part, the rounds that all its contestants have run."""
     runs: dict[str, list[dict[str, Any]]] = {}
-    for one in kept.lines:
-        runs.setdefault(one["contestant"], []).append(one)
+    for names in PARTS.values():
+        whole = set.intersection(*({one["round"] for one in kept.lines if one["contestant"] == name} for name in names))
+        runs |= {name: found for name in names if (found := [one for one in kept.lines if one["contestant"] == name and one["round"] in whole])}
     timed = [name for part, names in PARTS.items() if part != "curves" for name in names if name in runs]
     medians = {name: {key: statistics.median(one[key] for one in runs[name]) for key in ("tokens_per_second", "step", "peak_mb")} | {"rounds": len(runs[name])} for name in timed}
     rows = [[name, f"{m['tokens_per_second']:,.0f}", f"{m['step']:.2f}", f"{m['peak_mb']:,.0f}", str(m["rounds"])] for name, m in medians.items()]
@@ -500,7 +502,7 @@ def report(kept: Kept, out: Path | None) -> None:
             "",
         ],
     }
-    write(out, "language", body | {"medians": medians, "figures": figures, "curves": curves, "runs": kept.lines, "seed": SEED})
+    write(out, "language", body | {"medians": medians, "figures": figures, "curves": curves, "runs": [one for found in runs.values() for one in found], "seed": SEED})
     print(json.dumps({words: round(one["value"], 3) for words, one in figures.items()}, indent=1))
 
 
