@@ -161,6 +161,7 @@ def test_rows_that_would_be_cut_are_told_before_a_run(attune: Any, tmp_path: Pat
     said = attune("check", "recipe.yaml")
     assert said.code == 0
     assert "40 of 40 rows are longer than train.max_length = 96 tokens" in said.err
+    assert attune("check", "recipe.yaml", "--json").json["cut"] == {"rows": 40, "of": 40, "max_length": 96}
 
 
 def test_a_base_without_a_chat_template_is_told(attune: Any, tmp_path: Path, world: World) -> None:
@@ -170,3 +171,4 @@ def test_a_base_without_a_chat_template_is_told(attune: Any, tmp_path: Path, wor
     bare = World(tmp_path / "bare", template=None)
     ready(bare)
     assert "template    the base has none, so a plain one is used" in attune("check", "bare/recipe.yaml", "--quick").out
+    assert any("the base has none" in one for one in attune("check", "bare/recipe.yaml", "--quick", "--json").json["notices"])

@@ -55,12 +55,13 @@ def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None =
         at_settings(problem, screen.settings)
     result: dict[str, Any] = {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
     if recipe is not None:
-        result |= {"specialist": recipe.name, "resolved": recipe.resolved(), "notices": recipe.notices}
-        _show_recipe(screen, recipe, base)
+        template = _template(recipe, base)
+        result |= {"specialist": recipe.name, "resolved": recipe.resolved(), "notices": [*recipe.notices, *(text for _, text in template)]}
+        _show_recipe(screen, recipe, base, template)
     if recipe is not None and seen is not None:
         result["data"] = show_data(screen, seen)
     if recipe is not None and seen is not None and base is not None and not problems and "text-out" in recipe.task.traits and seen.sample:
-        result["tripwires"] = _try(problems, lambda: _tripwires(screen, recipe, seen, not quick)) or []
+        result |= _try(problems, lambda: _tripwires(screen, recipe, seen, not quick)) or {"tripwires": []}
         for problem in problems:
             at_settings(problem, screen.settings)
         result |= {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
@@ -91,8 +92,8 @@ def _try(problems: list[AttuneError], work: Callable[[], Any]) -> Any:
     return None
 
 
-def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> list[dict[str, Any]]:
-    """Run the tripwires on the sampled rows; those that block are raised, the others told."""
+def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> dict[str, Any]:
+    """Run the tripwires on the sampled rows; those that block are raised, the others told, and how many rows are too long."""
     from attune.core.tripwires import as_error, require_known
     from attune.stages.curate.preview import kept
     from attune.stages.finetune.preflight import preflight
@@ -105,13 +106,13 @@ def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> 
     blocking = [as_error(wire, alarm) for wire, alarm in found if alarm.blocks and wire.name not in accepted]
     if blocking:
         raise Problems(blocking, title="tripwires")
-    cut = sum(bool(one.get("cut")) for one in encoded)
+    cut, length = sum(bool(one.get("cut")) for one in encoded), recipe.keys.train.max_length
     if cut:
-        length = recipe.keys.train.max_length
         screen.warn(f"{cut:,} of {len(encoded):,} rows are longer than train.max_length = {length} tokens and would lose the oldest part of their question -> raise train.max_length")
     for wire, alarm in found:
         screen.warn(f"{wire.name}: {alarm.what} ({alarm.place}) -> {alarm.fix}")
-    return [{"tripwire": wire.name, "what": alarm.what, "place": alarm.place, "fix": alarm.fix} for wire, alarm in found]
+    told = [{"tripwire": wire.name, "what": alarm.what, "place": alarm.place, "fix": alarm.fix} for wire, alarm in found]
+    return {"tripwires": told, "cut": {"rows": cut, "of": len(encoded), "max_length": length}}
 
 
 def _show_mask(screen: Screen, recipe: Recipe, seen: Preview, count: int) -> list[dict[str, Any]]:
@@ -162,7 +163,7 @@ def _defaults(recipe: Recipe) -> None:
         raise Problems(problems, title="plugs")
 
 
-def _show_recipe(screen: Screen, recipe: Recipe, base: Any) -> None:
+def _show_recipe(screen: Screen, recipe: Recipe, base: Any, template: list[tuple[str, str]]) -> None:
     method = f"auto ({', '.join(one.name for one in recipe.candidates)})" if recipe.candidates else recipe.method.name
     parts = " · ".join((recipe.task.name, recipe.objective.name, method))
     screen.show(
@@ -171,7 +172,7 @@ def _show_recipe(screen: Screen, recipe: Recipe, base: Any) -> None:
                 ("specialist", recipe.name),
                 ("combines", parts),
                 ("base model", f"{recipe.keys.base_model}" + (f"  ({base.folder})" if base.files else "") if base is not None else f"{recipe.keys.base_model}: not found"),
-                *_template(recipe, base),
+                *template,
             ]
         )
     )
