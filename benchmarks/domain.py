@@ -168,7 +168,16 @@ def tuning(name: str, seed: int, epochs: float, share: float) -> dict[str, Any]:
         "method": "full",
         "seed": seed,
         "data": {"path": "support.jsonl", "columns": {"prompt": "prompt", "completion": "completion"}, "splits": {"test": 0.15, "validation": 0.04}},
-        "train": {"max_length": LENGTH, "batch_size": 16, "epochs": epochs, "learning_rate": 2e-3, "scheduler": "cosine", "average": 0.99, "refit": False},
+        "train": {
+            "max_length": LENGTH,
+            "batch_size": 16,
+            "epochs": epochs,
+            "learning_rate": 2e-3,
+            "scheduler": "cosine",
+            "average": 0.99,
+            "refit": False,
+            "accept": ["control_tokens_in_text"],  # replayed talk of several turns, as in the base's own texts
+        },
         "grade": {
             "metrics": ["token_f1", "rouge_l", "chrf", "perplexity", "answer_length"],
             "rivals": [
