@@ -66,13 +66,15 @@ def test_a_recipe_takes_documents_and_is_graded_by_perplexity(tmp_path: Path) ->
     assert [role.required for role in plain.task.roles if role.name == "prompt"] == [True], "the task itself was not changed"
 
 
-def test_an_empty_question_is_no_fault_of_a_document_and_is_one_of_a_conversation(tmp_path: Path) -> None:
+def test_a_plain_text_has_no_question_and_a_conversation_needs_one(tmp_path: Path) -> None:
     from attune.core.contracts import CheckContext
 
     check = catalog.build("checks", "types")
-    rows = [{"row_id": "a", "place": "a:1", "prompt": [], "completion": "text"}]
-    for task, faults in ((objective_of().shaped(catalog.build("tasks", "text_generation")), 0), (catalog.build("tasks", "text_generation"), 1)):
+    plain, documents = catalog.build("tasks", "text_generation"), objective_of().shaped(catalog.build("tasks", "text_generation"))
+    for task, prompt, faults in ((documents, [], 0), (plain, [], 0), (plain, None, 1), (plain, "text", 1), (plain, [{"role": "user", "content": " "}], 1)):
+        rows = [{"row_id": "a", "place": "a:1", "prompt": prompt, "completion": "text"}]
         assert len(list(check.examine(rows, CheckContext(task, {}, 0)))) == faults
+    assert plain.parse({"prompt": [], "completion": "text"}, {"prompt": "prompt", "completion": "completion"})["prompt"] is None  # an empty question is none
 
 
 @pytest.mark.parametrize("name", ["exact_duplicates", "leakage"])

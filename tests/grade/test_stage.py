@@ -321,7 +321,7 @@ def test_texts_go_all_the_way(tickets, tmp_path):
     assert card.results["majority"]["exact_match"].value == pytest.approx(1 / 6)
     assert card.verdict == "NO-SHIP"
     page = (tickets.workspace.store.path(card.store_key) / "report.html").read_text()
-    assert "Surest mistakes" in page
+    assert "Answers in other words" in page
     assert "What it confuses" not in page
 
 

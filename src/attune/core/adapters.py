@@ -133,14 +133,6 @@ def wrap(model: TunableModel, config: Any, seed: int) -> TunableModel:
     return model
 
 
-def low_rank(model: TunableModel, keys: Any, seed: int, **more: Any) -> TunableModel:
-    """Wrap the body in low-rank updates as the keys `rank`, `alpha`, `dropout`, `layers` and `targets` say; `more` is given on to PEFT."""
-    from peft import LoraConfig
-
-    targets = chosen_layers(model.body, keys.targets, keys.layers)
-    return wrap(model, LoraConfig(r=keys.rank, lora_alpha=keys.alpha or 2 * keys.rank, lora_dropout=keys.dropout, target_modules=targets, bias="none", **more), seed)
-
-
 def save_adapter(model: TunableModel, folder: Path) -> None:
     """Write the adapter in PEFT's format, without this machine's paths and with its lists in one order."""
     from peft.tuners.tuners_utils import BaseTunerLayer

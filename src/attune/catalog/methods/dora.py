@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attune.core.adapters import AdapterMethod, low_rank
+from attune.catalog.methods._low_rank import low_rank
+from attune.core.adapters import AdapterMethod
 from attune.core.keys import Keys, key
 
 if TYPE_CHECKING:
