@@ -18,13 +18,11 @@ import gzip
 import json
 import random
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from common import write
-from small_models import estimate, exported, make_blank, run, training, verdict, write_rows
+from small_models import estimate, exported, make_blank, run, training, verdict, work_folder, write_rows
 
 SEED = 11
 VOCABULARY, WIDTH, LAYERS, HEADS, ROOM = 4096, 192, 4, 4, 1024
@@ -286,11 +284,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rows, to see that it runs")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    folder = options.work or Path(tempfile.mkdtemp(prefix="domain-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    found = measured(options.data.resolve(), folder, options)
-    if options.work is None:
-        shutil.rmtree(folder)
+    with work_folder(options.work, "domain") as folder:
+        found = measured(options.data.resolve(), folder, options)
     if options.only_base:
         print(json.dumps(found))
         return

@@ -14,13 +14,11 @@ import argparse
 import gzip
 import json
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from common import write
-from small_models import estimate, exported, make_blank, run, training, verdict, write_rows
+from small_models import estimate, exported, make_blank, run, training, verdict, work_folder, write_rows
 
 TURN = re.compile(r"\n\n(Human|Assistant): ?")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -105,11 +103,8 @@ def main() -> None:
     parser.add_argument("--dpo-epochs", type=float, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    folder = options.work or Path(tempfile.mkdtemp(prefix="preferences-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    found = measured(options.data.resolve(), folder, options.sft_epochs, options.dpo_epochs)
-    if options.work is None:
-        shutil.rmtree(folder)
+    with work_folder(options.work, "preferences") as folder:
+        found = measured(options.data.resolve(), folder, options.sft_epochs, options.dpo_epochs)
     results = found["scorecard"]["results"]
     names = {"untouched_base": "after sft, before dpo", "tuned": "after dpo", "longer_answer": "always the longer answer"}
     rows = []

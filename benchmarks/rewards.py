@@ -14,14 +14,12 @@ import argparse
 import csv
 import json
 import random
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from common import write
 from domain import base
-from small_models import estimate, exported, run, training, verdict, write_rows
+from small_models import estimate, exported, run, training, verdict, work_folder, write_rows
 
 SEED = 5
 SHOWN, TRIED, HELD = 270, 1600, 600
@@ -97,11 +95,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a base of few texts, to see that it runs")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    folder = options.work or Path(tempfile.mkdtemp(prefix="rewards-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    found = measured(options.data.resolve(), folder, options)
-    if options.work is None:
-        shutil.rmtree(folder)
+    with work_folder(options.work, "rewards") as folder:
+        found = measured(options.data.resolve(), folder, options)
     card = found["scorecard"]
     columns = {"mean_reward": False, "exact_match": True, "json_valid": True}
     names = {"untouched_base": "after sft, before grpo", "tuned": "after grpo"}

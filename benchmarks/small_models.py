@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from common import attune
+
+
+@contextmanager
+def work_folder(given: Path | None, name: str) -> Iterator[Path]:
+    """The folder that was given, which stays, so that a benchmark goes on where it stood; without one a folder that is removed behind the block."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
+        yield Path(folder)
 
 
 def make_blank(folder: Path, texts: Iterable[str], *, vocabulary: int, width: int, layers: int, heads: int, room: int, seed: int) -> int:

@@ -80,7 +80,7 @@ def test_documents_make_an_encoder_of_the_domain(tmp_path: Path, asked: Asked) -
 
 
 def test_rewards_make_a_player(tmp_path: Path, asked: Asked) -> None:
-    prompts = [f"say {first} {second} {number}" for number in range(12) for first, second in zip(WHO, WHAT, strict=True)] * 1 + [f"tell me {when} {number}" for number in range(30) for when in WHEN]
+    prompts = [f"say {first} {second} {number}" for number in range(12) for first, second in zip(WHO, WHAT, strict=True)] + [f"tell me {when} {number}" for number in range(30) for when in WHEN]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts))
     tiny_llama(tmp_path / "base", prompts, vocabulary=280)
     (tmp_path / "recipe.yaml").write_text(
