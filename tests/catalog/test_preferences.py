@@ -227,6 +227,9 @@ def test_preference_objectives_bring_their_own_metrics(tmp_path):
     assert catalog.build("tasks", "text_generation").defaults.main_metric == "token_f1"
 
 
+PREFERENCE = catalog.build("metrics", "preference_accuracy")
+
+
 def test_what_the_rows_own_answers_are_held_for(base_folder, monkeypatch):
     """Margins and likelihoods beside the network's own forward; nothing is written for them, and rows without preferences have none."""
     _, specialist, examples = bench(base_folder, "dpo", ROWS, COLUMNS)
@@ -234,15 +237,15 @@ def test_what_the_rows_own_answers_are_held_for(base_folder, monkeypatch):
     rows = [{"prompt": [{"role": "user", "content": row["prompt"]}], "completion": row["chosen"], "rejected": row["rejected"]} for row in ROWS]
     examined = specialist.examine(rows)
     monkeypatch.setattr(type(body), "generate", None)
-    weighed = specialist.weigh(rows)
+    weighed = specialist.answers_for(PREFERENCE, rows)
     for one, other, example in zip(weighed, examined, examples, strict=True):
         chosen, rejected = (plain(body, example["ids"][name], begin).mean() for name, begin in zip(("chosen", "rejected"), example["begin"], strict=True))
         assert one.extra["margin"] == pytest.approx(float((chosen - rejected).detach()), abs=1e-4)
         assert other.extra["margin"] == pytest.approx(one.extra["margin"], abs=1e-4)
         assert "tokens" in other.extra
-    turned = specialist.weigh([{**row, "completion": row["rejected"], "rejected": row["completion"]} for row in rows])
+    turned = specialist.answers_for(PREFERENCE, [{**row, "completion": row["rejected"], "rejected": row["completion"]} for row in rows])
     assert [one.extra["margin"] for one in turned] == pytest.approx([-one.extra["margin"] for one in weighed], abs=1e-4)
-    marked, bare = specialist.weigh([{"prompt": rows[0]["prompt"], "completion": rows[0]["completion"], "desirable": False}, {"prompt": rows[0]["prompt"]}])
+    marked, bare = specialist.answers_for(PREFERENCE, [{"prompt": rows[0]["prompt"], "completion": rows[0]["completion"], "desirable": False}, {"prompt": rows[0]["prompt"]}])
     assert marked.extra["likelihood"] == pytest.approx(float(plain(body, examples[0]["ids"]["chosen"], examples[0]["begin"][0]).mean().detach()), abs=1e-4)
     assert marked.extra["desirable"] is False
     assert bare.extra == {}
@@ -251,7 +254,7 @@ def test_what_the_rows_own_answers_are_held_for(base_folder, monkeypatch):
 def test_an_answer_too_long_to_read_is_weighed_by_its_end(base_folder):
     _, specialist, _ = bench(base_folder, "dpo", ROWS, COLUMNS)
     row = {"prompt": [{"role": "user", "content": "q"}], "completion": "It is on its way to you. " * 60, "rejected": "No."}
-    (found,) = specialist.weigh([row])
+    (found,) = specialist.answers_for(PREFERENCE, [row])
     one, other = answers_to(specialist, row, [row["completion"], row["rejected"]], specialist.max_length, whole=False)
     assert (len(one.ids), one.begin, one.cut) == (specialist.max_length, 1, True)
     assert not other.cut

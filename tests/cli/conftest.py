@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers  # noqa: F401  (its log handler keeps the stderr of its first import; one that a test captured is closed behind that test)
 
 from attune.cli import program
 

@@ -36,6 +36,16 @@ def test_shapes_are_told_per_file_with_parsed_rows(attune: Any, world: World) ->
     assert "alpaca 20, messages 20  (mixed: each row is read by its own)" in shown.out
 
 
+def test_files_of_one_shape_take_one_line(attune: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "papers"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.md").write_text(f"# Page {number}\n\n" + f"This is leaf {number} of the book. " * 30, encoding="utf-8")
+    said = attune("init", "reader", "--data", "papers").out
+    assert "raw text in each of 3 files" in said
+    assert "0.md: " not in said
+
+
 def test_the_mask_is_that_of_training(attune: Any, world: World) -> None:
     ready(world)
     rows = attune("check", "recipe.yaml", "--quick", "--show-mask", "2", "--json").json["mask"]

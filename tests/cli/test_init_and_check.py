@@ -179,6 +179,17 @@ def test_a_base_is_named_and_checked(attune, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(("words", "base", "tokens"), [(3, "", 128), (200, "", 512), (9000, "", 2048), (200, "small", 256)])
+def test_rows_of_talk_get_a_length_that_holds_them(attune, tmp_path, words, base, tokens):
+    from attune.testing.models import tiny_llama
+
+    tiny_llama(tmp_path / "small", [*TALKS[0], *TALKS[1]])  # reads 256 tokens
+    jsonl(tmp_path / "rows.jsonl", [{"prompt": q, "completion": a + " again" * words} for q, a in zip(*TALKS, strict=True)])
+    answer = attune("init", "mine", "--data", "rows.jsonl", "--task", "text_generation", *(["--base", base] if base else []))
+    assert answer.code == 0, answer.err
+    assert read_recipe(tmp_path / "mine").keys.train.max_length == tokens
+
+
 FEW = [("where is my parcel", "late"), ("the box is broken", "damaged"), ("I want my money", "refund"), ("I cannot log in", "login"), ("the courier never came", "late")]
 
 

@@ -41,7 +41,8 @@ def test_dpo_is_judged_by_what_it_prefers(tmp_path: Path, attune: Attune) -> Non
     workspace.close()
     assert checkpoint.main_metric == "preference_accuracy"
     assert {"tuned", "longer_answer", "untouched_base"} == set(scorecard.results)
-    assert {"preference_accuracy", "token_f1"} == set(scorecard.results["tuned"])
+    assert {"preference_accuracy", "token_f1"} == set(scorecard.results["tuned"]) == set(scorecard.results["untouched_base"])
+    assert {"preference_accuracy"} == set(scorecard.results["longer_answer"]), "it writes nothing, so its texts have no value"
     assert scorecard.results["tuned"]["preference_accuracy"].value > 0.9
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from attune.core.errors import MachineError
+from attune.core.recipe import make_recipe
 from attune.stages.finetune import forecast as module
 from attune.stages.finetune.forecast import Forecast, _expected, forecast
 
@@ -28,6 +29,35 @@ def test_a_real_probe_says_time_memory_and_disk(recipe_of, tmp_path):
 def test_what_the_first_steps_would_raise_is_told(recipe_of, tmp_path):
     with pytest.raises(MachineError, match="there is no base model"):
         module._apart(dataclasses.replace(recipe_of("full")), make_rows(20), 20, {"base_model": "./nowhere"}, tmp_path)
+
+
+@pytest.mark.parametrize(("metric", "writes"), [("perplexity", False), ("token_f1", True)])
+def test_the_probe_writes_answers_only_where_the_run_does(monkeypatch, recipe_of, tmp_path, metric, writes):
+    from attune.catalog.tasks.text_generation import TextGeneration
+    from attune.testing.models import tiny_llama
+
+    examine, written = TextGeneration.examine, []
+    monkeypatch.setattr(TextGeneration, "examine", lambda *given: written.append(1) or examine(*given))
+    rows = [{"row_id": str(i), "prompt": [{"role": "user", "content": f"how do I find page {i}"}], "completion": f"turn to leaf {i} of the book"} for i in range(24)]
+    tiny_llama(tmp_path / "base", [row["completion"] for row in rows])
+    given = recipe_of("full", {"name": "text_generation", "max_new_tokens": 4}, "sft", epochs=1).given
+    recipe = make_recipe({**given, "base_model": str(tmp_path / "base"), "grade": {"main_metric": metric}}, folder=tmp_path)
+    assert module._probe(recipe, rows, 24, tmp_path).steps > 0
+    assert bool(written) == writes
+
+
+def test_the_longest_rows_are_those_that_the_whole_would_have():
+    rows = [{"row_id": str(i)} for i in range(1000)]
+    sizes = [(7 * i) % 1000 for i in range(1000)]
+
+    def longest(total):
+        return sorted(sizes[int(row["row_id"])] for row in module._longest(rows, sizes, total))
+
+    assert longest(1000) == list(range(936, 1000))  # the sample is all there is
+    assert longest(100_000) == list(range(936, 1000))  # more rows than the sample has: its own longest are the best guess
+    assert longest(64)[0] < 20  # so few rows are one batch, of all sizes
+    assert min(longest(320)) == pytest.approx(800, abs=8)
+    assert module._longest(rows[:3], [3, 1, 2], 500) == [rows[0], rows[2], rows[1]]
 
 
 def ladder(monkeypatch, recipe_of, tmp_path, memory, free):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from attune.cli.tables import add, table
 from attune.core import catalog
 from attune.core.errors import AttuneError, DataError, PlugError, RecipeError, Refused, did_you_mean
 from attune.core.shapes import SPEAKING, TAUGHT_BY
+from attune.core.text import readable
 
 if TYPE_CHECKING:
     from attune.core.recipe import Recipe
@@ -31,6 +33,8 @@ COPIED_BYTES = 50_000_000
 FEW = 50
 """Up to so many rows a task is told by less, and a guess is called one."""
 LABEL_LENGTH = 40
+CHARACTERS_PER_TOKEN, ROW_LENGTHS = 3, (128, 2048)
+"""Fewer characters than most tokenizers make of a token, and the fewest and most tokens of a row that are written into a recipe."""
 LOOKED_AT = 200
 """Rows of each file whose shapes say what they are for."""
 SPEAKER = "text_generation"
@@ -285,10 +289,29 @@ def seen_as_labels(seen: Preview) -> bool:
 _METHODS = "# Which weights move (`attune list methods`): full moves all, lora adds small matrices, head is the quickest."
 
 
-def _train(recipe: Recipe) -> str:
+def _train(recipe: Recipe, seen: Preview, base: str) -> str:
     if "torch" not in recipe.task.traits:
         return f"# How fast it learns: the method's own default, unless you write it here.\n# train:\n#   learning_rate: {recipe.method.learning_rate:g}"
+    if "prefers" in recipe.task.traits:
+        return (
+            f"# How long and how fast: the method's own defaults, unless you write epochs, learning_rate, batch_size ... here.\ntrain:\n"
+            f"  # Tokens of a row, question and answer together; guessed from the longest of the rows, `attune check` counts them.\n"
+            f"  max_length: {_row_length(seen, base)}\n  # epochs: {recipe.method.epochs:g}"
+        )
     return f"# How long and how fast: the method's own defaults, unless you write epochs, learning_rate, batch_size ... here.\n# train:\n#   epochs: {recipe.method.epochs:g}"
+
+
+def _row_length(seen: Preview, base: str) -> int:
+    """Tokens that the longest of the sampled rows takes at most: a power of two, as far as the base has positions."""
+    longest = max((sum(len(readable(value)) for role, value in row.items() if role not in ("place", "row_id")) for row in seen.sample), default=0)
+    tokens = min(max(1 << math.ceil(math.log2(max(longest / CHARACTERS_PER_TOKEN, 1))), ROW_LENGTHS[0]), ROW_LENGTHS[1])
+    if base == NO_BASE:
+        return tokens
+    from attune.core.models import resolve_base
+
+    config = resolve_base(base, None, Path.cwd()).folder / "config.json"
+    room = json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings")
+    return min(tokens, room) if isinstance(room, int) else tokens
 
 
 _WANTED = """
@@ -335,7 +358,7 @@ data:
     test: 0.2
     validation: 0.1
 
-{_train(recipe)}
+{_train(recipe, seen, base)}
 
 # What a release must pass. Without gates: significantly better than the best rival on {main}, and not worse than the release in use.
 # gates:

@@ -234,8 +234,11 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
 
 
 def _shapes(seen: Preview) -> list[tuple[str, str]]:
-    """A line per file (at most five), and whether it mixes shapes."""
+    """A line per file (at most five), and whether it mixes shapes; one line for files that are all alike, as a folder of documents."""
     found: list[tuple[str, str]] = []
+    alike = {shape for counts in seen.shapes.values() for shape in counts}
+    if len(seen.shapes) > 1 and len(alike) == 1:
+        return [("shape", f"{alike.pop()} in each of {len(seen.shapes):,} files")]
     for file, counts in list(seen.shapes.items())[:MOST_FILES]:
         mixed = "  (mixed: each row is read by its own)" if len(counts) > 1 else ""
         found.append(("shape" if not found else "", f"{file}: " + ", ".join(f"{shape} {number:,}" for shape, number in counts.most_common()) + mixed))

@@ -68,7 +68,7 @@ class Plug(ABC):
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer. `output` is a label, a list of labels, a text, a vector or a ranked list, as the task says."""
+    """One answer. `output` is a label, a list of labels, a text, a vector or a ranked list, as the task says; None: nothing was answered, something else was told (`extra`)."""
 
     output: Any
     scores: dict[str, float] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attune.core import catalog
 from attune.core.commit import verify
-from attune.core.contracts import Method, Prediction, Row, Signature, Task
+from attune.core.contracts import Method, Metric, Prediction, Row, Signature, Task
 from attune.core.errors import IntegrityError
 from attune.core.memory import in_parts
 from attune.core.models import Base, require_same_base, resolve_base
@@ -56,9 +56,9 @@ class Specialist:
         """Answer rows in the form that metrics grade."""
         return self._asked(rows, self.task.examine)
 
-    def weigh(self, rows: Sequence[Row]) -> list[Prediction]:
-        """`examine` for metrics that read no outputs."""
-        return self._asked(rows, self.task.weigh)
+    def answers_for(self, metric: Metric, rows: Sequence[Row]) -> list[Prediction]:
+        """`examine` for one metric alone: nothing is written where it reads no outputs."""
+        return self._asked(rows, self.task.examine if metric.reads_outputs else self.task.weigh)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts, float32 [n, d]."""

@@ -21,6 +21,7 @@ class Perplexity(Metric):
     percent: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float] | None] = (1.0, math.inf)
     of_answers: ClassVar[bool] = False
+    reads_outputs: ClassVar[bool] = False
 
     def contributions(self, truth: Sequence[Any], predictions: Sequence[Prediction], signature: Signature) -> np.ndarray:
         """float64 [n, 2]: nats and tokens of the right answer."""

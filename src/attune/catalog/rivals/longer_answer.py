@@ -21,11 +21,11 @@ class LongerAnswer(Rival):
         self.ranks = "score-out" in context.task.traits
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
-        """The longer answer, and by how many characters it is ahead as `margin`."""
+        """The longer answer, and by how many characters it is ahead as `margin`; None as output of a task that writes, since it writes nothing."""
         found = []
         for row in rows:
             better, worse = str(row["completion"]), str(row["rejected"])
             margin = float(len(better) - len(worse))
             preferred = max(better, worse, key=lambda text: (len(text), text))
-            found.append(Prediction(preferred if self.ranks else "", extra={"margin": margin}))
+            found.append(Prediction(preferred if self.ranks else None, extra={"margin": margin}))
         return found

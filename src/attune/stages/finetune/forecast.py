@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attune.core.contracts import Example, Row
+from attune.core import catalog
+from attune.core.contracts import Example, Metric, Row
 from attune.core.errors import AttuneError, MachineError
 from attune.core.events import Events
 from attune.core.learner import Unsteady
@@ -167,7 +168,8 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     signature = recipe.task.signature(rows)
     model = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
-    specialist = Specialist(recipe.task, signature, model, base.tokenizer(), base, keys.max_length, recipe.name, method=recipe.method)
+    metric: Metric = catalog.build("metrics", recipe.main_metric, "grade.main_metric")
+    specialist = Specialist(recipe.task, signature, model, base.tokenizer(), base, keys.max_length, recipe.name, method=recipe.method, samples=metric.samples())
     plan = start_plan(keys.precision)
     frozen = model.body_is_frozen()
     parts = {"loading": clock.lap()}
@@ -218,12 +220,14 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         parts["first step"] = clock.lap()
         validating = list(rows[:ANSWERED])
         with Saver(Checkpoints(folder / "checkpoints"), Events(), 0) as saver:
-            _evaluate(learner, validating[: ANSWERED // 4], examples, saver)  # all that a run holds at once is there from here on
+            _evaluate(learner, metric, validating[: ANSWERED // 4], examples, saver)  # all that a run holds at once is there from here on
             saver.wait()
+            with learner.settled() as settled:  # the longest rows are answered together, and meet the memory's peak
+                settled.answers_for(metric, _longest(rows, [len(recipe.task.text(row)) for row in rows], all_rows if frozen else validation_rows))
             clock.lap()
             evaluated = []
             for count in (len(validating) // 4, len(validating)):
-                _evaluate(learner, validating[: max(1, count)], examples, None)
+                _evaluate(learner, metric, validating[: max(1, count)], examples, None)
                 evaluated.append((float(max(1, count)), clock.lap()))
             taken: list[tuple[float, float]] = []
             for index in chosen:  # ever new sizes, as in a run: memory gets its holes from them
@@ -287,15 +291,22 @@ def _step(learner: TorchLearner, index: int) -> None:
         learner.step(index)
 
 
-def _evaluate(learner: TorchLearner, rows: Sequence[Row], examples: Sequence[Example], saver: Saver | None) -> None:
+def _evaluate(learner: TorchLearner, metric: Metric, rows: Sequence[Row], examples: Sequence[Example], saver: Saver | None) -> None:
     """Look at validation rows as the loop does, and keep the weights as the best and the state where there is a saver."""
     with learner.settled() as settled:
-        settled.examine(rows)
+        settled.answers_for(metric, rows)
         learner.validation_loss(examples[: len(rows)])
         if saver is not None:
             saver.save_best(0, learner.weights())
     if saver is not None:
         saver.save(0, *learner.state())
+
+
+def _longest(rows: Sequence[Row], sizes: Sequence[int], total: int) -> list[Row]:
+    """The batch that `total` rows, of which these are a fair sample, would have of their longest."""
+    order = sorted(range(len(rows)), key=lambda i: -sizes[i])
+    top = order[: max(ANSWERED, round(len(rows) * ANSWERED / max(ANSWERED, total)))]
+    return [rows[top[len(top) * i // min(ANSWERED, len(top))]] for i in range(min(ANSWERED, len(top)))]
 
 
 def _more_embedding(learner: TorchLearner, examples: Sequence[Example], rows: int) -> tuple[float, str]:

@@ -327,7 +327,7 @@ class Session:
     def contributions(self, specialist: Specialist) -> np.ndarray:
         """What each validation row adds to the main metric, float64 [n, k]."""
         truth = [self.recipe.task.truth(row) for row in self.validation]
-        answers = (specialist.examine if self.metric.reads_outputs else specialist.weigh)(self.validation)
+        answers = specialist.answers_for(self.metric, self.validation)
         return self.metric.of_rows(self.validation, truth, answers, self.dataset.signature)
 
     def _score(self, specialist: Specialist) -> float:

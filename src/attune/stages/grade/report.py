@@ -129,7 +129,7 @@ def _tiles(grading: Grading, main: Metric) -> list[dict[str, str]]:
     """The few figures a reader takes away."""
     name, results = grading.recipe.main_metric, grading.facts["results"]
     tiles = [{"what": f"tuned model: {plain(name)}", "value": amount(results[TUNED][name].value, main), "note": f"{_span(results[TUNED][name], main)} ({grading.facts['confidence']:.0%} interval)"}]
-    rivals = [who for who, rival in grading.rivals.items() if rival.opponent and math.isfinite(results[who][name].value)]
+    rivals = [who for who, rival in grading.rivals.items() if rival.opponent and who in _known(results, name)]
     if rivals:
         best = (max if main.higher_is_better else min)(rivals, key=lambda who: results[who][name].value)
         tiles.append({"what": f"best rival: {plain(best)}", "value": amount(results[best][name].value, main), "note": _span(results[best][name], main)})
@@ -148,6 +148,11 @@ def _tiles(grading: Grading, main: Metric) -> list[dict[str, str]]:
     return tiles
 
 
+def _known(results: dict[str, dict[str, Estimate]], name: str) -> dict[str, Estimate]:
+    """Contestant -> its value of a metric, where it has one."""
+    return {who: estimates[name] for who, estimates in results.items() if name in estimates and math.isfinite(estimates[name].value)}
+
+
 def _span(estimate: Estimate, metric: Figure) -> str:
     unit = "%" if metric.percent else ""
     return f"{number(estimate.low, metric)}–{number(estimate.high, metric)}{unit}"
@@ -160,7 +165,7 @@ def _range(comparison: Comparison, metric: Figure) -> str:
 def _whiskers(grading: Grading, main: Metric) -> dict[str, Any]:
     """Dots and whiskers of the main metric: positions in per cent of the axis, best first, the tuned model on top."""
     name, purposes = grading.recipe.main_metric, _purposes(grading)
-    found = {who: estimates[name] for who, estimates in grading.facts["results"].items() if math.isfinite(estimates[name].value)}
+    found = _known(grading.facts["results"], name)
     if not found:
         return {"rows": [], "ticks": []}
     low, high = (0.0, 1.0) if main.percent else _padded(min(e.low for e in found.values()), max(e.high for e in found.values()))
@@ -199,10 +204,12 @@ def _table(grading: Grading) -> dict[str, Any]:
     results = grading.facts["results"]
     rows = []
     for name, metric in grading.metrics.items():
-        values = {who: estimates[name].value for who, estimates in results.items() if math.isfinite(estimates[name].value)}
+        values = {who: one.value for who, one in _known(results, name).items()}
         best = (max if metric.higher_is_better else min)(values.values()) if values and not metric.neutral else None
         cells = [
             {"value": amount(one[name].value, metric), "span": _span(one[name], metric) if math.isfinite(one[name].low) else "", "best": values.get(who) == best and best is not None}
+            if name in one
+            else {"value": "–", "span": "", "best": False}
             for who, one in results.items()
         ]
         rows.append({**_metric_facts(name, metric), "main": name == grading.recipe.main_metric, "cells": cells})

@@ -166,7 +166,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
     space = _label_space(signature, truth, answers)
     groups = _groups(rows)
     events.note(f"{keys.resamples} resamples of {len(rows)} test rows, {len(answers)} contestants, {len(plugs.metrics)} metrics")
-    contributions = {name: {who: metric.of_rows(rows, truth, one, space) for who, one in answers.items()} for name, metric in plugs.metrics.items()}
+    contributions = {name: {who: metric.of_rows(rows, truth, one, space) for who, one in answers.items() if _answered(one, metric)} for name, metric in plugs.metrics.items()}
     measured = measure(plugs.metrics, contributions, first=TUNED, groups=groups, resamples=keys.resamples, confidence=keys.confidence, seed=recipe.keys.seed)
     probes, gated = measured_probes(probed, keys.resamples, keys.confidence, recipe.keys.seed)
     opponents = tuple(name for name, rival in plugs.rivals.items() if rival.opponent)
@@ -180,7 +180,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         "test_uses": uses,
         "confidence": keys.confidence,
         "resamples": keys.resamples,
-        "results": {who: {name: one.estimates[who] for name, one in measured.items()} for who in answers},
+        "results": {who: {name: one.estimates[who] for name, one in measured.items() if who in one.estimates} for who in answers},
         "comparisons": tuple(comparison for one in measured.values() for comparison in one.comparisons.values()),
         "per_class": _per_class(plugs.metrics, measured, space),
         "probes": probes,
@@ -229,6 +229,11 @@ def _require_answers(answers: dict[str, list[Prediction]], rows: int) -> None:
     for who, one in answers.items():
         if len(one) != rows:
             raise IntegrityError(f"{who} gave {len(one)} answers to {rows} rows", place="grade", fix=f"mend rival '{who}': predict() must answer every row, in order")
+
+
+def _answered(answers: Sequence[Prediction], metric: Metric) -> bool:
+    """False for a contestant that only prefers (`Prediction.output` None everywhere) and a metric of what was answered: it has no value."""
+    return not metric.reads_outputs or any(one.output is not None for one in answers)
 
 
 def _label_space(signature: Signature, truth: Sequence[Any], answers: dict[str, list[Prediction]]) -> Signature:
