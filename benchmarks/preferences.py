@@ -1,19 +1,24 @@
-"""Preferences of people: a small Llama learns to answer from the better answers of HH-RLHF (`sft`), then from the pairs (`dpo`).
+"""Preferences: a small Llama learns to answer from better answers (`sft`), then from pairs of a better and a worse one (`dpo`).
 
-    python benchmarks/preferences.py --data DATA_FOLDER [--work FOLDER] [--out FILE]
+    python benchmarks/preferences.py --data DATA_FOLDER [--sets harmless support] [--work FOLDER] [--out FILE]
 
 Measured is the share of held-out pairs whose better answer the model finds likelier per token, before `dpo` (the rival `untouched_base`, which is
-the `sft` model) and after it, on the same pairs, with intervals and the paired test that every grading makes. The pairs are the plain-text test file
-of `harmless-base`; conversations that open with the same words stand on one side of the split. The tokenizer and the network are made here, from the
-training texts and a configuration, so the model knows nothing else: the figures say whether the method moves preferences, not how good such a model is.
+the `sft` model) and after it, on the same pairs, with intervals and the paired test that every grading makes. Two sets of pairs: `harmless`, judged by
+people, is the plain-text test file of `harmless-base` of HH-RLHF; `support` is the customer support of Bitext, where the worse answer is the right one
+to a question that wants something else. What begins with the same words stands on one side of the split. The tokenizer and the network are made here,
+from the training texts and a configuration, so the model knows nothing else: the figures say whether the method moves preferences, not how good such a
+model is.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import json
+import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +28,11 @@ from small_models import estimate, exported, make_blank, run, training, verdict,
 TURN = re.compile(r"\n\n(Human|Assistant): ?")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TEST_SHARE, SEED = 0.25, 3
-LONGEST = 320
+LONGEST, LONGEST_SUPPORT = 320, 480
 """Characters; pairs with a longer answer are left out, so that every answer fits beside some of its question."""
 VOCABULARY, WIDTH, LAYERS, HEADS, ROOM = 2000, 128, 3, 4, 192
 TRAIN = {"max_length": ROOM, "batch_size": 16, "average": 0.99, "refit": False}
+Pairs = list[dict[str, Any]]
 
 
 def turns(transcript: str) -> list[dict[str, str]]:
@@ -48,15 +54,40 @@ def pair(chosen: str, rejected: str) -> dict[str, Any] | None:
     return {"prompt": one[:-1], "chosen": better, "rejected": worse}
 
 
-def split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def harmless(data: Path) -> tuple[Pairs, str]:
+    """Pairs judged by people, and what they are."""
+    with gzip.open(data / "hh_rlhf_harmless" / "test.jsonl.gz", "rt", encoding="utf-8") as stream:
+        read = [json.loads(line) for line in stream]
+    rows = [row for one in read if (row := pair(one["chosen"], one["rejected"])) is not None]
+    return rows, f"HH-RLHF harmless-base, its {len(read)} test pairs without those with an answer of more than {LONGEST} characters"
+
+
+def support(data: Path) -> tuple[Pairs, str]:
+    """Answers to questions of customers, each beside one to a question that wants something else, and what they are."""
+    with (data / "bitext_support" / "bitext_support_2023-08.csv").open(encoding="utf-8", newline="") as stream:
+        read = [one for one in csv.DictReader(stream) if len(one["response"]) <= LONGEST_SUPPORT]
+    draw = random.Random(SEED)
+    rows = []
+    for one in read:
+        other = draw.choice(read)
+        while other["intent"] == one["intent"]:
+            other = draw.choice(read)
+        rows.append({"prompt": [{"role": "user", "content": one["instruction"]}], "chosen": one["response"], "rejected": other["response"]})
+    return rows, f"Bitext customer support, answers of at most {LONGEST_SUPPORT} characters; the worse one answers a question with another intent"
+
+
+SETS: dict[str, Callable[[Path], tuple[Pairs, str]]] = {"harmless": harmless, "support": support}
+
+
+def split(rows: Pairs) -> tuple[Pairs, Pairs]:
     """Training and test rows; rows with the same first turn stay together."""
     import numpy as np
 
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, Pairs] = {}
     for row in rows:
         groups.setdefault(row["prompt"][0]["content"].lower(), []).append(row)
     ordered = [list(groups.values())[i] for i in np.random.default_rng(SEED).permutation(len(groups))]
-    test: list[dict[str, Any]] = []
+    test: Pairs = []
     while len(test) < TEST_SHARE * len(rows):
         test += ordered.pop()
     return [row for group in ordered for row in group], test
@@ -77,11 +108,9 @@ def recipe(name: str, base: str, objective: Any, train: dict[str, Any], **more: 
     }
 
 
-def measured(data: Path, folder: Path, sft_epochs: float, dpo_epochs: float) -> dict[str, Any]:
+def measured(rows: Pairs, folder: Path, sft_epochs: float, dpo_epochs: float) -> dict[str, Any]:
     """Both runs, and the scorecard of the second one."""
-    with gzip.open(data / "hh_rlhf_harmless" / "test.jsonl.gz", "rt", encoding="utf-8") as stream:
-        read = [json.loads(line) for line in stream]
-    rows = [row for one in read if (row := pair(one["chosen"], one["rejected"])) is not None]
+    folder.mkdir(exist_ok=True)
     train, test = split(rows)
     for name, part in (("train", train), ("test", test)):
         write_rows(folder / f"{name}.jsonl", part)
@@ -92,37 +121,35 @@ def measured(data: Path, folder: Path, sft_epochs: float, dpo_epochs: float) -> 
     made = recipe("preferences", "sft/merged", {"name": "dpo", "beta": 0.1}, {"epochs": dpo_epochs, "learning_rate": 2e-4})
     made["data"]["columns"] |= {"rejected": "rejected"}
     second = run(folder, made)
-    return {"pairs": len(rows), "of": len(read), "train": len(train), "test": len(test), "sft": training(first), "dpo": training(second), "scorecard": verdict(second)}
+    return {"pairs": len(rows), "train": len(train), "test": len(test), "sft": training(first), "dpo": training(second), "scorecard": verdict(second)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--work", type=Path, help="a folder for the runs; default: a temporary one")
     parser.add_argument("--sft-epochs", type=float, default=3)
     parser.add_argument("--dpo-epochs", type=float, default=2)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with work_folder(options.work, "preferences") as folder:
-        found = measured(options.data.resolve(), folder, options.sft_epochs, options.dpo_epochs)
-    results = found["scorecard"]["results"]
     names = {"untouched_base": "after sft, before dpo", "tuned": "after dpo", "longer_answer": "always the longer answer"}
-    rows = []
-    for who, words in names.items():
-        one = results[who]["preference_accuracy"]
-        rows.append([words, estimate(one)])
-    against = [one for one in found["scorecard"]["comparisons"] if one["metric"] == "preference_accuracy"]
+    rows, notes, runs = [], [], {}
+    for name in options.sets:
+        pairs, what = SETS[name](options.data.resolve())
+        with work_folder(options.work, "preferences") as folder:
+            found = runs[name] = measured(pairs, folder / name, options.sft_epochs, options.dpo_epochs)
+        card = found["scorecard"]
+        rows += [[name, words, estimate(card["results"][who]["preference_accuracy"])] for who, words in names.items()]
+        notes.append(f"`{name}`: {found['test']} held-out pairs, {found['train']} for training. {what}. Verdict of the grading: {card['verdict']}. {' '.join(card['reasons'])}.")
+    notes.append(f"A Llama with {LAYERS} layers of width {WIDTH} that has seen nothing but these texts.")
     body = {
         "title": "Preferences on held-out pairs",
         "command": "python benchmarks/preferences.py --data DATA_FOLDER",
-        "columns": ["model", "better answer preferred, % of pairs (95% interval)"],
+        "columns": ["pairs", "model", "better answer preferred, % of pairs (95% interval)"],
         "rows": rows,
-        "notes": [
-            f"{found['test']} held-out pairs; {found['train']} for training. HH-RLHF harmless-base, its {found['of']} test pairs without those with an answer of more than {LONGEST} characters. A Llama with {LAYERS} layers of width {WIDTH} that has seen nothing but these texts.",
-            f"Verdict of the grading: {found['scorecard']['verdict']}. {' '.join(found['scorecard']['reasons'])}",
-        ],
-        "paired": against,
-        "runs": found,
+        "notes": notes,
+        "runs": runs,
     }
     write(options.out, "preferences", body)
 
