@@ -42,33 +42,45 @@ def ready(port: int, child: subprocess.Popen) -> None:
     raise AssertionError("the endpoint did not get ready")
 
 
-def test_getting_started_runs_as_written(tmp_path: Path) -> None:
-    """Every block of the page, in order, in one folder, with the shell and the `attune` of this environment."""
-    shutil.copy(ROOT / "examples" / "own_csv" / "inbox_export.csv", tmp_path)
+def run_page(page: str, folder: Path) -> str:
+    """Every block of a page, in order, in one folder, with the shell and the `attune` of this environment; returns what they said."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment.pop("ATTUNE_WORKSPACE", None)
     environment.pop("ATTUNE_LEDGER_URL", None)
     port, outputs, endpoint = free_port(), [], None
-    found = blocks(ROOT / "docs" / "getting-started.md")
-    assert len(found) >= 8
     try:
-        for block in found:
+        for block in blocks(ROOT / "docs" / page):
             block = block.replace("8321", str(port))
             if block.startswith("attune serve"):
-                endpoint = subprocess.Popen(block.split(), cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                endpoint = subprocess.Popen(block.split(), cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
                 ready(port, endpoint)
                 continue
-            done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
             outputs.append(done.stdout + done.stderr)
-        text = "\n".join(outputs)
-        assert re.search(r"\b(SHIP|NO-SHIP|INCONCLUSIVE)\b", text)
-        assert text.count("Damaged Item") >= 2, "predict and the endpoint both name the intent"
-        assert (tmp_path / "inbox-release").is_dir()
     finally:
         if endpoint is not None:
             endpoint.terminate()
             assert endpoint.wait(timeout=60) == 0
+    return "\n".join(outputs)
+
+
+def test_getting_started_runs_as_written(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples" / "own_csv" / "inbox_export.csv", tmp_path)
+    assert len(blocks(ROOT / "docs" / "getting-started.md")) >= 8
+    text = run_page("getting-started.md", tmp_path)
+    assert re.search(r"\b(SHIP|NO-SHIP|INCONCLUSIVE)\b", text)
+    assert text.count("Damaged Item") >= 2, "predict and the endpoint both name the intent"
+    assert (tmp_path / "inbox-release").is_dir()
+
+
+def test_the_page_of_language_models_runs_as_written(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples" / "own_chats" / "chats.jsonl", tmp_path)
+    text = run_page("language-models.md", tmp_path)
+    assert "49 of 90 tokens are learned" in text
+    assert " SHIP   replies v1: every gate passed" in text
+    assert "You can pay in cash, by card or within fourteen days by invoice." in text.split('"chat.completion"')[1], "the endpoint gives the workshop's answer"
+    assert (tmp_path / "replies-merged" / "model.safetensors").is_file() or list((tmp_path / "replies-merged").rglob("model.safetensors"))
 
 
 def test_exports_page_runs_as_written(tmp_path: Path) -> None:

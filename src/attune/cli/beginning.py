@@ -286,7 +286,11 @@ def seen_as_labels(seen: Preview) -> bool:
 # -------------------------------------------------------- the recipe's text
 
 
-_METHODS = "# Which weights move (`attune list methods`): full moves all, lora adds small matrices, head is the quickest."
+def _methods(recipe: Recipe) -> str:
+    if "torch" not in recipe.task.traits:
+        return "# How it learns (`attune list methods`)."
+    quickest = "" if "text-out" in recipe.task.traits else ", head is the quickest"
+    return f"# Which weights move (`attune list methods`): full moves all, lora adds small matrices{quickest}."
 
 
 def _train(recipe: Recipe, seen: Preview, base: str) -> str:
@@ -343,7 +347,7 @@ task: {_scalar(task["name"]) if not keys else json.dumps({"name": task["name"], 
 {_objective(recipe)}# The general model it starts from: package:MODULE, a folder, {"or a hub id with a revision" if "torch" in recipe.task.traits else "or none"}.{_WANTED if base == NO_BASE else ""}
 base_model: {_scalar(base)}
 
-{_METHODS if "torch" in recipe.task.traits else "# How it learns (`attune list methods`)."}
+{_methods(recipe)}
 method: {recipe.method.name}
 
 # Every random draw comes from this number.
