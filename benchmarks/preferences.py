@@ -28,9 +28,9 @@ from small_models import estimate, exported, make_blank, run, training, verdict,
 TURN = re.compile(r"\n\n(Human|Assistant): ?")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 TEST_SHARE, SEED = 0.25, 3
-LONGEST, LONGEST_SUPPORT = 320, 480
+LONGEST, LONGEST_SUPPORT = 320, 800
 """Characters; pairs with a longer answer are left out, so that every answer fits beside some of its question."""
-VOCABULARY, WIDTH, LAYERS, HEADS, ROOM = 2000, 128, 3, 4, 192
+VOCABULARY, WIDTH, LAYERS, HEADS, ROOM = 2000, 128, 3, 4, 320
 TRAIN = {"max_length": ROOM, "batch_size": 16, "average": 0.99, "refit": False}
 Pairs = list[dict[str, Any]]
 
@@ -118,7 +118,7 @@ def measured(rows: Pairs, folder: Path, sft_epochs: float, dpo_epochs: float) ->
     make_blank(folder / "blank", texts, vocabulary=VOCABULARY, width=WIDTH, layers=LAYERS, heads=HEADS, room=2 * ROOM, seed=SEED)
     first = run(folder, recipe("answers", "blank", "sft", {"epochs": sft_epochs, "learning_rate": 2e-3}, grade={"main_metric": "perplexity", "metrics": ["perplexity"], "rivals": []}))
     exported(folder, "answers", "sft")
-    made = recipe("preferences", "sft/merged", {"name": "dpo", "beta": 0.1}, {"epochs": dpo_epochs, "learning_rate": 2e-4})
+    made = recipe("preferences", "sft/merged", {"name": "dpo", "beta": 0.1}, {"epochs": dpo_epochs, "learning_rate": 5e-4})
     made["data"]["columns"] |= {"rejected": "rejected"}
     second = run(folder, made)
     return {"pairs": len(rows), "train": len(train), "test": len(test), "sft": training(first), "dpo": training(second), "scorecard": verdict(second)}
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--work", type=Path, help="a folder for the runs; default: a temporary one")
     parser.add_argument("--sft-epochs", type=float, default=3)
-    parser.add_argument("--dpo-epochs", type=float, default=2)
+    parser.add_argument("--dpo-epochs", type=float, default=6)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     names = {"untouched_base": "after sft, before dpo", "tuned": "after dpo", "longer_answer": "always the longer answer"}
