@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from attune.core.errors import DataError
@@ -115,6 +118,50 @@ def test_a_given_column_without_test_rows_is_refused(curate):
     table = "text,label,part\n" + "\n".join(f'"{text}",{label},train' for text, label in clean_rows())
     with pytest.raises(DataError, match="no row is given as a test row"):
         curate({"rows.csv": table}, splits={"by": "given", "given": "part"})
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_rows_of_a_retune_need_no_time(curate, tmp_path, more):
+    """Rows that feedback made have roles alone; the old ones stay where they were, and one newer row of the file asks for no test of its own."""
+    rows = [f'"{text}",{label},2026-01-{1 + i // 7:02d}' for i, (text, label) in enumerate(clean_rows())]
+    splits = {"by": "time", "time": "when"}
+    first = curate({"rows.csv": "text,label,when\n" + "\n".join(rows)}, splits=splits)
+    extra = tmp_path / "new_rows.jsonl"
+    extra.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in _new_rows(60)))
+    newer = ["the invoice for the barn door is wrong,refund,2026-02-01"] * more
+    second = curate({"rows.csv": "text,label,when\n" + "\n".join([*rows, *newer])}, splits=splits, extra_rows=extra, previous=first.dataset)
+    where = {row["row_id"]: row["split"] for row in second.rows()}
+    assert all(where[row["row_id"]] == row["split"] for row in first.rows())
+    added = [row for row in second.rows() if row["place"].startswith("new_rows")]
+    assert len(added) == 60
+    assert not any("added" in row for row in added)
+    assert not second.quarantine
+
+
+@pytest.mark.parametrize("word", ["nan", "inf", "-Infinity", "1e999"])
+def test_only_finite_numbers_are_times(curate, word):
+    assert splits.moment(word, False) is None
+    table = "text,label,when\n" + "\n".join(f'"{text}",{label},{word if i == 5 else i // 3}' for i, (text, label) in enumerate(clean_rows()))
+    result = curate({"rows.csv": table}, splits={"by": "time", "time": "when"})
+    assert [(one["row"], one["reason"]) for one in result.quarantine] == [(7, "no readable time")]
+    assert min(float(row["time"]) for row in result.rows("test")) > max(float(row["time"]) for row in result.rows("train"))
+
+
+def test_rows_without_a_group_are_not_one_group(curate, tmp_path):
+    """A missing cell of a table of numbers is not a number (NaN), which is no customer."""
+    pq.write_table(
+        pa.table({"text": [t for t, _ in clean_rows()], "label": [n for _, n in clean_rows()], "customer": [float(i % 45) if i % 2 else float("nan") for i in range(180)]}), tmp_path / "rows.parquet"
+    )
+    result = curate({}, path="rows.parquet", splits={"by": "group", "group": "customer"})
+    assert {row["split"] for row in result.rows() if row.get("group") is None} == {"train", "validation", "test"}
+    assert result.dataset.counts["test"] < 60
+
+
+def test_given_splits_may_come_from_a_file_of_test_rows_alone(curate):
+    rows = clean_rows()
+    result = curate({"train.csv": as_csv(rows[::2]), "test.csv": as_csv(rows[1::2])}, path="train.csv", test_path="test.csv", splits={"by": "given"})
+    assert {row["text"] for row in result.rows("test")} <= {text for text, _ in rows[1::2]}
+    assert result.dataset.counts["validation"] == 9
 
 
 def test_official_test_rows_are_used_whole_and_validation_comes_from_train(curate):

@@ -178,7 +178,7 @@ def _split_columns(recipe: Recipe) -> dict[str, str]:
     found = {"group": keys.group} if keys.group is not None else {}
     if keys.by in ("time", "given"):
         found[keys.by] = getattr(keys, keys.by)
-    if keys.by != "stratified" and found.get(keys.by) is None:
+    if keys.by != "stratified" and found.get(keys.by) is None and not (keys.by == "given" and recipe.keys.data.test_path is not None):
         raise DataError(f"splitting by {keys.by} needs a column", place=f"data.splits.{keys.by}", fix=f"write `splits: {{by: {keys.by}, {keys.by}: COLUMN}}`")
     return {role: name for role, name in found.items() if name is not None}
 
@@ -232,10 +232,10 @@ def _parse(recipe: Recipe, records: list[tuple[reading.Location, RawRecord]], ch
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             gate.refuse(record, READING, "", f"task '{task.name}' cannot read it: {type(error).__name__} {error}", "give it the shape of the other rows")
             continue
-        extra = {"split": place.split, **(more or {})}
+        extra = {"split": place.split, "added": place.by_role or None, **(more or {})}
         for role, name in uses.items():
             cell = values.get(name)
-            if cell is None or str(cell).strip() == "":
+            if cell is None or cell != cell or str(cell).strip() == "":
                 continue
             if role == "given" and place.split is None:
                 extra["split"] = splits.given_split(cell)
@@ -287,11 +287,12 @@ def _usable(gate: Gate, recipe: Recipe) -> None:
 
 
 def _timed(rows: list[Row], gate: Gate) -> list[Row]:
-    """Rows with their moment as a number; rows without a readable time are set aside, and too many of them refuse the split."""
+    """Rows with their moment as a number; rows without a readable time are set aside, and too many of them refuse the split. Rows that a retune
+    adds have no columns but roles, so they pass without."""
     slashes = [str(row["time"]).split("/") for row in rows if str(row.get("time", "")).count("/") == 2]
     day_first = any(parts[0].strip().isdigit() and int(parts[0]) > 12 for parts in slashes)
     moments = {row["row_id"]: splits.moment(row["time"], day_first) if row.get("time") is not None else None for row in rows}
-    bad = [row for row in rows if moments[row["row_id"]] is None and not row.get("split")]
+    bad = [row for row in rows if moments[row["row_id"]] is None and not row.get("split") and not row.get("added")]
     if len(bad) > 0.2 * len(rows):
         samples = ", ".join(f"'{excerpt(str(row.get('time', '')), 30)}'" for row in bad[:3])
         raise DataError(f"{len(bad)} of {len(rows)} rows have no readable time, for example {samples}", place="data.splits.time", fix="write times as 2026-01-31 or 2026-01-31T14:05")
@@ -316,7 +317,7 @@ def _held_out(by_split: dict[str, list[Row]]) -> None:
 
 def _plain(row: Row) -> Row:
     """A row as it is stored: without what only the splitter needed."""
-    return {name: value for name, value in row.items() if name != "split"}
+    return {name: value for name, value in row.items() if name not in ("split", "added")}
 
 
 def excerpt_row(row: Row, task: Any) -> dict[str, str]:

@@ -83,6 +83,8 @@ def assign(rows: Sequence[Row], task: Task, links: Sequence[tuple[str, str]], pl
     validation = 0.0 if "validation" in has else plan.validation
     dealt = _by_time(rows, free, test, validation) if plan.by == "time" else _deal(rows, task, units, free, test, validation, plan.seed)
     found.update({rows[i]["row_id"]: split for i, split in dealt.items()})
+    if plan.by == "time" and "test" not in found.values():
+        raise DataError("the newest moment holds too many rows to hold rows out by time", place="data.splits.time", fix="give a finer time, or split `by: stratified`")
     if "test" not in has:
         notes = _keep_sealed(rows, task, units, found, frozenset(given) | plan.previous.keys(), plan)
         return found, _rare(rows, task, found), notes
@@ -179,7 +181,7 @@ def _deal(rows: Sequence[Row], task: Task, units: Sequence[int], free: Sequence[
 
 
 def _by_time(rows: Sequence[Row], free: Sequence[int], test: float, validation: float) -> dict[int, str]:
-    """Newest rows test, the next newest validate; rows of one moment stay together."""
+    """Newest rows test, the next newest validate; rows of one moment stay together. Rows without a moment train."""
     timed = sorted((i for i in free if rows[i].get("moment") is not None), key=lambda i: (rows[i]["moment"], rows[i]["row_id"]))
     found = dict.fromkeys(free, "train")
     edges = [(round(len(timed) * (1 - test - validation)), "validation"), (round(len(timed) * (1 - test)), "test")]
@@ -188,8 +190,6 @@ def _by_time(rows: Sequence[Row], free: Sequence[int], test: float, validation: 
             edge += 1
         for i in timed[edge:]:
             found[i] = split
-    if test and not any(split == "test" for split in found.values()):
-        raise DataError("the newest moment holds too many rows to hold rows out by time", place="data.splits.time", fix="give a finer time, or split `by: stratified`")
     return found
 
 
@@ -197,9 +197,11 @@ def moment(value: Any, day_first: bool) -> float | None:
     """Seconds (or the number itself) of a time as people write it; None when it cannot be read."""
     text = str(value).strip()
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         pass
+    else:
+        return number if math.isfinite(number) else None
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
