@@ -11,10 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
+from attune import lifecycle
 from attune.core import catalog
+from attune.core.addresses import hidden, opened
 from attune.core.contracts import RawRecord
-from attune.core.errors import DataError, MachineError
+from attune.core.errors import AttuneError, DataError, MachineError
+from attune.core.recipe import make_recipe, read_recipe
+from attune.core.workspace import Workspace
+from attune.stages import curate
 
 ROWS = [("the lamp is broken", "broken"), ('she said "no, never"', "refund"), ("line one\nline two", "broken"), ("café zürich €5", "refund"), ("plain", "broken"), ("other", "refund")]
 
@@ -268,6 +274,57 @@ def test_sql_never_shows_the_password(tmp_path):
     with pytest.raises((DataError, MachineError)) as error:
         read({"name": "sql", "query": "select 1"}, tmp_path, "postgresql+psycopg://bob:s3cret@127.0.0.1:9/base")
     assert "s3cret" not in str(error.value)
+
+
+def test_sql_takes_what_is_secret_from_the_environment(tmp_path, monkeypatch):
+    """The recipe names a variable; what it holds reaches the database and stands nowhere in the workspace."""
+    secret = "s3cret p@ss:%word"
+    (tmp_path / "hidden-4711").mkdir()
+    engine = create_engine(f"sqlite:///{tmp_path / 'hidden-4711' / 'rows.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("create table tickets (body text, kind text)"))
+        for i in range(80):
+            connection.execute(text("insert into tickets values (:b, :k)"), {"b": f"the {'lamp' if i % 2 else 'parcel'} of order {i * 37} is late", "k": "ab"[i % 2]})
+    engine.dispose()
+    path = "sqlite:///${HIDDEN_NAME}/rows.db"
+    values = {"name": "claims", "task": "text_classification", "method": "head", "data": {"path": path, "source": {"name": "sql", "query": "select body, kind from tickets"}, "checks": ["types"]}}
+    monkeypatch.delenv("HIDDEN_NAME", raising=False)
+    with pytest.raises(MachineError, match="HIDDEN_NAME is not set"):
+        read(values["data"]["source"], tmp_path, path)
+    monkeypatch.setenv("HIDDEN_NAME", "hidden-4711")
+    recipe = make_recipe(values, folder=tmp_path)
+    workspace = Workspace(tmp_path / "workspace")
+    cycle = lifecycle.run(recipe, workspace, until="curate")
+    inputs = curate.inputs(recipe)
+    workspace.close()
+    assert cycle.dataset.counts["kept"] == 80
+    resolved = workspace.root / "runs" / cycle.run / "recipe.resolved.yaml"
+    assert path in resolved.read_text()
+    assert read_recipe(resolved).keys.data.path == path, "what was written can be run again"
+    assert "4711" not in json.dumps(inputs)
+    assert [file for file in workspace.root.rglob("*") if file.is_file() and b"hidden-4711" in file.read_bytes()] == []
+    monkeypatch.setenv("DATABASE_PASSWORD", secret)
+    assert make_url(opened("postgresql+psycopg://bob:${DATABASE_PASSWORD}@host/base")).password == secret
+
+
+@pytest.mark.parametrize(
+    "address", ["postgresql+psycopg://bob:s3cret@127.0.0.1:9/base", "postgresql://127.0.0.1/base?user=bob&password=s3cret", "mssql+pyodbc:///?odbc_connect=DRIVER%3DX%3BPWD%3Ds3cret"]
+)
+@pytest.mark.parametrize("data", [{"path": "{}"}, {"path": ["rows.csv", "{}"]}, {"path": "rows.csv", "test_path": "{}"}, {"path": "rows.csv", "replay": {"path": "{}"}}])
+def test_a_password_in_a_recipe_is_refused_and_not_repeated(tmp_path, address, data):
+    data = json.loads(json.dumps(data).replace("{}", address))
+    with pytest.raises(AttuneError) as told:
+        make_recipe({"name": "claims", "task": "text_classification", "data": data}, folder=tmp_path)
+    assert "s3cret" not in str(told.value)
+    assert "${DATABASE_PASSWORD}" in str(told.value)
+    with pytest.raises(AttuneError) as told:
+        make_recipe({"name": "claims", "task": "text_classification", "data": {"path": "rows.csv"}, "seed": address}, folder=tmp_path)
+    assert "s3cret" not in str(told.value), "nor where the address stands in a wrong place"
+
+
+@pytest.mark.parametrize("address", ["sqlite:///rows.db", "postgresql://bob@host/base", "postgresql://bob:${PW}@host:5432/base?sslmode=require&password=${PW}", "data/a:b@c.csv", "owner/name"])
+def test_an_address_without_a_password_is_left_alone(address):
+    assert hidden(address) == address
 
 
 def _saved(folder: Path, rows: list[dict[str, Any]]) -> None:

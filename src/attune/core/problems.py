@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from attune.core.addresses import hidden
 from attune.core.errors import AttuneError, RecipeError, did_you_mean, nearest
 from attune.core.keys import Keys, aliases_of, plugs_of
 
@@ -104,7 +105,7 @@ def _group_in(annotation: Any) -> type[Keys] | None:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, (dict, list)) else f"a {'mapping' if isinstance(value, dict) else 'list'} {value!r}"
+    text = hidden(repr(value) if not isinstance(value, (dict, list)) else f"a {'mapping' if isinstance(value, dict) else 'list'} {value!r}")
     return text if len(text) <= 80 else text[:77] + "..."
 
 

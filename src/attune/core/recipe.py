@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from attune.core import catalog
+from attune.core.addresses import hidden
 from attune.core.contracts import Plug as PlugObject
 from attune.core.contracts import require_fit
 from attune.core.errors import AttuneError, PlugError, Problems, RecipeError, did_you_mean, nearest
@@ -423,6 +424,7 @@ def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
             yield RecipeError("`by` is a difference to a rival, and this gate names none", place=f"{place}.by", fix="add better_than, or remove by")
     if keys.__dict__["budget"] is not None and not _is_auto(keys.__dict__["method"]):
         yield RecipeError("a budget is for `method: auto` alone", place="budget", fix="write `method: auto`, or remove it and set train.epochs")
+    yield from _passwords(keys.__dict__["data"].__dict__)
     by = splits["by"]
     if by in ("group", "time") and splits[by] is None:
         yield RecipeError(f"rows are to be split by {by}, but no column is named", place="data.splits.by", fix=f"add data.splits.{by}: COLUMN")
@@ -438,6 +440,14 @@ def _contradictions(keys: RecipeKeys, task: Any) -> Iterator[AttuneError]:
             place="train.micro_batch_size",
             fix="batch_size is the rows of a whole step; raise it or lower micro_batch_size",
         )
+
+
+def _passwords(data: Mapping[str, Any]) -> Iterator[AttuneError]:
+    """Addresses that hold a password, which would be written wherever the recipe is."""
+    paths = [("data.path", one) for one in ([data["path"]] if isinstance(data["path"], str) else data["path"])]
+    for place, address in [*paths, ("data.test_path", data["test_path"]), ("data.replay.path", data["replay"].__dict__["path"])]:
+        if address is not None and hidden(address) != address:
+            yield RecipeError("the address holds a password, and a recipe travels with the model", place=place, fix=f"write `{hidden(address)}` and set that variable in the environment")
 
 
 def _probed(specs: Sequence[Plug]) -> dict[str, Any]:

@@ -40,7 +40,9 @@ class CanaryKeys(Keys):
 class DataKeys(Keys):
     """Where the rows are and how they are read."""
 
-    path: str | list[str] = key(..., "file, glob, folder, dataset id or SQL URL, relative to the recipe; several as a list", aliases=("dataset", "dataset_name", "json_path"))
+    path: str | list[str] = key(
+        ..., "file, glob, folder, dataset id or SQL URL (its password as ${VARIABLE} of the environment), relative to the recipe; several as a list", aliases=("dataset", "dataset_name", "json_path")
+    )
     test_path: str | None = key(None, "a file of test rows given by others (an official test set)")
     source: Plug = key("auto", "how to read the path; auto asks every source whether it knows it", aliases=("type", "format"), plugs="sources", words=("auto",))
     columns: dict[str, str | list[str]] = key({}, "role: column, where the detection is wrong; a list for features", aliases=("column_mapping",))

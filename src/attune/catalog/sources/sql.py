@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attune.core.addresses import VARIABLE, opened
 from attune.core.contracts import RawRecord, Source
 from attune.core.errors import DataError, MachineError
 from attune.core.keys import Keys, key
@@ -20,12 +21,12 @@ class SqlKeys(Keys):
 
 
 class Sql(Source):
-    """Reads the rows of one query; the place of a record is its number in the result, from 1."""
+    """Reads the rows of one query; the place of a record is its number in the result, from 1. ${NAME} in the URL is taken from the environment."""
 
     keys_type = SqlKeys
 
     def recognises(self, location: str, folder: Path) -> bool:
-        """True for URLs such as sqlite:///tickets.db or postgresql://user@host/base."""
+        """True for URLs such as sqlite:///tickets.db or postgresql://user:${DATABASE_PASSWORD}@host/base."""
         scheme = location.partition("://")[0].split("+")[0]
         return "://" in location and scheme in ("sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle")
 
@@ -45,7 +46,7 @@ class Sql(Source):
         if not self.keys.query:
             raise DataError("a database needs a query", place="data.source", fix="write `source: {name: sql, query: SELECT text, label FROM tickets ORDER BY id}`")
         try:
-            url = make_url(location)
+            url = make_url(opened(location))
             if url.get_backend_name() == "sqlite" and url.database:
                 file = folder / url.database
                 if not file.is_file():
@@ -55,7 +56,7 @@ class Sql(Source):
                 url = url.set(database=str(file))
             engine = create_engine(url)
         except (ArgumentError, NoSuchModuleError) as error:
-            raise DataError(f"not a database URL: {error}", place="data.path", fix="for example sqlite:///tickets.db or postgresql+psycopg://user:password@host/base") from error
+            raise DataError("not a database URL", place="data.path", fix=f"for example sqlite:///tickets.db or postgresql+psycopg://user:${{{VARIABLE}}}@host/base") from error
         except ImportError as error:
             raise MachineError(f"the driver of '{location.partition('://')[0]}' is not installed: {error.name}", place="data.path", fix="install it, for PostgreSQL: attune[postgres]") from error
         name = url.database.rpartition("/")[2] if url.database else url.get_backend_name()
@@ -66,8 +67,9 @@ class Sql(Source):
                     values: dict[str, Any] = {str(column): value for column, value in row.items()}
                     yield RawRecord(f"{name}:{number}", values)
         except SQLAlchemyError as error:
+            said = str(getattr(error, "orig", None) or error)
             raise DataError(
-                f"the database refused: {getattr(error, 'orig', None) or error}",
+                f"the database refused: {said.replace(str(url.password), '***') if url.password else said}",
                 place=f"data.source of {url.render_as_string(hide_password=True)}",
                 fix="try the query in the database's own shell",
             ) from error
