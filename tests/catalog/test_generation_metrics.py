@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attune.catalog.metrics.numeric_match import last_number
 from attune.catalog.metrics.pass_at_k import chance
 from attune.core import catalog, jail
+from attune.core.answers import last_number
 from attune.core.contracts import Prediction
 from attune.core.errors import DataError, RecipeError
+from attune.core.programs import program_of
 from attune.testing.bench import bench
 
 SHARED = Path(os.environ.get("ATTUNE_TEST_SHARED") or Path(__file__).resolve().parents[3] / "shared")
@@ -109,7 +110,23 @@ def test_numbers_agree_with_the_data_sets_own_verdicts():
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("It costs $1,234.50.", "1234.50"), ("from 3 to −7", "-7"), ("10-3=7", "7"), ("v2.0.1 is .5", "0.5"), ("no number", None), ("1,2,3", "3"), ("about 1,000,000 people", "1000000"), ("5%", "5")],
+    [
+        ("It costs $1,234.50.", "1234.50"),
+        ("from 3 to −7", "-7"),
+        ("10-3=7", "7"),
+        ("v2.0.1 is .5", "0.5"),
+        ("no number", None),
+        ("1,2,3", "3"),
+        ("so 1/2", "0.5"),
+        ("−3/4 of it", "-0.75"),
+        ("1e3 apples", "1000"),
+        ("+4", "4"),
+        ("7" * 5000, None),
+        ("1e999999999", "1"),
+        ("-$5", "-5"),
+        ("about 1,000,000 people", "1000000"),
+        ("5%", "5"),
+    ],
 )
 def test_the_last_number(text, number):
     assert (None if (found := last_number(text)) is None else float(found)) == (None if number is None else float(number))
@@ -186,6 +203,34 @@ def test_the_chance_that_one_of_k_passes_is_that_of_all_choices():
         choices = list(itertools.combinations([True] * c + [False] * (n - c), k))
         assert chance(n, c, k) == pytest.approx(sum(any(one) for one in choices) / len(choices))
     assert chance(200, 1, 100) == pytest.approx(0.5)
+
+
+@pytest.mark.skipif(bool(jail.holds()), reason="this machine cannot shut the jail")
+@pytest.mark.parametrize("tests", [["assert f() == 1"], "assert f() == 1", "['assert f() == 1']"])
+def test_a_list_of_tests_is_not_a_program_that_passes_everything(tests):
+    good, bad = "def f():\n    return 1", "def f():\n    return 2"
+    rows = [{"row_id": "a", "tests": tests}]
+    for name in ("pass_at_1", "pass_at_k"):
+        assert score(name, [""], [bad], rows) == 0
+        assert score(name, [""], [good], rows) == 1
+    reward = catalog.build("rewards", "unit_tests")
+    assert reward.score(rows * 2, [bad, good]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "program"),
+    [
+        ("x = 1", "x = 1"),
+        ("First:\n```python\nx = 1\n```\nor\n```python\nx = 2\n```", "x = 1"),
+        ("```bash\npip install x\n```\nThen:\n```py\nx = 1\n```", "x = 1"),
+        ("```\nx = 1\n```", "x = 1"),
+        ("It prints\n```\n5 apples\n```\nby\n```Python3\n    x = 1\n\n```", "    x = 1\n"),
+        ("```python\nx = 1", "x = 1"),
+        ("```js\nlet x\n```", "```js\nlet x\n```"),
+    ],
+)
+def test_where_the_program_stands_in_an_answer(answer, program):
+    assert program_of(answer) == program
 
 
 @pytest.mark.skipif(bool(jail.holds()), reason="this machine cannot shut the jail")

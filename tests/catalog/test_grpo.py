@@ -53,8 +53,36 @@ def test_a_recipe_takes_prompts_and_the_columns_of_its_rewards(tmp_path: Path) -
     assert recipe.main_metric == "mean_reward"
     row = recipe.task.parse({"q": "2+2", "a": 4, "s": {"type": "number"}}, {"prompt": "q", "completion": "a", "schema": "s"})
     assert row == {"prompt": [{"role": "user", "content": "2+2"}], "completion": "4", "schema": {"type": "number"}}
+
+
+def test_prompts_are_read_in_every_shape(tmp_path: Path) -> None:
+    """Alpaca's input, system and history belong to the question; messages may stand in a table's cell as JSON, and hold the right answer as their last turn."""
+
+    def task_of(*rewards: Any) -> Any:
+        return make_recipe({"name": "p", "task": "text_generation", "objective": {"name": "grpo", "rewards": list(rewards)}, "data": {"path": "x.csv"}}, folder=tmp_path).task
+
+    alpaca = {"instruction": "Shorten.", "input": "A long text.", "output": "Text.", "system": "Be brief.", "history": [["Hi", "Hello"]]}
+    row = task_of("exact_match").parse(alpaca, {"prompt": "instruction", "completion": "output"})
+    assert [(m["role"], m["content"]) for m in row["prompt"]] == [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Shorten.\nA long text.")]
+    assert row["completion"] == "Text."
+    talk = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]
+    assert task_of("exact_match").parse({"messages": json.dumps(talk)}, {"prompt": "messages"}) == {"prompt": talk[:1], "completion": "4"}
+    assert task_of(VOWELS).parse({"messages": json.dumps(talk[:1])}, {"prompt": "messages"}) == {"prompt": talk[:1]}
     with pytest.raises(DataError, match="ends with an answer"):
-        recipe.task.parse({"q": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, {"prompt": "q"})
+        task_of(VOWELS).parse({"messages": talk}, {"prompt": "messages"})
+
+
+@pytest.mark.parametrize("given", [["assert double(2) == 4", "assert double(0) == 0"], "assert double(2) == 4\nassert double(0) == 0", '["assert double(2) == 4", "assert double(0) == 0"]'])
+def test_unit_tests_of_a_row_are_one_program_wherever_they_are_read(tmp_path: Path, given: Any) -> None:
+    """As a literal a list of tests tests nothing, so that every program would pass the metric."""
+    values, columns = {"q": "write double", "a": "pass", "tests": given}, {"prompt": "q", "completion": "a", "tests": "tests"}
+    for objective in ("sft", {"name": "grpo", "rewards": ["unit_tests"]}):
+        task = make_recipe({"name": "p", "task": "text_generation", "objective": objective, "data": {"path": "x.csv"}}, folder=tmp_path).task
+        row = task.parse(values, columns)
+        assert row["tests"] == "assert double(2) == 4\nassert double(0) == 0"
+        assert task.parse({**values, "tests": []}, columns).get("tests") is None
+        with pytest.raises(DataError, match="not text"):
+            task.parse({**values, "tests": [1]}, columns)
 
 
 def test_wrong_rewards_are_told_when_the_recipe_is_read(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def test_exact_match() -> None:
         ("no idea", "7", 0.0),
         ("1e3 apples", "1000", 1.0),
         ("x2", "2", 0.0),
+        ("it is −3", "-3", 1.0),
+        ("1/3", "0.3333333333", 1.0),
     ],
 )
 def test_numeric_answer(answer: str, right: str, value: float) -> None:

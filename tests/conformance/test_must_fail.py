@@ -90,7 +90,7 @@ FAULTS = [
     ("rewards", "exact_match", "zip(rows, answers, strict=True)]", "zip(rows, answers, strict=True)][1:]", "numbers_are_finite_and_of_the_answer_alone"),
     ("rewards", "numeric_answer", "float(said is not None and", "float(said is None or not", "right_answers_are_worth_as_much_as_wrong_ones_at_least"),
     ("rewards", "regex", "return [float(", "return [__import__('random').random() + float(", "numbers_are_finite_and_of_the_answer_alone"),
-    ("rewards", "unit_tests", '"Python code that raises when the answer is wrong: a text or a list of lines"', '""', "columns_are_roles"),
+    ("rewards", "unit_tests", "(TESTS,)", '(Role("tests", "any", "", ("tests",), target=True),)', "columns_are_roles"),
     ("metrics", "perplexity", "return Figure().value(totals)", "return -Figure().value(totals)", "right_answers_beat_wrong_ones"),
     ("tasks", "fill_mask", "return [self._said(specialist, said) for said in found]", "return [self._said(specialist, said) for said in found][1:]", "answers_in_order_and_alone_as_together"),
     ("methods", "full", 'parameter.requires_grad = ".pooler." not in name', "parameter.requires_grad = False", "something_trains_and_the_same_each_time"),

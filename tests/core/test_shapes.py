@@ -134,10 +134,11 @@ def test_labelled_answers(values: dict[str, Any], wanted: bool) -> None:
     assert labelled_of(values, {}) == {"prompt": Q, "completion": "a", "desirable": wanted}
 
 
-def test_prompts_for_rewards_keep_every_other_column() -> None:
-    row = rewarded_of({"prompt": "q", "solution": "42", "difficulty": 3, "empty": None}, {"prompt": "prompt", "completion": "solution"})
-    assert row == {"prompt": Q, "completion": "42", "facts": {"solution": "42", "difficulty": 3}}
+def test_prompts_for_rewards() -> None:
+    row = rewarded_of({"prompt": "q", "solution": 42, "difficulty": 3, "empty": None}, {"prompt": "prompt", "completion": "solution"})
+    assert row == {"prompt": Q, "completion": "42"}
     assert rewarded_of({"prompt": Q}, {})["completion"] is None
+    assert rewarded_of({"messages": QA}, {}) == {"prompt": Q, "completion": "a"}
 
 
 def test_raw_text_is_kept_whole() -> None:
@@ -183,8 +184,7 @@ def test_bad_rows_get_the_place_the_reason_and_the_way_out(reader: Any, values: 
 
 
 NAMES = sorted(
-    {hint for roles in (shapes.PREFERENCE_ROLES, shapes.LABELLED_ROLES, shapes.REWARDED_ROLES, shapes.DOCUMENT_ROLES) for role in roles for hint in role.hints}
-    | {"segments", "system", "history", "images", "kto_tag"}
+    {hint for roles in (shapes.PREFERENCE_ROLES, shapes.LABELLED_ROLES, shapes.DOCUMENT_ROLES) for role in roles for hint in role.hints} | {"segments", "system", "history", "images", "kto_tag"}
 )
 KEYS = ["role", "from", "content", "value", "train", "loss", "weight", "tool_calls", "function_call", "name", "arguments", "function", "text", "label", "type", "messages", "image"]
 WORDS = st.sampled_from(["user", "assistant", "human", "gpt", "system", "tool", "function_call", "observation", "", "q", "[{", '[{"role": "user", "content": "x"}]', "true", "{}", "\ud800", "segment"])
@@ -194,7 +194,7 @@ TURN = st.fixed_dictionaries({"role": WORDS}, optional={"content": ANYTHING, "tr
 CELLS = st.one_of(ANYTHING, st.lists(TURN, max_size=5))
 ROWS = st.dictionaries(st.sampled_from(NAMES), CELLS, max_size=6)
 COLUMNS = st.dictionaries(st.sampled_from(["prompt", "completion", "rejected", "desirable"]), st.sampled_from(NAMES), max_size=4)
-ROLES = {answered_of: shapes.ANSWERED_ROLES, preference_of: shapes.PREFERENCE_ROLES, labelled_of: shapes.LABELLED_ROLES, rewarded_of: shapes.REWARDED_ROLES, document_of: shapes.DOCUMENT_ROLES}
+ROLES = {answered_of: shapes.ANSWERED_ROLES, preference_of: shapes.PREFERENCE_ROLES, labelled_of: shapes.LABELLED_ROLES, rewarded_of: shapes.ANSWERED_ROLES, document_of: shapes.DOCUMENT_ROLES}
 
 
 def read(reader: Any, values: dict[str, Any], columns: dict[str, str]) -> tuple[dict[str, Any], DataError | None]:

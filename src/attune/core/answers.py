@@ -1,14 +1,18 @@
-"""Comparing answers: label sets, normalised texts, right or wrong."""
+"""Comparing answers: label sets, normalised texts, numbers, right or wrong."""
 
 from __future__ import annotations
 
 import re
 import string
+from fractions import Fraction
 from typing import Any
 
 from attune.core.contracts import Task
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NUMBER = re.compile(r"(?<![\w.])([-+−]?)[$€£]?((?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)((?:[eE][-+]?\d{1,3}(?!\d))?)(?:/([1-9]\d*))?")
+MOST_DIGITS = 400
+"""Longer numbers are none."""
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -35,6 +39,16 @@ def normalised(text: Any) -> str:
     """
     plain = " ".join(str(text if text is not None else "").lower().split())
     return " ".join(_ARTICLES.sub(" ", plain.translate(_PUNCTUATION)).split()) or plain
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number in a text, exactly: 1,234.50, $7, -3 (also with the sign U+2212), 1e3, 1/2; None without one."""
+    found = [match for match in _NUMBER.finditer(text) if len(match[0]) <= MOST_DIGITS]
+    if not found:
+        return None
+    sign, number, exponent, below = found[-1].groups()
+    value = Fraction(number.replace(",", "") + exponent) / int(below or 1)
+    return -value if sign in ("-", "−") else value
 
 
 def is_right(task: Task, truth: Any, output: Any) -> bool:

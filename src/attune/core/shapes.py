@@ -40,15 +40,12 @@ REJECTED = Role(
     target=True,
 )
 DESIRABLE = Role("desirable", "any", "whether the answer is a good one: true or false", ("label", "kto_tag", "desirable", "thumbs_up", "good"), required=False, target=True)
-REFERENCE = Role("completion", "text", "a right answer, for rewards that compare with one", ("solution", "ground_truth", "completion", "answer", "target", "reference"), required=False, target=True)
-FACTS = Role("facts", "any", "every other column, for reward functions", (), required=False, target=True)
-DOCUMENT = Role("completion", "text", "the text to learn", ("text", "content", "document", "body", "completion", "article", "passage"), required=False, target=True)
-RAW = Role("prompt", "messages", "nothing: raw text has no question", (), required=False)
+DOCUMENT = Role("completion", "text", "the document", ("text", "content", "document", "body", "article", "passage", "story", "abstract", "completion"), target=True)
+RAW = Role("prompt", "messages", "stays empty: a document answers nothing", (), required=False)
 
 ANSWERED_ROLES = (PROMPT, COMPLETION, TOOLS)
 PREFERENCE_ROLES = (PROMPT, CHOSEN, REJECTED, TOOLS)
 LABELLED_ROLES = (PROMPT, COMPLETION, DESIRABLE, TOOLS)
-REWARDED_ROLES = (PROMPT, REFERENCE, FACTS, TOOLS)
 DOCUMENT_ROLES = (RAW, DOCUMENT)
 
 TALKS = ("messages", "conversations", "conversation")
@@ -201,11 +198,11 @@ def labelled_of(values: Values, columns: Columns) -> dict[str, Any]:
 
 
 def rewarded_of(values: Values, columns: Columns) -> dict[str, Any]:
-    """`prompt`, `completion` (a right answer where there is one, else None) and `facts`: every other column, for reward functions."""
+    """`prompt`, `completion` (a right answer where there is one, in its column or as the conversation's last turn, else None) and, where given, `tools`."""
     _no_pictures(values)
     used = _used(values, columns, ())
     if "prompt" not in used:
-        return {"prompt": None, "completion": None, "facts": {}}
+        return {"prompt": None, "completion": None}
     prompt, tools = _prompt(values, used)
     column = columns.get("completion")
     reference = None
@@ -213,8 +210,7 @@ def rewarded_of(values: Values, columns: Columns) -> dict[str, Any]:
         reference = _answer(values[column], column)
     elif prompt[-1]["role"] == "assistant":
         prompt, reference = _last_answer(prompt, used["prompt"])
-    left = {name: value for name, value in values.items() if name not in (used["prompt"], "tools", "system", "history") and value is not None}
-    return {"prompt": _asked(prompt, used["prompt"]), "completion": reference, "facts": left, **({"tools": tools} if tools else {})}
+    return {"prompt": _asked(prompt, used["prompt"]), "completion": reference, **({"tools": tools} if tools else {})}
 
 
 def document_of(values: Values, columns: Columns) -> dict[str, Any]:

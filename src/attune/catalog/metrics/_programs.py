@@ -1,9 +1,8 @@
-"""What the metrics of programs share: finding the program in an answer, and running each with its tests once, in a jailed process."""
+"""What the metrics of programs share: running each program with its tests once, in a jailed process."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,8 +11,7 @@ import numpy as np
 from attune.core.contracts import Row
 from attune.core.errors import DataError
 from attune.core.jail import Limits, run_tests
-
-_FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+from attune.core.programs import program_of, unit_tests_of
 
 
 class Programs:
@@ -36,10 +34,11 @@ class Programs:
         Raises:
             DataError: no row has tests.
         """
-        tested = [i for i, row in enumerate(rows) if row.get("tests")]
+        tests = {i: unit_tests_of(row.get("tests"), str(row.get("place") or row.get("row_id"))) for i, row in enumerate(rows)}
+        tested = {i: text for i, text in tests.items() if text is not None}
         if rows and not tested:
             raise DataError("no row has unit tests", place=f"grade.metrics: {self.name}", fix="name their column in data.columns.tests, or leave the metric out")
-        wanted = {i: [(self._program(rows[i], one), str(rows[i]["tests"])) for one in answers[i]] for i in tested}
+        wanted = {i: [(self._program(rows[i], one), text) for one in answers[i]] for i, text in tested.items()}
         new = [one for one in dict.fromkeys(one for many in wanted.values() for one in many) if one not in self._known]
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             self._known.update(zip(new, pool.map(lambda one: run_tests(one[0], one[1], self.limits).passed, new), strict=True))
@@ -49,8 +48,7 @@ class Programs:
         return found
 
     def _program(self, row: Row, answer: str) -> str:
-        block = _FENCED.search(answer)
-        program = block[1] if block else answer
+        program = program_of(answer)
         return f"{row['prompt'][-1]['content']}{program}" if self.with_prompt else program
 
 

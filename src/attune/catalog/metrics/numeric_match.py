@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 
 from attune.catalog.metrics import _means
-from attune.core.answers import accepted
+from attune.core.answers import accepted, last_number
 from attune.core.contracts import Metric, Prediction, Row, Signature
 from attune.core.keys import Keys, key
-
-_NUMBER = re.compile(r"(?<![\w.])[-−]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-−]?[$€£]?\.\d+")
 
 
 class NumericMatchKeys(Keys):
@@ -24,7 +21,7 @@ class NumericMatchKeys(Keys):
 
 
 class NumericMatch(Metric):
-    """Numbers as people write them: 1,234.50, -3, $7; an answer without a number is wrong."""
+    """Numbers as people write them: 1,234.50, -3, $7, 1/2; an answer without a number is wrong."""
 
     keys_type = NumericMatchKeys
     requires: ClassVar[frozenset[str]] = frozenset({"text-out"})
@@ -36,7 +33,7 @@ class NumericMatch(Metric):
             wanted = [number for number in map(last_number, accepted(right)) if number is not None]
             said = last_number(str(prediction.output))
             if wanted:
-                found[row] = (float(said is not None and any(abs(said - one) <= Decimal(str(self.keys.tolerance)) * abs(one) for one in wanted)), 1.0)
+                found[row] = (float(said is not None and any(abs(said - one) <= Fraction(str(self.keys.tolerance)) * abs(one) for one in wanted)), 1.0)
         return found
 
     def value(self, totals: np.ndarray) -> np.ndarray:
@@ -46,9 +43,3 @@ class NumericMatch(Metric):
     def example(self) -> tuple[Row, Any, Any] | None:
         """The right number, written otherwise, and another one."""
         return {"completion": "2 + 1,198 = 1200\n#### 1,200"}, "It costs $1200.00.", "1200 - 1 = 1199"
-
-
-def last_number(text: str) -> Decimal | None:
-    """The last number in a text; thousands may be set apart by commas."""
-    found = _NUMBER.findall(text)
-    return Decimal(re.sub(r"[,$€£]", "", found[-1]).replace("−", "-")) if found else None

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from attune.catalog.objectives import _policy
 from attune.core import catalog
 from attune.core.contracts import Batch, Example, Objective, Prediction, Role, Row, Task
-from attune.core.conversation import messages_of, prompt_ids, question_of, stop_ids, tools_of
+from attune.core.conversation import prompt_ids, question_of, stop_ids
 from attune.core.errors import DataError, PlugError, RecipeError
 from attune.core.keys import Keys, key
+from attune.core.programs import TESTS, unit_tests_of
 from attune.core.rewards import Reward
 from attune.core.rollouts import attempts
-from attune.core.shapes import TOOLS
+from attune.core.shapes import TOOLS, rewarded_of
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -180,22 +181,19 @@ class Grpo(Objective):
 
 
 def _parse(roles: Sequence[Role]) -> Any:
+    read = [role for role in roles if role.name not in ("prompt", "completion", "tools")]
+    answered = any(role.name == "completion" for role in roles)
+
     def parse(values: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The prompt as messages, and every other column as it is; texts as text."""
-        row: dict[str, Any] = {}
-        for role in roles:
+        """The prompt from every shape that has one, a right answer where a reward reads it, and the other columns of the rewards as they are."""
+        row = rewarded_of(values, columns if answered else {role: column for role, column in columns.items() if role != "completion"})
+        if not answered and row.pop("completion") is not None:
+            raise DataError("the prompt ends with an answer", place=str(columns.get("prompt", "prompt")), fix="leave the last turn out: the model writes it while it learns")
+        for role in read:
             value = values.get(columns[role.name]) if role.name in columns else None
-            if role.type == "messages" and value not in (None, "", []):
-                value = messages_of(value, columns[role.name])
-                if value[-1]["role"] == "assistant":
-                    raise DataError("the prompt ends with an answer", place=columns[role.name], fix="leave the last turn out: the model writes it while it learns")
-            elif role.type == "text" and isinstance(value, (int, float)) and not isinstance(value, bool):
-                value = str(value)
+            if role.name == TESTS.name:
+                value = unit_tests_of(value, str(columns.get(role.name, role.name)))
             row[role.name] = value if value not in ("", []) else None
-        row.pop("tools")
-        tools = tools_of(values.get(columns.get("tools", "tools")), str(columns.get("tools", "tools")))
-        if tools is not None:
-            row["tools"] = tools
         return row
 
     return parse

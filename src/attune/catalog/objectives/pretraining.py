@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from attune.catalog.objectives import _documents
 from attune.core.contracts import Batch, Example, Objective, Row, Task
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import document_ids, in_blocks, sentence_places
 from attune.core.masking import draw, frame, hidden_places, mask_id, masked
+from attune.core.shapes import DOCUMENT_ROLES, document_of
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Pretraining(Objective):
         if "text-out" not in task.traits:
             return task.with_rows([dataclasses.replace(role, target=False) for role in task.roles], task.parse)
         defaults = dataclasses.replace(task.defaults, main_metric="perplexity", metrics=("perplexity",), rivals=("untouched_base",))
-        return task.with_rows(_documents.ROLES, _documents.parse, defaults)
+        return task.with_rows(DOCUMENT_ROLES, document_of, defaults)
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Blocks of token ids, a document's one behind the other; a document that is left out has none. Raises DataError where none is left."""

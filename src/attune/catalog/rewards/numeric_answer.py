@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import ClassVar
 
 from attune.catalog.rewards import _roles
+from attune.core.answers import last_number
 from attune.core.contracts import Role, Row
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.rewards import Reward
-
-NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/[1-9]\d*)?")
 
 
 class NumericAnswerKeys(Keys):
@@ -30,20 +28,10 @@ class NumericAnswer(Reward):
 
     def score(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
         """1 or 0; raises DataError where a right answer holds no number."""
-        found = []
+        found, most = [], Fraction(str(self.keys.tolerance))
         for row, answer in zip(rows, answers, strict=True):
-            right, said = _last(str(row["completion"])), _last(answer)
+            right, said = last_number(str(row["completion"])), last_number(answer)
             if right is None:
                 raise DataError("the right answer holds no number", place=str(row.get("place") or row.get("row_id")), fix="write the number into it, or use another reward")
-            found.append(float(said is not None and math.isclose(said, right, rel_tol=self.keys.tolerance, abs_tol=self.keys.tolerance)))
+            found.append(float(said is not None and abs(said - right) <= most * max(abs(said), abs(right), 1)))
         return found
-
-
-def _last(text: str) -> float | None:
-    """The last number in a text."""
-    numbers = [match.group() for match in NUMBER.finditer(text) if any(letter.isdigit() for letter in match.group())]
-    if not numbers:
-        return None
-    whole, _, part = numbers[-1].replace(",", "").partition("/")
-    value = float(whole) / float(part or 1)
-    return value if math.isfinite(value) else None

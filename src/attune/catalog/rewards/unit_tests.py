@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import ClassVar
 
 from attune.core.contracts import Role, Row
+from attune.core.errors import DataError
 from attune.core.jail import Limits, run_tests
 from attune.core.keys import Keys, key
+from attune.core.programs import TESTS, program_of, unit_tests_of
 from attune.core.rewards import Reward
-
-_FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)```", re.DOTALL)
 
 
 class UnitTestsKeys(Keys):
@@ -25,23 +24,20 @@ class UnitTests(Reward):
     """Programs run without network, files of others, other programs or new processes (`core.jail` says how far that goes)."""
 
     keys_type = UnitTestsKeys
-    roles: ClassVar[tuple[Role, ...]] = (Role("tests", "any", "Python code that raises when the answer is wrong: a text or a list of lines", ("tests", "test_list", "unit_tests"), target=True),)
+    roles: ClassVar[tuple[Role, ...]] = (TESTS,)
 
     def score(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
-        """1 or 0. Raises MachineError where this machine cannot shut the jail."""
+        """1 or 0. Raises DataError where a row has no tests, MachineError where this machine cannot shut the jail."""
         limits = Limits(self.keys.seconds, self.keys.memory_mb)
         known: dict[tuple[str, str], float] = {}
         found = []
         for row, answer in zip(rows, answers, strict=True):
-            tests = row["tests"]
-            pair = (_program(answer), "\n".join(map(str, tests)) if isinstance(tests, list) else str(tests))
+            place = str(row.get("place") or row.get("row_id"))
+            tests = unit_tests_of(row["tests"], place)
+            if tests is None:
+                raise DataError("the row has no unit tests", place=place, fix="write them into its column `tests`, or leave the row out")
+            pair = (program_of(answer), tests)
             if pair not in known:
                 known[pair] = float(run_tests(*pair, limits).passed)
             found.append(known[pair])
         return found
-
-
-def _program(answer: str) -> str:
-    """The code of an answer: what stands between fences, else all of it."""
-    blocks = _FENCE.findall(answer)
-    return "\n".join(blocks) if blocks else answer

@@ -8,12 +8,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attune.core.contracts import Defaults, Prediction, Role, Row, Signature, Task
+from attune.core.contracts import Defaults, Prediction, Row, Signature, Task
 from attune.core.conversation import calls_as_text, messages_of, prompt_ids, question_of, stop_ids, template_digest, template_of, tools_of
 from attune.core.errors import DataError, PlugError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import answer_nll
 from attune.core.memory import in_parts
+from attune.core.programs import TESTS, unit_tests_of
 from attune.core.randomness import key as key_of
 from attune.core.replies import likelihoods
 from attune.core.shapes import ANSWERED_ROLES, answered_of, shape_of
@@ -38,10 +39,7 @@ class TextGeneration(Task):
     keys_type = TextGenerationKeys
     traits = frozenset({"text-in", "text-out", "language-model", "prefers", "embeds", "torch"})
     bases = frozenset({"decoder"})
-    roles = (
-        *ANSWERED_ROLES,
-        Role("tests", "any", "unit tests that the answer, a Python program, must pass: a text or a list of lines", ("tests", "test_list", "unit_tests"), required=False, target=True),
-    )
+    roles = (*ANSWERED_ROLES, dataclasses.replace(TESTS, required=False))
     defaults = Defaults(
         objective="sft",
         method="lora",
@@ -56,13 +54,8 @@ class TextGeneration(Task):
     def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
         """`prompt` as messages, `completion` as text, `tools` and unit tests, from every shape of `core.shapes` that has an answer."""
         found = answered_of(values, {name: column for name, column in columns.items() if name != "tests"})
-        tests = values.get(columns["tests"]) if "tests" in columns else None
-        if tests is None:
-            return found
-        lines = tests if isinstance(tests, list) else [tests]
-        if not all(isinstance(line, str) for line in lines):
-            raise DataError("the unit tests are not text", place=columns["tests"], fix="give Python code, as one text or a list of lines")
-        return {**found, "tests": "\n".join(lines)}
+        tests = unit_tests_of(values.get(columns["tests"]), columns["tests"]) if "tests" in columns else None
+        return found if tests is None else {**found, "tests": tests}
 
     def shape(self, values: Mapping[str, Any]) -> str:
         """The name of the row's shape."""
