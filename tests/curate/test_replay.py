@@ -84,6 +84,18 @@ def test_too_few_general_rows_are_told_and_broken_ones_set_aside(curate):
     assert sum(bool(row["replay"]) for row in result.rows("train")) == 1
 
 
+def test_rows_that_are_set_aside_are_replaced_as_long_as_there_are_more(curate):
+    """Two of three general rows have a label that the domain lacks: drawing goes on until the share is reached, and nobody says that there are no more."""
+    general = [(text, label if n % 3 == 0 else "weather") for n, (text, label) in enumerate(GENERAL)]
+    result = curate(files(as_csv(general)), replay={"path": "general.csv", "share": 0.3})
+    train = result.rows("train")
+    assert abs(sum(bool(row["replay"]) for row in train) / len(train) - 0.3) < 0.01
+    assert not any("there are no more" in event.get("message", "") for event in result.heard)
+    assert len({(one["file"], one["row"]) for one in result.quarantine}) == len(result.quarantine), "what was drawn twice has one receipt"
+    plain = {row["row_id"]: row["split"] for row in curate(files()).rows()}
+    assert {row["row_id"]: row["split"] for row in result.rows() if row["place"].startswith("rows.csv")} == plain
+
+
 def test_a_file_that_is_not_there_is_named(curate):
     with pytest.raises(DataError, match=r"nothing\.csv") as told:
         curate(files(), replay={"path": "nothing.csv"})

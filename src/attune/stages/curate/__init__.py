@@ -72,38 +72,23 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     chosen = columns.detect(task, found, dict(recipe.keys.data.columns), list(uses.values()), own[:20])
     gate.columns = chosen
     _parse(recipe, records, chosen, uses, gate)
-    replay.admit(recipe, gate, lambda drawn, where: _parse(recipe, drawn, where, {}, gate, {replay.MARK: True}))
     first = [excerpt_row(row, task) for row in list(gate.rows.values())[:3]]
     events.emit("receipt", "columns: " + (columns.shown(chosen) or "read by the task itself"), rows=first, columns=chosen)
     hints = columns.suggestions(task, found, [*columns.named(chosen), *uses.values()])
     for hint in hints:
         events.note(hint)
 
-    before = {row["place"]: splits.labels_of(task, row) for row in gate.rows.values()}
     checks = _checks(recipe)
-    for phase in ("row", "table"):
-        for check in in_order(checks, phase):
-            gate.run(check, task, recipe.keys.seed, events)
-        if phase == "row":
-            _complete(gate, task)
-            replay.settle(recipe, gate)
-            _several_classes(task, before, list(gate.rows.values()), gate)
-            _usable(gate, recipe)
-    gate.name_again(task)
-    rows = replay.own_rows(gate, task)
-    if recipe.keys.data.splits.by == "time":
-        rows = _timed(rows, gate)
-    keys = recipe.keys.data.splits
-    share = keys.test if recipe.keys.data.test_path is None and keys.by != "given" else 0.2
-    earlier = _splits_of(workspace, previous) if previous is not None else {}
-    opened = frozenset(workspace.ledger.opened_rows(recipe.name))
-    placed, told, known = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier, opened))
-    _several_classes(task, before, rows, gate)
-    signature = task.signature(rows)
-    placed.update({name: "train" for name, row in gate.rows.items() if row.get(replay.MARK)})
-    for check in in_order(checks, "split"):
-        gate.run(check, task, recipe.keys.seed, events, signature=signature, splits=placed)
-    general = replay.trim(recipe, gate, placed, opened)
+    plain, draws = gate, 0
+    while True:
+        gate = plain.copy()
+        more = replay.admit(recipe, gate, lambda drawn, where: _parse(recipe, drawn, where, {}, gate, {replay.MARK: True}), draws)  # noqa: B023 (called at once)
+        before = {row["place"]: splits.labels_of(task, row) for row in gate.rows.values()}
+        placed, told, known, opened = _examined(recipe, workspace, events, gate, checks, before, previous)
+        general, enough = replay.trim(recipe, gate, placed, opened)
+        if enough or not more:
+            break
+        draws += 1
     known = [*known, general] if general else known
     by_split = {split: [_plain(row) for row in gate.rows.values() if placed[row["row_id"]] == split] for split in SPLITS}
     _held_out(by_split)
@@ -138,6 +123,40 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
         findings=dict(sorted(gate.findings.items())),
         rows_digest=rows_digest((row["row_id"], split) for split, inside in by_split.items() for row in inside),
     )
+
+
+def _examined(
+    recipe: Recipe, workspace: Workspace, events: Events, gate: Gate, checks: list[Check], before: Mapping[str, list[str]], previous: DatasetVersion | None
+) -> tuple[dict[str, str], list[str], list[str], frozenset[str]]:
+    """Every check, and the splits between them: the split of every row, sentences to act on, sentences worth knowing, ids that a verdict has looked at.
+
+    Args:
+        before: place of every row that could be read -> its labels then.
+    """
+    task = recipe.task
+    for phase in ("row", "table"):
+        for check in in_order(checks, phase):
+            gate.run(check, task, recipe.keys.seed, events)
+        if phase == "row":
+            _complete(gate, task)
+            replay.settle(recipe, gate)
+            _several_classes(task, before, list(gate.rows.values()), gate)
+            _usable(gate, recipe)
+    gate.name_again(task)
+    rows = replay.own_rows(gate, task)
+    if recipe.keys.data.splits.by == "time":
+        rows = _timed(rows, gate)
+    keys = recipe.keys.data.splits
+    share = keys.test if recipe.keys.data.test_path is None and keys.by != "given" else 0.2
+    earlier = _splits_of(workspace, previous) if previous is not None else {}
+    opened = frozenset(workspace.ledger.opened_rows(recipe.name))
+    placed, told, known = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier, opened))
+    _several_classes(task, before, rows, gate)
+    signature = task.signature(rows)
+    placed.update({name: "train" for name, row in gate.rows.items() if row.get(replay.MARK)})
+    for check in in_order(checks, "split"):
+        gate.run(check, task, recipe.keys.seed, events, signature=signature, splits=placed)
+    return placed, told, known, opened
 
 
 def _several_classes(task: Task, before: Mapping[str, list[str]], rows: Sequence[Row], gate: Gate) -> None:

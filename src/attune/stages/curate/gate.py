@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,12 @@ class Gate:
     findings: Counter[str] = field(default_factory=Counter)
     raw: dict[str, str] = field(default_factory=dict)
     _copies: Counter[str] = field(default_factory=Counter)
+
+    def copy(self) -> Gate:
+        """A gate that has seen the same; rows and receipts are never changed in place, so they are shared."""
+        found = copy.copy(self)
+        vars(found).update({name: copy.copy(value) for name, value in vars(self).items()})
+        return found
 
     def refuse(self, record: RawRecord, check: str, column: str, reason: str, fix: str) -> None:
         """Set a record aside that never became a row."""

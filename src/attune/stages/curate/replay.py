@@ -21,20 +21,26 @@ MARK = "replay"
 """Key of a row, and column of train.parquet, that is true for general rows."""
 
 
-def admit(recipe: Recipe, gate: Gate, parse: Any) -> None:
+def admit(recipe: Recipe, gate: Gate, parse: Any, draws: int = 0) -> bool:
     """Draw as many general records as could be needed, by a hash of their content and the seed, and let them in at the gate.
 
     Args:
         parse: called with (records, columns) as the domain's own are parsed.
+        draws: how often too few of them were left; each time twice as many are drawn, the same ones first.
+
+    Returns:
+        Whether the file holds more than were drawn.
     """
     place = reading.replay_location(recipe)
     if place is None:
-        return
+        return False
     share = recipe.keys.data.replay.share
-    most = math.ceil(len(gate.rows) * share / (1 - share))
-    drawn = [record for _, _, record in heapq.nsmallest(most, ((_rank(recipe.keys.seed, canonical_json(record.values)), record.place, record) for record in place.records()), key=lambda one: one[:2])]
+    most = math.ceil(len(gate.rows) * share / (1 - share)) << draws
+    drawn = [
+        record for _, _, record in heapq.nsmallest(most + 1, ((_rank(recipe.keys.seed, canonical_json(record.values)), record.place, record) for record in place.records()), key=lambda one: one[:2])
+    ]
     good: list[tuple[reading.Location, RawRecord]] = []
-    for record in sorted(drawn, key=lambda one: one.place):
+    for record in sorted(drawn[:most], key=lambda one: one.place):
         gate.read += 1
         if record.values is None:
             gate.refuse(record, READING, "", record.problem or "cannot be read", record.fix or "mend the record")
@@ -45,6 +51,7 @@ def admit(recipe: Recipe, gate: Gate, parse: Any) -> None:
     own = [record for _, record in good]
     found = columns.profiles(own)
     parse(good, columns.detect(recipe.task, found, dict(recipe.keys.data.replay.columns), [], own[:20]))
+    return len(drawn) > most
 
 
 def settle(recipe: Recipe, gate: Gate) -> None:
@@ -65,11 +72,11 @@ def settle(recipe: Recipe, gate: Gate) -> None:
             gate.apply(READING, Finding(name, asked, "general row with the text of a row of the domain", "quarantine", "nothing to do: the domain's row stays"))
 
 
-def trim(recipe: Recipe, gate: Gate, placed: dict[str, str], opened: frozenset[str]) -> str | None:
+def trim(recipe: Recipe, gate: Gate, placed: dict[str, str], opened: frozenset[str]) -> tuple[str | None, bool]:
     """Leave as many general rows as the recipe's share of the training rows asks for; the others were never read. Rows in `opened`, which a verdict has
-    looked at, never train. Returns a sentence about it."""
+    looked at, never train. Returns a sentence about it, and whether there were enough."""
     if recipe.keys.data.replay.path is None:
-        return None
+        return None, True
     share = recipe.keys.data.replay.share
     asked = next(role.name for role in recipe.task.roles if not role.target)
     for name in [name for name, row in gate.rows.items() if row.get(MARK) and name in opened]:
@@ -81,7 +88,8 @@ def trim(recipe: Recipe, gate: Gate, placed: dict[str, str], opened: frozenset[s
         gate.withdraw(name)
     left = min(wanted, len(there))
     few = "" if left == wanted else f"; {wanted} were wanted, there are no more"
-    return f"{left} general rows of {recipe.keys.data.replay.path} train beside {own} of the domain ({left / max(1, left + own):.0%} of the training rows){few}; none of them validates or tests"
+    said = f"{left} general rows of {recipe.keys.data.replay.path} train beside {own} of the domain ({left / max(1, left + own):.0%} of the training rows){few}; none of them validates or tests"
+    return said, left == wanted
 
 
 def _as_answered(task: Task, record: RawRecord) -> RawRecord:
