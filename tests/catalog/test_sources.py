@@ -327,6 +327,16 @@ def test_an_address_without_a_password_is_left_alone(address):
     assert hidden(address) == address
 
 
+@pytest.mark.parametrize("at", [12, 20, 40, -5, -1])
+def test_a_broken_gzip_file_is_told(tmp_path, at):
+    packed = bytearray(gzip.compress(quoted(ROWS * 50).encode()))
+    packed[at] ^= 0xFF
+    (tmp_path / "a.csv.gz").write_bytes(bytes(packed))
+    with pytest.raises(DataError, match="cannot be read") as told:
+        read("csv", tmp_path, "a.csv.gz")
+    assert "copy it again" in told.value.fix
+
+
 def _saved(folder: Path, rows: list[dict[str, Any]]) -> None:
     """A folder as `datasets.Dataset.save_to_disk` writes it: Arrow stream, state and info."""
     folder.mkdir(parents=True)

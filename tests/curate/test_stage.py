@@ -117,6 +117,16 @@ def test_inputs_change_with_rows_recipe_and_extra_rows(tmp_path):
     assert inputs() != first
 
 
+@pytest.mark.parametrize("changed", ["shapes.py", "conversation.py", "programs.py", "unit_tests.py", "_roles.py", "grpo.py", "text_generation.py", "encoding.py", "json.py"])
+def test_inputs_change_with_the_code_that_reads_rows(tmp_path, monkeypatch, changed):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "write double", "tests": "assert double(2) == 4"}\n')
+    recipe = make_recipe({"name": "c", "task": "text_generation", "objective": {"name": "grpo", "rewards": ["unit_tests"]}, "data": {"path": "rows.jsonl"}}, folder=tmp_path)
+    before, digest_of = stage.inputs(recipe), stage.sha256_file
+    assert stage.inputs(recipe) == before
+    monkeypatch.setattr(stage, "sha256_file", lambda path: "changed" if path.name == changed else digest_of(path))
+    assert stage.inputs(recipe) != before
+
+
 # ---------------------------------------------------------------- retune
 
 
@@ -268,6 +278,15 @@ def test_pairs_for_embeddings_are_read_by_the_order_of_columns(curate):
     result = curate({"pairs.csv": rows}, task="embedding")
     assert result.dataset.columns == {"anchor": "col1", "positive": "col2"}
     assert len(result.rows()) + len(result.findings("leakage")) == 180
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_truth_values_are_labels(curate, several):
+    rows = "\n".join(json.dumps({"text": text, "late": [label == "delivery", "any"] if several else label == "delivery"}) for text, label in clean_rows())
+    task = {"name": "text_classification", "multi_label": several}
+    result = curate({"rows.jsonl": rows}, task=task, columns={"label": "late"})
+    assert result.dataset.signature["labels"] == (["any", "false", "true"] if several else ["false", "true"])
+    assert not result.quarantine
 
 
 def test_labels_in_the_plural_and_as_lists(curate):

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,8 +58,8 @@ def read_bytes(path: Path) -> bytes:
     """A file's bytes, unpacked when its name ends in .gz; raises DataError when it cannot be read or is empty."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"the file cannot be read: {error}", place=str(path), fix="mend its permissions, or copy it again") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"the file cannot be read: {error}", place=str(path), fix="copy it again, or mend its permissions") from error
     if not data.strip(b" \t\r\n\x00\xef\xbb\xbf\xff\xfe"):
         raise DataError("the file is empty", place=str(path), fix="export the rows again, or take the file out of `data.path`")
     return data

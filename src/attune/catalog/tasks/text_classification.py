@@ -48,12 +48,12 @@ class TextClassification(Task):
     )
 
     def parse(self, values: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-        """Role values of a record; a multi-label cell may be a list or text with separators."""
+        """Role values of a record; a multi-label cell may be a list or text with separators, and labels may be numbers or truth values."""
         row = super().parse(values, columns)
         if self.keys.multi_label and "label" in columns:
             row["label"] = self._labels(row.get("label"), columns["label"])
-        elif isinstance(row.get("label"), (int, float)) and not isinstance(row["label"], bool):
-            row["label"] = str(row["label"])
+        elif isinstance(row.get("label"), (int, float)):
+            row["label"] = _name(row["label"])
         return row
 
     def _labels(self, cell: Any, column: str) -> list[str]:
@@ -62,7 +62,7 @@ class TextClassification(Task):
         parts = cell if isinstance(cell, list) else str(cell).split(self.keys.label_separator)
         if not all(isinstance(part, (str, int)) for part in parts):
             raise DataError(f"labels {cell!r} are not texts", place=column, fix=f"give a list of texts or text separated by '{self.keys.label_separator}'")
-        return sorted({str(part).strip() for part in parts if str(part).strip()})
+        return sorted({_name(part).strip() for part in parts if _name(part).strip()})
 
     def signature(self, rows: Sequence[Row]) -> Signature:
         """Sorted label names and whether several may hold."""
@@ -139,3 +139,8 @@ class TextClassification(Task):
             best = np.flatnonzero(f1 >= f1.max() - 1e-12)
             thresholds.append(float(grid[best[np.abs(grid[best] - 0.5).argmin()]]))
         return {**specialist.signature, "thresholds": thresholds}
+
+
+def _name(label: str | float) -> str:
+    """A label as text; truth values as JSON writes them."""
+    return str(label).lower() if isinstance(label, bool) else str(label)

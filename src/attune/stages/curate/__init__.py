@@ -25,6 +25,9 @@ from attune.stages.curate.gate import MANY, READING, Gate, in_order
 
 __all__ = ["inputs", "run"]
 
+READERS = ("conversation", "files", "pii", "programs", "rows", "shapes", "similar", "tables", "text", "text_stream", "tool_calls")
+"""Files of core that decide what is read from a row, or which rows are alike."""
+
 
 def inputs(recipe: Recipe, *, extra_rows: Path | None = None, previous: DatasetVersion | None = None) -> dict[str, Any]:
     """Everything the dataset version depends on: the recipe's part, the bytes of the sources, the rows of a retune and the code that looks at rows."""
@@ -203,9 +206,10 @@ def _split_columns(recipe: Recipe) -> dict[str, str]:
 
 
 def _code(plugs: list[Any]) -> str:
-    """Digest of the code that decides what becomes of rows: this stage, the helpers in core, the plugs in use."""
+    """Digest of the code that decides what becomes of rows: this stage, the readers in core, the plugs in use with their parts and what they share with others."""
     core = Path(inspect.getfile(Gate)).parents[2] / "core"
-    files = {*Path(__file__).parent.glob("*.py"), *(core / f"{name}.py" for name in ("files", "pii", "rows", "similar", "tables", "text")), *(Path(inspect.getfile(type(plug))) for plug in plugs)}
+    own = {Path(inspect.getfile(type(one))) for plug in plugs for one in (plug, *plug.parts())}
+    files = {*Path(__file__).parent.glob("*.py"), *(core / f"{name}.py" for name in READERS), *own, *(shared for file in own for shared in file.parent.glob("_[!_]*.py"))}
     return hashlib.sha256("\n".join(sorted(f"{file.name} {sha256_file(file)}" for file in files)).encode()).hexdigest()
 
 
