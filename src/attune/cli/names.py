@@ -8,7 +8,7 @@ from typing import Any
 from attune.cli.screen import Screen
 from attune.core.errors import RecipeError, Refused, nearest
 from attune.core.recipe import Recipe, make_recipe
-from attune.core.records import Checkpoint, Release, RetuneRequest
+from attune.core.records import Release, RetuneRequest
 from attune.core.workspace import Workspace
 from attune.core.yaml_reader import read_yaml_file
 
@@ -84,13 +84,6 @@ def recipe_of(workspace: Workspace, release: Release, settings: tuple[str, ...] 
     folder = workspace.store.path(release.store_key)
     values, lines = read_yaml_file(folder / "recipe.yaml")
     return make_recipe(values, folder=recipe_folder(workspace, release) or folder, name=f"recipe of {release.id}", lines=lines, settings=settings)
-
-
-def run_of(workspace: Workspace, release: Release) -> str:
-    """The run folder's name of a release."""
-    checkpoint = workspace.ledger.get(release.checkpoint_id)
-    assert isinstance(checkpoint, Checkpoint)
-    return checkpoint.run
 
 
 def record_json(record: Any) -> dict[str, Any] | None:

@@ -8,6 +8,10 @@ new processes or foreign files are not shut off, nothing is run. It ends with ev
 
 What the jail is not: a virtual machine. It shares the kernel, so a fault of the kernel is a way out; it sees the machine's name and clock, and
 takes processor time while it runs. Programs by an adversary, other than by a model that makes mistakes, belong in a machine of their own.
+
+Nor is it a judge that cannot be fooled: a program and its tests run in one interpreter, so a program that wants to can make its tests pass (an object
+that equals everything), or find the word that says that they are through, which is a secret only from programs that do not look for it. A reward by
+unit tests may teach such tricks where the tests are few: read answers that are paid, and grade with tests that the reward does not use.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from typing import Any
 
 from attune.core.errors import DataError, MachineError
 
-ANY_OBJECT: dict[str, Any] = {"type": "object"}
 LIMITS: dict[str, Any] = {"initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_lexer_states": 50_000, "max_grammar_size": 100_000}
 LONGEST = 64_000
 """Characters of a schema."""

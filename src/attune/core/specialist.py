@@ -149,11 +149,6 @@ def text_features(specialist: Specialist, texts: Sequence[str]) -> Any:
     return torch.stack([known[text] for text in texts]) if texts else torch.zeros((0, 0))
 
 
-def pad_id(tokenizer: Any) -> int:
-    """The id that fills up batches; masked out everywhere, so 0 serves where the tokenizer has none."""
-    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else 0
-
-
 def write_bundle(specialist: Specialist, folder: Path) -> None:
     """Write an (uncommitted) bundle into a folder: facts, tokenizer (where there is one) and what the method saves. The caller commits the folder."""
     assert specialist.method is not None
