@@ -327,6 +327,16 @@ def test_an_address_without_a_password_is_left_alone(address):
     assert hidden(address) == address
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"), [("[1]", "a list where"), ("3", "a number where"), ("null", "null where"), ("true", "a truth value where"), ('{"a": ' + "9" * 5000 + "}", "more than 4,300 digits")]
+)
+def test_a_line_that_is_no_object_is_named_in_words(tmp_path, line, problem):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n' + line + "\n")
+    [(place, said)] = problems(read("json", tmp_path, "a.jsonl"))
+    assert place == "a.jsonl:2"
+    assert problem in said
+
+
 @pytest.mark.parametrize("at", [12, 20, 40, -5, -1])
 def test_a_broken_gzip_file_is_told(tmp_path, at):
     packed = bytearray(gzip.compress(quoted(ROWS * 50).encode()))

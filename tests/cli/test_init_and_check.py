@@ -274,7 +274,7 @@ def mistake(name):
     ("name", "file", "said"),
     [
         ("empty", "rows.csv", ("empty", "rows.csv")),
-        ("header only", "rows.csv", ("no readable rows",)),
+        ("header only", "rows.csv", ("there are no rows",)),
         ("one column", "rows.csv", ("one column only ('text')", "label")),
         ("no label", "rows.csv", ("label", "id:", "--column")),
         ("label differs in every row", "rows.csv", ("'label code'", "60 of them once", "the columns are: text, label code")),

@@ -209,7 +209,7 @@ def test_differing_columns_over_files_are_told(curate):
     [
         ({"tickets.csv": as_csv(clean_rows())}, "ticket.csv", ["there is no file", "did you mean 'tickets.csv'"]),
         ({"rows.csv": ""}, "rows.csv", ["the file is empty"]),
-        ({"rows.csv": "text,label\n"}, "rows.csv", ["none of the 0 record"]),
+        ({"rows.csv": "text,label\n"}, "rows.csv", ["there are no rows"]),
         ({"rows.xlsx": b"PK\x03\x04"}, "rows.xlsx", ["spreadsheet", "CSV UTF-8"]),
         ({"rows.pdf": b"%PDF"}, "rows.pdf", ["document", "CSV"]),
         ({"rows.csv": "text\n" + "\n".join(text for text, _ in clean_rows())}, "rows.csv", ["one column only", "delimiter"]),
@@ -315,6 +315,22 @@ def test_one_class_left_after_curation_says_what_became_of_the_others(curate):
 def test_classes_that_stay_are_no_trouble(curate):
     rows = [*[(text, label) for text, label in clean_rows() if label != "broken"], ("  ", "broken")]
     assert curate({"rows.csv": as_csv(rows)}).dataset.signature["labels"] == ["delivery", "refund"]
+
+
+def test_too_few_rows_say_what_became_of_the_others(curate):
+    text = clean_rows()[0][0]
+    with pytest.raises(DataError, match=r"0 usable row\(s\) are too few") as caught:
+        curate({"rows.csv": as_csv([(text, label) for _, label in clean_rows()])})
+    assert "180 of 180 were set aside: 180 " in caught.value.what
+
+
+def test_a_plain_text_among_questions_and_answers_says_what_it_is(curate):
+    own = [{"messages": [{"role": "user", "content": f"what about order {n} of lamp {n * 7}?"}, {"role": "assistant", "content": f"order {n} is on its way"}]} for n in range(60)]
+    result = curate({"rows.jsonl": "\n".join(json.dumps(row) for row in [*own, {"text": "the river runs past the hill"}])}, task="text_generation")
+    [one] = result.quarantine
+    assert (one["row"], one["column"], one["reason"]) == (61, "text", "the row is a text without an answer")
+    assert "pretraining" in one["fix"]
+    assert "data.replay" in one["fix"]
 
 
 @pytest.mark.parametrize(

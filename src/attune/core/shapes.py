@@ -119,7 +119,14 @@ def answered_of(values: Values, columns: Columns) -> dict[str, Any]:
         return _segments(values["segments"])
     _no_pictures(values)
     used = _used(values, columns, ("completion",))
+    plain = DataError(
+        "the row is a text without an answer",
+        place="text",
+        fix="learn plain texts with `objective: pretraining`, let them train beside rows with answers by `data.replay`, or name the answer's column in data.columns.completion",
+    )
     if "prompt" not in used:
+        if shape_of(values) == "raw text":
+            raise plain
         return {"prompt": None, "completion": None}
     if _marked_bad(values, used):
         raise DataError(
@@ -132,7 +139,7 @@ def answered_of(values: Values, columns: Columns) -> dict[str, Any]:
         return {"prompt": _asked(prompt, used["prompt"]), "completion": _answer(values.get(column), column), **more}
     if isinstance(_cell(values, used["prompt"]), str):
         if used["prompt"] == "text" and shape_of(values) == "raw text":
-            raise DataError("the row is a text without an answer", place="text", fix="learn raw text with `objective: pretraining`, or name the answer's column in data.columns.completion")
+            raise plain
         return {"prompt": prompt, "completion": None, **more}
     question, answer = _last_answer(prompt, used["prompt"])
     return {"prompt": question, "completion": answer, **more}

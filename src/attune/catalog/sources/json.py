@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -125,7 +126,8 @@ def _parses(line: str, decoder: json.JSONDecoder) -> bool:
 
 def _record(place: str, value: Any, raw: str, repaired: tuple[str, ...]) -> RawRecord:
     if not isinstance(value, dict):
-        return RawRecord(place, None, f"a {type(value).__name__} where an object was expected", 'write {"column": value, ...}', raw=raw)
+        kind = {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
+        return RawRecord(place, None, f"{kind} where an object was expected", 'write {"column": value, ...}', raw=raw)
     if "\\u" in raw and LONE.search(json.dumps(value, ensure_ascii=False)):
         value, repaired = _whole_characters(value), (*repaired, "half characters (lone surrogates) replaced")
     return RawRecord(place, value, repaired=repaired, raw=raw)
@@ -136,6 +138,8 @@ def _broken(place: str, error: Exception, raw: str) -> RawRecord:
         return RawRecord(place, None, "nested too deeply to read", "flatten the object", raw=raw)
     if isinstance(error, _Refused):
         return RawRecord(place, None, str(error), "write every key once and null for a missing number", raw=raw)
+    if "integer string conversion" in str(error):
+        return RawRecord(place, None, f"a number has more than {sys.get_int_max_str_digits():,} digits", "write it as text, in quotes", raw=raw)
     return RawRecord(place, None, f"not JSON: {error}", "write one whole object; check quotes, commas and brackets", raw=raw)
 
 

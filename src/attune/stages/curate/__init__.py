@@ -63,9 +63,13 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     uses = _split_columns(recipe)
     records = _read(reading.locations(recipe, extra_rows), gate, events)
     own = [record for place, record in records if not place.by_role]
+    if not gate.read:
+        raise DataError("there are no rows", place="data.path", fix="give a file that holds rows")
     if not own:
         raise DataError(
-            f"none of the {gate.read} record(s) could be read", place="data.path", fix=gate.quarantine[0]["reason"] + "; " + gate.quarantine[0]["fix"] if gate.quarantine else "the files hold no rows"
+            f"none of the {gate.read} record(s) could be read",
+            place="data.path",
+            fix=gate.quarantine[0]["reason"] + "; " + gate.quarantine[0]["fix"] if gate.quarantine else "give a file that holds rows",
         )
     _tell_columns(records, events)
     found = columns.profiles(own)
@@ -153,6 +157,8 @@ def _examined(
     share = keys.test if recipe.keys.data.test_path is None and keys.by != "given" else 0.2
     earlier = _splits_of(workspace, previous) if previous is not None else {}
     opened = frozenset(workspace.ledger.opened_rows(recipe.name))
+    if not earlier and not any(row.get("split") for row in rows):
+        splits.require_enough(len(rows), share, card.losses(gate))
     placed, told, known = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier, opened))
     _several_classes(task, before, rows, gate)
     signature = task.signature(rows)

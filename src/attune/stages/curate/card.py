@@ -88,6 +88,12 @@ def general(reason: str) -> str:
     return QUOTED.sub("…", reason.partition(": ")[0])
 
 
+def losses(gate: Gate) -> str:
+    """How many rows were set aside and why, the commonest reasons first; '' where none was."""
+    reasons = Counter(general(one["reason"]) for one in gate.quarantine)
+    return f"{len(gate.quarantine)} of {gate.read} were set aside: " + "; ".join(f"{number} {reason}" for reason, number in reasons.most_common(3)) if reasons else ""
+
+
 def write(folder: Path, found: dict[str, Any]) -> None:
     """curation.json and card.md."""
     (folder / "curation.json").write_text(json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")

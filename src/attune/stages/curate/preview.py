@@ -67,6 +67,8 @@ def preview(recipe: Recipe) -> Preview:
                 found.unreadable.append((record.place, record.problem or "not readable", record.fix or ""))
             else:
                 records.append(record)
+    if not found.read:
+        raise DataError("there are no rows", place="data.path", fix="give a file that holds rows")
     if not records:
         raise DataError("there are no readable rows", place="data.path", fix="; ".join(f"{place}: {problem}" for place, problem, _ in found.unreadable[:3]) or "give a file that holds rows")
     seen = profiles(records)

@@ -58,7 +58,7 @@ def assign(rows: Sequence[Row], task: Task, links: Sequence[tuple[str, str]], pl
     """Split of every row (row_id -> split), sentences about what a reader should act on, and sentences worth knowing.
 
     Raises:
-        DataError: too few rows for a held-out test.
+        DataError: the recipe gives no test row, or time leaves none.
     """
     given = {row["row_id"]: str(row["split"]) for row in rows if row.get("split")}
     has = set(given.values())
@@ -66,8 +66,6 @@ def assign(rows: Sequence[Row], task: Task, links: Sequence[tuple[str, str]], pl
         raise DataError("no row is given as a test row", place="data.splits.given", fix="mark rows 'test' in that column, give a file with `test_path`, or split `by: stratified`")
     if "validation" not in has:
         given = {name: split for name, split in given.items() if split == "test"}  # validation rows come out of the training rows
-    if not has and not plan.previous:
-        require_enough(len(rows), plan.test)
     units = _units(rows, links)
     found = {row["row_id"]: plan.previous[row["row_id"]] for row in rows if row["row_id"] in plan.previous} | given
     kinds: dict[int, set[str]] = defaultdict(set)
@@ -121,12 +119,12 @@ def _keep_sealed(rows: Sequence[Row], task: Task, units: Sequence[int], found: d
     ]
 
 
-def require_enough(rows: int, test: float) -> None:
-    """Raises DataError when a share `test` of `rows` usable rows is too small a held-out test."""
+def require_enough(rows: int, test: float, losses: str = "") -> None:
+    """Raises DataError when a share `test` of `rows` usable rows is too small a held-out test; `losses` says what became of others."""
     needed = math.ceil(LEAST_TEST / test)
     if rows < needed:
         raise DataError(
-            f"{rows} usable row(s) are too few: a held-out test of {test:.0%} would have {int(rows * test)} row(s), and a verdict needs at least {LEAST_TEST}",
+            f"{rows} usable row(s) are too few: a held-out test of {test:.0%} would have {int(rows * test)} row(s), and a verdict needs at least {LEAST_TEST}" + (f"; {losses}" if losses else ""),
             place="data",
             fix=f"give at least {needed} usable rows (a few hundred give a narrow interval), or a file of test rows with `test_path`",
         )
