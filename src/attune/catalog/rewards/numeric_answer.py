@@ -33,5 +33,5 @@ class NumericAnswer(Reward):
             right, said = last_number(str(row["completion"])), last_number(answer)
             if right is None:
                 raise DataError("the right answer holds no number", place=str(row.get("place") or row.get("row_id")), fix="write the number into it, or use another reward")
-            found.append(float(said is not None and abs(said - right) <= most * max(abs(said), abs(right), 1)))
+            found.append(float(said is not None and abs(said - right) <= most * max(abs(said), abs(right), Fraction(1))))
         return found
