@@ -217,8 +217,9 @@ def _not_comparable(workspace: Workspace, recipe: Recipe, current: Release, test
 
 
 def _current(workspace: Workspace, recipe: Recipe, current: Release, samples: tuple[int, float]) -> Specialist:
+    """The approved release with its own task's keys, as it serves, over the rows that the recipe's objective shapes."""
     specialist = open_release(workspace, current, base_folder=recipe.folder)
-    specialist.samples = samples
+    specialist.task, specialist.samples = recipe.objective.shaped(specialist.task), samples
     if specialist.task.name != recipe.task.name:
         raise IntegrityError(f"the approved release {current.id} does '{specialist.task.name}', the recipe '{recipe.task.name}'", place="grade", fix="give the new specialist a name of its own")
     return specialist
