@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,17 @@ def test_too_few_rows_decide_nothing(condition):
 def test_too_few_rows_has_a_clean_twin():
     assert outcome(GateKeys(metric="accuracy", at_least=0.5), evidence(rows=MIN_ROWS)).outcome == "pass"
     assert outcome(GateKeys(metric="accuracy", at_least=0.99), evidence(rows=MIN_ROWS)).outcome == "fail"
+
+
+def test_rows_that_count_for_nothing_decide_nothing():
+    few = replace(measured("pass_at_1", (1.0, 0.996, 1.0)), rows=3, asked=1000)
+    result = outcome(GateKeys(metric="pass_at_1", at_least=0.9), evidence(few, rows=1000))
+    assert result.outcome == "inconclusive"
+    assert "only 3 of 1,000 independent rows count for pass_at_1" in result.reason
+    none = outcome(GateKeys(metric="pass_at_1", at_least=0.9), evidence(replace(few, rows=0), rows=1000))
+    assert none.outcome == "fail"
+    assert "none of 1,000 independent rows counts for pass_at_1" in none.reason
+    assert outcome(GateKeys(metric="pass_at_1", at_least=0.9), evidence(replace(few, rows=40), rows=1000)).outcome == "pass"
 
 
 RIVALS = {"majority": (0.2, 0.17, 0.23), "linear": (0.915, 0.88, 0.94)}

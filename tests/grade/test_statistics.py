@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score
 
 from attune.core import catalog, resampling
 from attune.core.contracts import Prediction
+from attune.core.figures import Share
 from attune.stages.grade.statistics import agresti_min, bootstrap_weights, measure, permutation_p, sum_by_group, wilson
 
 LABELS = ["a", "b", "c"]
@@ -136,6 +137,29 @@ def test_perfect_answers_are_not_certainty():
         assert one.estimates["tuned"].low == pytest.approx(wilson(1.0, 60, 0.95)[0])
         assert one.comparisons["same"].low == -one.comparisons["same"].high < -0.02
         assert one.comparisons["same"].p_value == 1
+
+
+@pytest.mark.parametrize("groups", [None, list(range(1000))], ids=["rows", "groups"])
+def test_rows_that_count_for_nothing_are_no_evidence(groups):
+    """Three rows with unit tests among a thousand, all passed: as uncertain as three rows alone."""
+    rows = np.zeros((1000, 2))
+    rows[[10, 500, 900]] = 1.0
+    by_who = {"tuned": rows, "same": rows}
+    figures = {"pass_at_1": catalog.build("metrics", "pass_at_1")}
+    among, alone = (
+        measure(figures, {"pass_at_1": {who: one[kept] for who, one in by_who.items()}}, first="tuned", groups=groups[: kept.sum()] if groups else None, resamples=300, confidence=0.95, seed=1)["pass_at_1"]
+        for kept in (np.ones(1000, dtype=bool), rows[:, 1] > 0)
+    )
+    assert (among.rows, among.asked, alone.rows, alone.asked) == (3, 1000, 3, 3)
+    assert among.estimates["tuned"] == alone.estimates["tuned"]
+    assert among.estimates["tuned"].low == pytest.approx(wilson(1.0, 3, 0.95)[0])
+    assert among.comparisons["same"].low == alone.comparisons["same"].low == agresti_min(0, 0, 3, 0.95)[0]
+
+
+def test_a_row_counts_when_it_adds_something_for_anybody():
+    ours, theirs = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    found = measure({"x": Share()}, {"x": {"tuned": ours, "other": theirs}}, first="tuned", groups=None, resamples=200, confidence=0.95, seed=1)["x"]
+    assert found.rows == 2
 
 
 def test_an_interval_holds_its_value_also_where_the_bootstrap_is_biased():

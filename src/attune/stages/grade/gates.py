@@ -82,7 +82,7 @@ def _not_asked(gates: Sequence[GateKeys], main_metric: str, evidence: Evidence) 
     """Rivals that are as good as the tuned model on the main metric and that no gate compares with it: a gate that is easy to pass must not hide them."""
     asked = {gate.better_than for gate in gates if gate.metric == main_metric}
     measured = evidence.measured.get(main_metric)
-    if measured is None or evidence.rows < MIN_ROWS:
+    if measured is None or evidence.rows_of(main_metric) < MIN_ROWS:
         return
     for who in [*([] if BEST in asked else evidence.rivals), *([CURRENT] if evidence.has_current else [])]:
         against = measured.comparisons.get(who)
@@ -119,10 +119,12 @@ def _unusable(gate: str, metric: str, evidence: Evidence, opponent: str | None =
         return _failed(gate, f"'{metric}' was not measured; {did_you_mean(metric, evidence.measured)}")
     if opponent is not None and (missing := _no_opponent(opponent, evidence.measured[metric], evidence)):
         return _failed(gate, missing)
-    rows = evidence.rows_of(metric)
+    rows, asked = evidence.rows_of(metric), evidence.measured[metric].asked
+    if asked and not rows:
+        return _failed(gate, f"none of {asked:,} independent rows counts for {metric}, so it has no value")
     if rows < MIN_ROWS:
-        reason = f"{rows} independent {'test ' if rows == evidence.rows else ''}rows are too few to decide anything: at least {MIN_ROWS} are needed, a few hundred are better"
-        return GateResult(gate=gate, outcome="inconclusive", reason=reason)
+        named = f"{rows} independent {'test ' if rows == evidence.rows else ''}rows are" if asked in (None, rows) else f"only {rows} of {asked:,} independent rows count for {metric}: they are"
+        return GateResult(gate=gate, outcome="inconclusive", reason=f"{named} too few to decide anything: at least {MIN_ROWS} are needed, a few hundred are better")
     estimate = evidence.measured[metric].estimates[TUNED]
     if not _finite(estimate.value, estimate.low, estimate.high):
         return _failed(gate, f"{metric} of the tuned model is undefined on these test rows")

@@ -38,6 +38,8 @@ class Grading:
     """float32 [n, d] of the tuned model, where the task embeds."""
     evidence_rows: int
     """Independent rows (or groups) behind the intervals."""
+    counted: Mapping[str, int]
+    """Metric -> those of them that count for it."""
     facts: dict[str, Any]
     """The scorecard's fields."""
     plugs: dict[str, Any]
@@ -63,6 +65,7 @@ def scorecard_json(grading: Grading) -> dict[str, Any]:
         "rivals_said": {name: rival.note for name, rival in grading.rivals.items() if rival.note},
         "current": grading.current.id if grading.current else None,
         "independent_rows": grading.evidence_rows,
+        "counted_rows": dict(grading.counted),
         "graded_with": grading.plugs,
         "recipe_digest": recipe.digest,
         "seed": recipe.keys.seed,

@@ -479,6 +479,9 @@ def _made(grading: Grading) -> list[tuple[str, str]]:
 def _limits(grading: Grading) -> list[str]:
     facts = grading.facts
     found = ["The figures hold for rows like the test rows. The world moves: watch the endpoint, and grade again when it does."]
+    for name, rows in grading.counted.items():
+        if rows < grading.evidence_rows:
+            found.append(f"For {plain(name)} only {rows:,} of the {grading.evidence_rows:,} independent test rows count; the others say nothing of it.")
     if grading.evidence_rows < 300:
         found.append(f"{grading.evidence_rows} independent test rows give wide intervals; a few hundred more would make small differences visible.")
     if facts["test_uses"] > 1:

@@ -188,7 +188,8 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         "verdict": verdict,
         "reasons": reasons,
     }
-    grading = Grading(recipe, dataset, checkpoint, current, plugs.metrics, plugs.rivals, rows, texts, truth, answers, embeddings, evidence.rows, facts, plugs.facts())
+    counted = {name: evidence.rows_of(name) for name in measured}
+    grading = Grading(recipe, dataset, checkpoint, current, plugs.metrics, plugs.rivals, rows, texts, truth, answers, embeddings, evidence.rows, counted, facts, plugs.facts())
 
     def fill(folder: Path) -> None:
         write(folder, grading, workspace.store.path(dataset.store_key))

@@ -1,7 +1,8 @@
 """The numbers behind a verdict: bootstrap intervals and paired permutation tests, each one matrix product over additive rows.
 
 Rows are resampled with one set of weights for all contestants and metrics, so every difference is a paired one. Rows that belong together
-(one customer, one patient) are summed first and resampled as wholes, because they are not independent evidence.
+(one customer, one patient) are summed first and resampled as wholes, because they are not independent evidence. Rows that add nothing for anybody
+(without unit tests, without a right number) are no evidence at all.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Measured:
     totals: dict[str, np.ndarray]
     """Contestant -> sum of contributions [k]."""
     rows: int | None = None
-    """Independent rows (or groups) behind it."""
+    """Independent rows (or groups) behind it: those that count for anybody."""
+    asked: int | None = None
+    """Independent rows (or groups) that were looked at, with those that count for nothing (a row without unit tests)."""
 
 
 def measure(
@@ -52,7 +55,9 @@ def measure(
     sums = pool.resampled(resamples, seed)
     found = {}
     for name, metric in metrics.items():
-        arrays = {who: pool.arrays[places[name, who]] for who in contributions[name]}
+        every = {who: pool.arrays[places[name, who]] for who in contributions[name]}
+        counted = np.logical_or.reduce([(rows != 0).any(1) for rows in every.values()])
+        arrays = {who: rows[counted] for who, rows in every.items()}
         totals = {who: rows.sum(0) for who, rows in arrays.items()}
         values = {who: float(metric.value(total)) for who, total in totals.items()}
         samples = {who: np.asarray(metric.value(sums[places[name, who]])) for who in arrays}
@@ -66,7 +71,7 @@ def measure(
             low, high = _difference_interval(gain, sign * (samples[first] - samples[who]), arrays[first], arrays[who], sign, metric, confidence)
             p = permutation_p(arrays[first], arrays[who], lambda t, m=metric: np.asarray(m.value(t)), resamples, seed)  # type: ignore[misc]
             comparisons[who] = Comparison(rival=who, metric=name, difference=gain, low=low, high=high, p_value=p)
-        found[name] = Measured(name, metric, estimates, comparisons, totals, len(arrays[first]))
+        found[name] = Measured(name, metric, estimates, comparisons, totals, len(arrays[first]), len(counted))
     return found
 
 
