@@ -42,6 +42,10 @@ def run(recipe: Recipe, workspace: Workspace, *, until: str = STAGES[-1], reques
         request: a retune request: its new rows are added to the old ones, and its release is what has to be beaten.
         fresh: do every stage again.
     """
+    from attune.stages import grade
+
+    if STAGES.index(until) >= STAGES.index("grade"):
+        grade.check(recipe)  # before hours of training
     cycle = Cycle()
     with ExitStack() as held:
         for done in _stages(recipe, workspace, cycle, held, request, fresh):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from attune.catalog.probes._requests import HARMFUL, HARMLESS
 from attune.catalog.probes.refusals import is_refusal
 from attune.core import catalog
 from attune.core.contracts import Prediction, ProbeContext
-from attune.core.errors import DataError
+from attune.core.errors import AttuneError, DataError
 from attune.core.models import resolve_base
 from attune.testing.bench import Bench
 from attune.testing.models import tiny_llama
@@ -127,6 +128,46 @@ def test_what_was_forgotten_is_seen_and_an_untouched_model_has_forgotten_nothing
     assert "comes with Attune" not in own.meaning
     with pytest.raises(DataError, match="no file"):
         probe("forgetting", tmp_path, general="nowhere.csv").run(context(planted, untouched(planted)))
+
+
+OBJECTIVES = [
+    "sft",
+    "distillation",
+    "pretraining",
+    "dpo",
+    "kto",
+    *({"name": "grpo", "rewards": [one]} for one in ("exact_match", "numeric_answer", "unit_tests", {"name": "regex", "pattern": "a"})),
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_general_rows_are_the_same_for_every_objective(planted, tmp_path, objective):
+    """They hold no worse answer, no label and no number, and are read and answered as by a model that no objective has shaped."""
+    (tmp_path / "general.jsonl").write_text('{"prompt": "What do cows drink?", "completion": "Cows drink water."}\n{"text": "Bread is baked."}\n')
+    (tmp_path / "canaries.jsonl").write_text("\n".join(json.dumps({"prompt": row["prompt"], "completion": row["completion"]}) for row in planted.records[:3]))
+    shaped = replace(untouched(planted), task=catalog.build("objectives", objective).shaped(planted.task))
+    seen = ProbeContext(shaped, planted.test, 5, planted.train, lambda: shaped)
+    plain = context(planted, untouched(planted))
+    for keys in ({"name": "forgetting", "general": "general.jsonl"}, {"name": "forgetting", "rows": 4}, {"name": "memorisation", "canaries": "canaries.jsonl", "candidates": 15}):
+        made = probe(folder=tmp_path, **keys)
+        made.prepare(shaped.task, ())
+        assert made.run(seen) == made.run(plain)
+
+
+def test_what_a_probe_reads_is_told_before_training(planted, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "What do cows drink?", "completion": "Water."}\n{"cows": 3}\n')
+    for keys, what in (
+        ({"name": "forgetting", "general": "bad.jsonl"}, "neither a prompt nor a text"),
+        ({"name": "forgetting", "metrics": ["token_f2"]}, "token_f2"),
+        ({"name": "forgetting", "metrics": ["accuracy"]}, "does not fit"),
+        ({"name": "memorisation", "canaries": "bad.jsonl"}, "neither a prompt nor a text"),
+        ({"name": "refusals", "harmful": "bad.jsonl"}, "has no request"),
+        ({"name": "win_rate", "against": ["prompted_base"]}, "no contestant 'prompted_base'"),
+    ):
+        with pytest.raises(AttuneError, match=what):
+            probe(folder=tmp_path, **keys).prepare(planted.task, ("untouched_base",))
+    for name in ("forgetting", "memorisation", "refusals", "win_rate", "robustness"):
+        probe(name).prepare(planted.task, ("untouched_base",))
 
 
 def answering(task, reply):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from attune import lifecycle
 from attune.core import jail
 from attune.core import rows as core_rows
 from attune.core.errors import Problems, RecipeError
@@ -114,7 +115,13 @@ def test_a_file_that_a_probe_reads_must_be_there_before_anything_is_trained(tmp_
     made = make_recipe({**values, "grade": {"probes": [{"name": "forgetting", "general": "general.csv"}]}}, folder=tmp_path)
     with pytest.raises(Problems, match=r"there is no .*general\.csv', which probe 'forgetting' reads"):
         made.plugs("probes", made.keys.grade.probes, ())
+    (tmp_path / "general.csv").write_text("txt\nThe sea is deep.\n")
+    with pytest.raises(Problems, match="neither a prompt nor a text"):
+        grade.check(made)
+    with pytest.raises(Problems, match="neither a prompt nor a text"):
+        lifecycle.run(made, Workspace(tmp_path / "workspace"))
     (tmp_path / "general.csv").write_text("text\nThe sea is deep.\n")
+    grade.check(made)
     (probe,) = made.plugs("probes", made.keys.grade.probes, ())
     assert probe.folder == tmp_path
 

@@ -166,12 +166,21 @@ class Task(Plug):
     defaults: ClassVar[Defaults]
     bases: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
     """Kinds of bases (`core.models.base_kind`) that it can be built on."""
-    shaped: bool = False
-    """True for a task whose rows an objective has shaped (`with_rows`)."""
+    _own: Task | None = None
     guessed: ClassVar[bool] = True
     """Whether `attune init` may take rows for this task's; False for one that any text would fit."""
     default_base: ClassVar[str | None] = None
     """The base model of recipes that name none; None: the recipe's own default."""
+
+    @property
+    def shaped(self) -> bool:
+        """True for a task whose rows an objective has shaped (`with_rows`)."""
+        return self._own is not None
+
+    @property
+    def unshaped(self) -> Task:
+        """The same task over rows of its own: what it is for rows that no objective learns from."""
+        return self._own or self
 
     def parse(self, values: dict[str, Any], columns: Mapping[str, Any]) -> dict[str, Any]:
         """Role values of one raw record. `columns` maps role -> column (a list for `features`). Raises DataError naming column, reason and fix.
@@ -224,7 +233,7 @@ class Task(Plug):
     def with_rows(self, roles: Sequence[Role], parse: Callable[[dict[str, Any], Mapping[str, Any]], dict[str, Any]], defaults: Defaults | None = None) -> Task:
         """This task over rows with other roles, read by `parse(values, columns)`, perhaps graded by others; how it is built and answers stays."""
         found = copy.copy(self)
-        vars(found).update(roles=tuple(roles), parse=parse, shaped=True, defaults=defaults or self.defaults)
+        vars(found).update(roles=tuple(roles), parse=parse, _own=self.unshaped, defaults=defaults or self.defaults)
         return found
 
     def request(self, payload: dict[str, Any]) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -170,6 +170,14 @@ class Probe(Plug):
     def gated(self) -> Mapping[str, type[Figure]]:
         """Names of the measures that gates may ask about."""
         return {}
+
+    def prepare(self, task: Task, contestants: Collection[str]) -> None:
+        """Asked before anything is trained: raise what would end `run`, such as a file with a row that cannot be read.
+
+        Args:
+            task: of the recipe.
+            contestants: names of those whose answers there will be beside the tuned model's.
+        """
 
     @abstractmethod
     def run(self, context: ProbeContext) -> ProbeResult:

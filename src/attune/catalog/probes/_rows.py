@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from attune.core import catalog
 from attune.core.contracts import Row, Task
 from attune.core.errors import DataError
+from attune.core.specialist import Specialist
 
 TEXT = "text"
 """The column of plain texts."""
@@ -30,7 +32,8 @@ def records(path: Path, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def rows_of(task: Task, path: Path, place: str) -> list[Row]:
-    """Rows of the task; where records hold a text alone, plain texts (an empty prompt, and the text as its completion)."""
+    """Rows of the task as no objective has shaped them; where records hold a text alone, plain texts (an empty prompt, and the text as its completion)."""
+    task = task.unshaped
     found: list[Row] = []
     for number, (where, values) in enumerate(records(path, place)):
         columns: dict[str, Any] = {}
@@ -49,6 +52,11 @@ def rows_of(task: Task, path: Path, place: str) -> list[Row]:
     if not found:
         raise DataError(f"'{path}' holds no row with an answer or a text", place=place, fix="give rows with prompt and completion, or with text")
     return found
+
+
+def as_it_answers(specialist: Specialist) -> Specialist:
+    """The model with its task as no objective has shaped it: general rows have no rewards, no other answer, no label; and nothing is sampled for them."""
+    return dataclasses.replace(specialist, task=specialist.task.unshaped, samples=(0, 0.0))
 
 
 def sample(rows: Sequence[Any], most: int, seed: int, purpose: str) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from attune.catalog.probes import _general_texts, _rows
 from attune.core import catalog
-from attune.core.contracts import Figure, Measure, Metric, Prediction, Probe, ProbeContext, ProbeResult, Row
+from attune.core.contracts import Figure, Measure, Metric, Prediction, Probe, ProbeContext, ProbeResult, Row, Task, require_fit
 from attune.core.errors import IntegrityError
 from attune.core.figures import Perplexity, PerplexityRise, nats
 from attune.core.keys import Keys, key
+from attune.core.specialist import Specialist
 
 
 class ForgettingKeys(Keys):
@@ -42,13 +43,23 @@ class Forgetting(Probe):
             named[f"general_{name}"] = metric
         return named
 
+    def prepare(self, task: Task, contestants: Collection[str]) -> None:
+        """The general rows can be read, and the metrics fit the task."""
+        self._general(task)
+        for metric in self._metrics().values():
+            require_fit(task, metric)
+
+    def _general(self, task: Task) -> list[Row]:
+        path = self.keys.general
+        return _rows.rows_of(task, self.located(path), "grade.probes: forgetting.general") if path is not None else _general_texts.rows()
+
+    def _metrics(self) -> dict[str, Metric]:
+        return {name: catalog.build("metrics", name, "grade.probes: forgetting.metrics") for name in self.keys.metrics}
+
     def run(self, context: ProbeContext) -> ProbeResult:
         """Share by which perplexity rose."""
-        place = "grade.probes: forgetting.general"
-        path = self.keys.general
-        every = _rows.rows_of(context.specialist.task, self.located(path), place) if path is not None else _general_texts.rows()
-        rows: list[Row] = _rows.sample(every, self.keys.rows, context.seed, "probe.forgetting")
-        before, after = context.untuned(), context.specialist
+        rows: list[Row] = _rows.sample(self._general(context.specialist.task), self.keys.rows, context.seed, "probe.forgetting")
+        before, after = _rows.as_it_answers(context.untuned()), _rows.as_it_answers(context.specialist)
         if before.max_length != after.max_length:
             raise IntegrityError("the tuned model and its base read different lengths, so their perplexities are of different tokens", place="grade.probes: forgetting")
         old, new = nats(before.likelihood(rows)), nats(after.likelihood(rows))
@@ -62,21 +73,20 @@ class Forgetting(Probe):
         asked = [row for row in rows if row["prompt"]]
         if asked and self.keys.metrics:
             answers = {"tuned": after.examine(asked), "untouched_base": before.examine(asked)}
-            measures += [self._measured(name, context, asked, answers) for name in self.keys.metrics]
+            measures += [_measured(name, metric, after, asked, answers) for name, metric in self._metrics().items()]
         value = float(PerplexityRise().value(rise.sum(0)))
         then, now = (float(Perplexity().value(one.sum(0))) for one in (old, new))
-        whose = "" if path is not None else ", a small set that comes with Attune: give general rows of your own for a budget that means something"
+        whose = "" if self.keys.general is not None else ", a small set that comes with Attune: give general rows of your own for a budget that means something"
         meaning = f"share by which perplexity on {len(rows)} general rows changed, from {then:.2f} to {now:.2f}; above 0% something was forgotten{whose}"
         worst = sorted(range(len(rows)), key=lambda i: (new[i, 0] - old[i, 0]) / max(new[i, 1], 1), reverse=True)[:6]
         examples = [{"nats per token more": f"{(new[i, 0] - old[i, 0]) / max(new[i, 1], 1):+.2f}", "text": _shown(rows[i])} for i in worst if new[i, 0] > old[i, 0]]
         return ProbeResult(self.name, value, meaning, len(rows), tuple(examples), tuple(measures))
 
-    def _measured(self, name: str, context: ProbeContext, rows: Sequence[Row], answers: Mapping[str, Sequence[Prediction]]) -> Measure:
-        metric: Metric = catalog.build("metrics", name, "grade.probes: forgetting.metrics")
-        task = context.specialist.task
-        truth = [task.truth(row) for row in rows]
-        graded = {who: metric.of_rows(rows, truth, one, context.specialist.signature) for who, one in answers.items()}
-        return Measure(f"general_{name}", metric, f"{name.replace('_', ' ')} of the answers to general rows", graded)
+
+def _measured(name: str, metric: Metric, specialist: Specialist, rows: Sequence[Row], answers: Mapping[str, Sequence[Prediction]]) -> Measure:
+    truth = [specialist.task.truth(row) for row in rows]
+    graded = {who: metric.of_rows(rows, truth, one, specialist.signature) for who, one in answers.items()}
+    return Measure(f"general_{name}", metric, f"{name.replace('_', ' ')} of the answers to general rows", graded)
 
 
 def _shown(row: Row) -> str:

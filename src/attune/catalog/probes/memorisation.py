@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from attune.catalog.probes import _rows
 from attune.core import randomness
-from attune.core.contracts import Figure, Measure, Probe, ProbeContext, ProbeResult, Row
+from attune.core.contracts import Figure, Measure, Probe, ProbeContext, ProbeResult, Row, Task
 from attune.core.errors import DataError
 from attune.core.figures import Bits, Burden, means
 from attune.core.keys import Keys, key
 from attune.core.specialist import Specialist
 
 _DIGIT = re.compile(r"\d")
+PLACE = "grade.probes: memorisation.canaries"
 MARK = "canary"
 """Key of the rows that data.canaries planted."""
 
@@ -51,6 +52,11 @@ class Memorisation(Probe):
         """Bits of exposure, and the share of secrets that are given away."""
         return {"exposure": Bits, "extracted": Burden}
 
+    def prepare(self, task: Task, contestants: Collection[str]) -> None:
+        """The canaries can be read."""
+        if self.keys.canaries is not None:
+            _rows.rows_of(task, self.located(self.keys.canaries), PLACE)
+
     def run(self, context: ProbeContext) -> ProbeResult:
         """Mean exposure in bits."""
         rows: list[Row] = _rows.sample(self._canaries(context), self.keys.rows, context.seed, "probe.memorisation")
@@ -82,14 +88,13 @@ class Memorisation(Probe):
         task = context.specialist.task
         if self.keys.canaries is None:
             planted = {(task.text(row), str(task.truth(row))): row for row in context.train if row.get(MARK)}  # each once, however often it was planted
-            return list(planted.values()) or [row for row in context.train if len(_digits(row["completion"])) >= self.keys.digits]
-        place = "grade.probes: memorisation.canaries"
+            return list(planted.values()) or [row for row in context.train if len(_digits(row.get("completion"))) >= self.keys.digits]
         known = {(task.text(row) if row["prompt"] else "", str(task.truth(row))) for row in context.train}
-        rows = [row for row in _rows.rows_of(task, self.located(self.keys.canaries), place) if len(_digits(row["completion"])) >= self.keys.digits]
+        rows = [row for row in _rows.rows_of(task, self.located(self.keys.canaries), PLACE) if len(_digits(row["completion"])) >= self.keys.digits]
         trained = [row for row in rows if (task.text(row) if row["prompt"] else "", str(task.truth(row))) in known]
         if not trained:
             raise DataError(
-                f"none of the canaries with {self.keys.digits} digits or more is among the training rows", place=place, fix="add their file to data.path, and turn off the masking of numbers for them"
+                f"none of the canaries with {self.keys.digits} digits or more is among the training rows", place=PLACE, fix="add their file to data.path, and turn off the masking of numbers for them"
             )
         return trained
 

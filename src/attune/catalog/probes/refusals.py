@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from attune.catalog.probes import _requests, _rows
-from attune.core.contracts import Figure, Measure, Probe, ProbeContext, ProbeResult
+from attune.core.contracts import Figure, Measure, Probe, ProbeContext, ProbeResult, Task
 from attune.core.errors import DataError
 from attune.core.figures import Burden, Share, means
 from attune.core.keys import Keys, key
@@ -58,6 +58,11 @@ class Refusals(Probe):
     def gated(self) -> Mapping[str, type[Figure]]:
         """Harmful requests that are refused, and harmless ones that are (over-refusal)."""
         return {"harmful_refused": Share, "harmless_refused": Burden}
+
+    def prepare(self, task: Task, contestants: Collection[str]) -> None:
+        """The requests can be read."""
+        for kind in KINDS:
+            self._requests(kind)
 
     def run(self, context: ProbeContext) -> ProbeResult:
         """Share of harmful requests that the tuned model refuses."""

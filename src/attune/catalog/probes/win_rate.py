@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from attune.core import catalog, randomness
-from attune.core.contracts import Duel, Figure, Judge, Measure, Probe, ProbeContext, ProbeResult
+from attune.core.contracts import Duel, Figure, Judge, Measure, Probe, ProbeContext, ProbeResult, Task
 from attune.core.errors import RecipeError, did_you_mean
 from attune.core.figures import Share
 from attune.core.keys import Keys, key
@@ -42,15 +42,17 @@ class WinRate(Probe):
         """win_rate_against_NAME for every contestant that it is compared with."""
         return {f"win_rate_against_{who}": Share for who in self.keys.against}
 
-    def run(self, context: ProbeContext) -> ProbeResult:
-        """Share of duels won against all named contestants together; a measure for each of them."""
-        unknown = [who for who in self.keys.against if who not in context.answers or who == "tuned"]
+    def prepare(self, task: Task, contestants: Collection[str]) -> None:
+        """Those that it compares with will be there."""
+        unknown = [who for who in self.keys.against if who not in contestants]
         if unknown or not self.keys.against:
             raise RecipeError(
-                f"there is no contestant '{unknown[0] if unknown else ''}' to compare with",
-                place="grade.probes: win_rate.against",
-                fix=did_you_mean(unknown[0] if unknown else "", [who for who in context.answers if who != "tuned"]),
+                f"there is no contestant '{unknown[0] if unknown else ''}' to compare with", place="grade.probes: win_rate.against", fix=did_you_mean(unknown[0] if unknown else "", contestants)
             )
+
+    def run(self, context: ProbeContext) -> ProbeResult:
+        """Share of duels won against all named contestants together; a measure for each of them."""
+        self.prepare(context.specialist.task, [who for who in context.answers if who != "tuned"])
         chosen = sorted(randomness.generator(context.seed, "probe.win_rate.rows").permutation(len(context.rows))[: self.keys.rows])
         duels = _Duels(self._judge, context, chosen, self.keys.show_right)
         measures, said, scores = [], [], []

@@ -96,6 +96,23 @@ def _named(plugs: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
+def check(recipe: Recipe) -> None:
+    """Raise what would keep this recipe from being graded, before anything is trained: metrics, rivals, probes or gates that do not exist or do not
+    fit the task, and files of probes that cannot be read."""
+    plugs = plugs_of(recipe)
+    plugs.samples()
+    problems: list[AttuneError] = []
+    for probe in plugs.probes.values():
+        try:
+            probe.prepare(recipe.task, [*plugs.rivals, CURRENT])
+        except Problems as error:
+            problems += error.problems
+        except AttuneError as error:
+            problems.append(error)
+    if problems:
+        raise Problems(problems, title=f"grading of '{recipe.name}' cannot start:")
+
+
 def contents_of(recipe: Recipe, plugs: Plugs) -> dict[str, str]:
     """Digests of what is read for grading beside the rows: the plugs' files and judges, and the rewards of an objective that grades by them."""
     return contents([recipe.objective, *plugs.every()])
