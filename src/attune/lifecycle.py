@@ -42,10 +42,6 @@ def run(recipe: Recipe, workspace: Workspace, *, until: str = STAGES[-1], reques
         request: a retune request: its new rows are added to the old ones, and its release is what has to be beaten.
         fresh: do every stage again.
     """
-    from attune.stages import grade
-
-    if STAGES.index(until) >= STAGES.index("grade"):
-        grade.check(recipe)  # before hours of training
     cycle = Cycle()
     with ExitStack() as held:
         for done in _stages(recipe, workspace, cycle, held, request, fresh):
@@ -106,8 +102,8 @@ def _stages(recipe: Recipe, workspace: Workspace, cycle: Cycle, held: ExitStack 
         held.enter_context(run_alone(workspace, name, recipe, dataset, events, fresh=fresh, forecast=(tuning["base"], rows)))
     yield "curate"
 
-    sections = ("train", "objective", "method")
-    cycle.checkpoint = checkpoint = stage("finetune", tuning, Checkpoint, lambda: finetune.run(recipe, workspace, dataset, events, run=name), *sections)
+    grade.check(recipe)  # what would end the grading is told before hours of training
+    cycle.checkpoint = checkpoint = stage("finetune", tuning, Checkpoint, lambda: finetune.run(recipe, workspace, dataset, events, run=name), "train", "objective", "method")
     yield "finetune"
 
     cycle.current = current = to_beat(workspace, checkpoint)

@@ -12,6 +12,7 @@ from attune.core import rows as core_rows
 from attune.core.errors import Problems, RecipeError
 from attune.core.events import Events
 from attune.core.recipe import make_recipe
+from attune.core.records import Checkpoint
 from attune.core.workspace import Workspace
 from attune.stages import grade
 from attune.testing.models import tiny_llama
@@ -118,8 +119,12 @@ def test_a_file_that_a_probe_reads_must_be_there_before_anything_is_trained(tmp_
     (tmp_path / "general.csv").write_text("txt\nThe sea is deep.\n")
     with pytest.raises(Problems, match="neither a prompt nor a text"):
         grade.check(made)
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps({"prompt": row["prompt"], "completion": row["completion"]}) for row in rows(60)))
+    workspace = Workspace(tmp_path / "workspace")
     with pytest.raises(Problems, match="neither a prompt nor a text"):
-        lifecycle.run(made, Workspace(tmp_path / "workspace"))
+        lifecycle.run(made, workspace)
+    assert workspace.ledger.find(Checkpoint) == []
+    workspace.close()
     (tmp_path / "general.csv").write_text("text\nThe sea is deep.\n")
     grade.check(made)
     (probe,) = made.plugs("probes", made.keys.grade.probes, ())

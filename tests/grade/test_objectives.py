@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from attune.core import catalog
 from attune.core import rows as core_rows
+from attune.core.answers import is_right
 from attune.core.events import Events
 from attune.core.recipe import Recipe, make_recipe
 from attune.core.workspace import Workspace
 from attune.stages import grade
 from attune.stages.grade import stage
-from attune.testing.models import tiny_llama
+from attune.testing.models import tiny_bert, tiny_llama
 from tests.grade.conftest import make_dataset, release_of, tuned
 
 ITEMS = ("parcel", "refund", "login", "order", "invoice", "address")
@@ -74,3 +76,45 @@ def test_the_approved_release_of_a_run_with_rewards_is_paid_like_the_new_one(lla
     assert "difference 0.000" in gate.reason
     longer = recipe(tmp_path, llama, task={"name": "text_generation", "max_new_tokens": 9}, **rewarded)
     assert stage._current(workspace, longer, release, (0, 0.0)).task.keys.max_new_tokens == 6, "the release answers as it serves"
+
+
+def report_of(made: Recipe, workspace: Workspace, dataset: Any) -> str:
+    card = grade.run(made, workspace, dataset, tuned(workspace, made, dataset, f"{made.task.name}-{made.objective.name}"), Events())
+    return (workspace.store.path(card.store_key) / "report.html").read_text(encoding="utf-8")
+
+
+WRONG = ("answered wrong", "not word for word", "answered right", "Surest mistakes", "(empty)", "right <", "confidence be trusted")
+
+
+def test_nothing_is_called_wrong_where_rows_do_not_say_what_is_right(llama, workspace, tmp_path):
+    sentences = [{"text": f"The {ITEMS[n % 6]} number {n} is in the {ITEMS[n % 5]} office."} for n in range(60)]
+    rewarded = recipe(tmp_path, llama, objective={"name": "grpo", "rewards": [VOWELS], "group": 2, "max_new_tokens": 4})
+    documents = recipe(tmp_path, llama, objective="pretraining")
+    masks = recipe(tmp_path, tiny_bert(tmp_path / "bert"), task="fill_mask", objective="pretraining")
+    for made, records, columns in (
+        (rewarded, prompts(60), {"prompt": "prompt"}),
+        (documents, sentences, {"completion": "text"}),
+        (masks, sentences, {"text": "text"}),
+    ):
+        page = report_of(made, workspace, make_dataset(workspace, made, splits(made, records, columns)))
+        assert "Against its rivals" in page
+        for words in WRONG:
+            assert words not in page, (made.task.name, made.objective.name, words)
+
+
+def test_an_answer_marked_as_bad_is_not_what_is_right(llama, workspace, tmp_path):
+    made = recipe(tmp_path, llama, objective="kto")
+    records = [{**one, "completion": f"The {ITEMS[n % 6]}.", "label": n % 3 > 0} for n, one in enumerate(prompts(60))]
+    page = report_of(made, workspace, make_dataset(workspace, made, splits(made, records, {"prompt": "prompt", "completion": "completion", "desirable": "label"})))
+    asked = sum(n % 3 > 0 for n in range(40, 60))
+    assert f"{asked} of {asked} answers are not word for word the right one; {20 - asked} test rows do not say what is right" in page
+
+
+def test_hidden_words_that_are_given_are_right_or_wrong():
+    task = catalog.build("tasks", "fill_mask")
+    assert not task.answered({"text": "The cat sat."})
+    assert task.answered({"text": "The [MASK] sat.", "answer": "cat"})
+    assert is_right(task, "New York", ["new", "york"])
+    assert is_right(task, "parcels", ["parcel", "##s"])
+    assert not is_right(task, "New York", ["new", "rome"])
+    assert not is_right(task, "New York", ["york"])

@@ -147,7 +147,9 @@ def test_rows_that_count_for_nothing_are_no_evidence(groups):
     by_who = {"tuned": rows, "same": rows}
     figures = {"pass_at_1": catalog.build("metrics", "pass_at_1")}
     among, alone = (
-        measure(figures, {"pass_at_1": {who: one[kept] for who, one in by_who.items()}}, first="tuned", groups=groups[: kept.sum()] if groups else None, resamples=300, confidence=0.95, seed=1)["pass_at_1"]
+        measure(figures, {"pass_at_1": {who: one[kept] for who, one in by_who.items()}}, first="tuned", groups=groups[: kept.sum()] if groups else None, resamples=300, confidence=0.95, seed=1)[
+            "pass_at_1"
+        ]
         for kept in (np.ones(1000, dtype=bool), rows[:, 1] > 0)
     )
     assert (among.rows, among.asked, alone.rows, alone.asked) == (3, 1000, 3, 3)

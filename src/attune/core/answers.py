@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -51,10 +52,17 @@ def last_number(text: str) -> Fraction | None:
     return -value if sign in ("-", "−") else value
 
 
+def _run_together(words: Sequence[Any]) -> str:
+    """Words, or pieces of them, without what lies between."""
+    return "".join(str(one).removeprefix("##") for one in words).replace(" ", "").lower()
+
+
 def is_right(task: Task, truth: Any, output: Any) -> bool:
-    """True when an answer counts as right: the same label set, an accepted text after `normalised`, or a right text ranked first."""
+    """True when an answer counts as right: the same label set, an accepted text after `normalised`, a right text ranked first, or all hidden words."""
     if "label-out" in task.traits:
         return label_set(truth) == label_set(output)
+    if "mask-out" in task.traits:
+        return _run_together(output) == _run_together(accepted(truth))
     if isinstance(output, (list, tuple)):
         return bool(output) and str(output[0]) in accepted(truth)
     return normalised(output) in {normalised(one) for one in accepted(truth)}

@@ -205,6 +205,10 @@ class Task(Plug):
     def truth(self, row: Row) -> Any:
         """The right answer of a row, in the form of `Prediction.output`."""
 
+    def answered(self, row: Row) -> bool:
+        """Whether the row says what the right answer is, so that another one can be called wrong."""
+        return self.truth(row) is not None
+
     @abstractmethod
     def build(self, base: Base, signature: Signature) -> Any:
         """The general model made ready for this task: a TunableModel (pretrained body plus a fresh head where the task needs one), or

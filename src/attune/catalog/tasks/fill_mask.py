@@ -63,6 +63,10 @@ class FillMask(Task):
         """The hidden words where they are given, else the text that some are hidden in."""
         return row.get("answer") or row["text"]
 
+    def answered(self, row: Row) -> bool:
+        """True where the hidden words are given."""
+        return bool(row.get("answer"))
+
     def build(self, base: Base, signature: Signature) -> TunableModel:
         """The pretrained encoder with its output part for masked words, or a fresh one."""
         from attune.core.tunable import TunableModel

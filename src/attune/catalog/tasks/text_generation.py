@@ -77,6 +77,10 @@ class TextGeneration(Task):
         """The right answer."""
         return row.get("completion")
 
+    def answered(self, row: Row) -> bool:
+        """True for a question with an answer that is not marked as a bad one; a document is no answer to anything."""
+        return bool(row.get("prompt") and row.get("completion") and row.get("desirable", True))
+
     def build(self, base: Base, signature: Signature) -> TunableModel:
         """The pretrained causal language model as it is."""
         from attune.core.tunable import TunableModel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -15,13 +14,11 @@ import numpy as np
 from attune.core import catalog
 from attune.core.answers import is_right, label_set
 from attune.core.contracts import Figure, Metric
-from attune.core.cost import words
 from attune.core.figures import Bits, Share
-from attune.core.learner import words_of_start
 from attune.core.records import Comparison, Estimate
-from attune.stages.grade import plots
+from attune.stages.grade import plots, provenance
 from attune.stages.grade.gates import CURRENT, MIN_ROWS, TUNED
-from attune.stages.grade.words import amount, interval, number, p_value, plain, signed
+from attune.stages.grade.words import amount, interval, number, p_value, plain, sentence, signed
 
 if TYPE_CHECKING:
     from attune.stages.grade.outputs import Grading
@@ -30,7 +27,6 @@ TEMPLATE = "report.html.jinja"
 MOST_CLASSES = 20
 MOST_PAIRS = 8
 MOST_MISTAKES = 12
-MOST_LABELS = 40
 EXCERPT = 280
 SURE = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Confidences from which an answer might be used without a person."""
@@ -54,16 +50,16 @@ def context(grading: Grading, dataset_folder: Path) -> dict[str, Any]:
     """Everything the template shows; texts are plain and get escaped there, drawings are SVG made here."""
     facts, recipe = grading.facts, grading.recipe
     main = grading.metrics[recipe.main_metric]
-    headline, sentence = HEADLINES[facts["verdict"]]
-    right = [is_right(recipe.task, truth, answer.output) for truth, answer in zip(grading.truth, grading.answers[TUNED], strict=True)]
+    headline, lead = HEADLINES[facts["verdict"]]
+    right = [is_right(recipe.task, truth, answer.output) if recipe.task.answered(row) else None for row, truth, answer in zip(grading.rows, grading.truth, grading.answers[TUNED], strict=True)]
     return {
         "name": recipe.name,
         "task": plain(recipe.task.name),
         "verdict": facts["verdict"],
         "headline": headline,
-        "sentence": sentence,
-        "gates": [{"gate": gate.gate, "outcome": gate.outcome, "said": OUTCOMES[gate.outcome], "reason": _sentence(gate.reason)} for gate in _worst_first(facts["gates"])],
-        "remarks": [_sentence(reason) for reason in facts["reasons"][len(facts["gates"]) :]],
+        "sentence": lead,
+        "gates": [{"gate": gate.gate, "outcome": gate.outcome, "said": OUTCOMES[gate.outcome], "reason": sentence(gate.reason)} for gate in _worst_first(facts["gates"])],
+        "remarks": [sentence(reason) for reason in facts["reasons"][len(facts["gates"]) :]],
         "tiles": _tiles(grading, main),
         "confidence": f"{facts['confidence']:.0%}",
         "resamples": f"{facts['resamples']:,}",
@@ -74,25 +70,21 @@ def context(grading: Grading, dataset_folder: Path) -> dict[str, Any]:
         "classes": _classes(grading),
         "confusion": _confusion(grading),
         "mistakes": _mistakes(grading, right),
-        "right_rows": sum(right),
+        "right_rows": right.count(True),
         "certainty": _certainty(grading, right),
         "probes": [_probe(name, probe) for name, probe in facts["probes"].items()],
         "curves": plots.curves(grading.checkpoint.curve, grading.checkpoint.best_step, grading.checkpoint.main_metric),
-        "training": _training(grading),
-        "trials": _trials(grading),
-        "data": _data(grading, dataset_folder),
-        "made": _made(grading),
-        "limits": _limits(grading),
+        "training": provenance.training(grading),
+        "trials": provenance.trials(grading),
+        "data": provenance.data(grading, dataset_folder),
+        "made": provenance.made(grading),
+        "limits": provenance.limits(grading),
     }
 
 
 def _worst_first(gates: Sequence[Any]) -> list[Any]:
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
     return sorted(gates, key=lambda gate: order[gate.outcome])
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _contestant(name: str) -> str:
@@ -303,10 +295,13 @@ def _answer(value: Any) -> str:
     return _excerpt(value) or "(empty)"
 
 
-def _mistakes(grading: Grading, right: Sequence[bool]) -> dict[str, Any]:
-    """Wrong answers, the surest first; where every rival that reads the text agrees with a wrong answer, the row's own label deserves a second look."""
+def _mistakes(grading: Grading, right: Sequence[bool | None]) -> dict[str, Any] | None:
+    """Wrong answers, the surest first; where every rival that reads the text agrees with a wrong answer, the row's own label deserves a second look.
+    None where no row says what is right (`right` None): documents, prompts for rewards."""
+    if right.count(None) == len(right):
+        return None
     answers, ranked = grading.answers[TUNED], "vector-out" in grading.recipe.task.traits
-    wrong = sorted((i for i, fine in enumerate(right) if not fine), key=lambda i: (-(answers[i].confidence or 0.0), i))
+    wrong = sorted((i for i, fine in enumerate(right) if fine is False), key=lambda i: (-(answers[i].confidence or 0.0), i))
     thinking = [who for who in grading.rivals if any(one.output != grading.answers[who][0].output for one in grading.answers[who])]
     shown = []
     for i in wrong[:MOST_MISTAKES]:
@@ -324,15 +319,15 @@ def _mistakes(grading: Grading, right: Sequence[bool]) -> dict[str, Any]:
                 "row": str(grading.rows[i].get("place", "")) or str(grading.rows[i]["row_id"]),
             }
         )
-    return {"rows": shown, "all": len(wrong), "confident": any(row["confidence"] for row in shown), "ranked": ranked, "written": "text-out" in grading.recipe.task.traits}
+    return {"rows": shown, "all": len(wrong), "unsaid": right.count(None), "confident": any(row["confidence"] for row in shown), "ranked": ranked, "written": "text-out" in grading.recipe.task.traits}
 
 
-def _certainty(grading: Grading, right: Sequence[bool]) -> dict[str, Any] | None:
+def _certainty(grading: Grading, right: Sequence[bool | None]) -> dict[str, Any] | None:
     """Stated confidence against right answers, and what is left when unsure answers go to a person; None without enough confidences, and where
     texts are written and none is word for word the right one, which says nothing of doubt."""
     if "text-out" in grading.recipe.task.traits and not any(right):
         return None
-    known = [(answer.confidence, fine) for answer, fine in zip(grading.answers[TUNED], right, strict=True) if answer.confidence is not None]
+    known = [(answer.confidence, fine) for answer, fine in zip(grading.answers[TUNED], right, strict=True) if answer.confidence is not None and fine is not None]
     if len(known) < MIN_ROWS:
         return None
     confidence, fine = np.array([c for c, _ in known]), np.array([float(one) for _, one in known])
@@ -348,7 +343,7 @@ def _probe(name: str, probe: dict[str, Any]) -> dict[str, Any]:
     examples = [[{"name": plain(str(k)), "value": _excerpt(v, 160)} for k, v in example.items()] for example in probe["examples"][:6]]
     value = probe["value"]
     shown = "not known yet" if not math.isfinite(value) else f"{value:.1%}" if probe["percent"] and abs(value) < 100 else f"{value:.3f}"
-    return {"name": plain(name), "value": shown, "meaning": _sentence(probe["meaning"]), "rows": probe["rows"], "examples": examples, "measures": _measures(probe["measures"])}
+    return {"name": plain(name), "value": shown, "meaning": sentence(probe["meaning"]), "rows": probe["rows"], "examples": examples, "measures": _measures(probe["measures"])}
 
 
 def _both(estimate: Estimate, figure: Figure) -> dict[str, str]:
@@ -383,115 +378,3 @@ def _measures(measures: dict[str, Any]) -> list[dict[str, Any]]:
         if not one["comparisons"]:
             rows.append(line)
     return rows
-
-
-def _training(grading: Grading) -> list[tuple[str, str]]:
-    checkpoint = grading.checkpoint
-    kept = f"step {checkpoint.best_step} of {checkpoint.steps}, the best by {plain(checkpoint.main_metric)} on the validation rows"
-    start, means = words_of_start(checkpoint.chosen)
-    helped = f"{start}: {means}, none of {checkpoint.steps} steps was better by {plain(checkpoint.main_metric)} on the validation rows"
-    facts = [("kept", kept if checkpoint.best_step else helped)]
-    facts += [("took", words(checkpoint.cost, checkpoint.steps))] if checkpoint.cost else []
-    return facts + [(plain(name), value) for name, value in sorted(checkpoint.chosen.items())]
-
-
-def _trials(grading: Grading) -> list[dict[str, str]]:
-    """What `method: auto` tried, as it is shown."""
-    return [
-        {
-            "method": one["method"] + (" (sweep)" if one["kind"] == "sweep" else ""),
-            "rate": f"{one['learning_rate']:.2g}",
-            "steps": f"{one['steps']:,}",
-            "seconds": f"{one['seconds']:.1f}",
-            "value": f"{one['validation']:.4f}" if one["validation"] is not None else "",
-            "loss": f"{one['loss']:.4f}" if one["loss"] is not None else "",
-            "outcome": one["outcome"],
-        }
-        for one in grading.checkpoint.trials
-    ]
-
-
-def _data(grading: Grading, dataset_folder: Path) -> dict[str, Any]:
-    """Counts, findings and labels as curation wrote them down."""
-    path = dataset_folder / "curation.json"
-    curation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    counts = grading.dataset.counts
-    flow = [(name, counts[name]) for name in ("read", "kept", "repaired", "quarantined") if name in counts]
-    splits = [(name, counts[name]) for name in ("train", "validation", "test") if name in counts]
-    findings = []
-    for section in curation.get("findings", []):
-        if section.get("findings"):
-            reasons = [
-                f"{reason['reason']}: {reason['rows']} ({ {'flag': 'told only', 'repair': 'repaired', 'quarantine': 'set aside'}.get(reason['action'], reason['action']) })"
-                for reason in section.get("reasons", [])[:4]
-            ]
-            findings.append({"check": plain(section["check"]), "purpose": section.get("purpose", ""), "rows": section["findings"], "reasons": reasons})
-    if not findings:
-        findings = [{"check": plain(name), "purpose": "", "rows": rows, "reasons": []} for name, rows in sorted(grading.dataset.findings.items()) if rows]
-    labels = {label: sum(parts.values()) for label, parts in curation.get("labels", {}).items()}
-    if not labels:
-        labels = dict(Counter(label for truth in grading.truth for label in label_set(truth))) if "label-out" in grading.recipe.task.traits else {}
-    most = max(labels.values(), default=1)
-    ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))
-    return {
-        "flow": flow,
-        "splits": splits,
-        "split_total": sum(rows for _, rows in splits),
-        "by": curation.get("split_by", grading.recipe.keys.data.splits.by),
-        "findings": findings,
-        "labels": [{"label": label, "rows": rows, "bar": round(100 * rows / most, 1)} for label, rows in ordered[:MOST_LABELS]],
-        "more_labels": max(len(ordered) - MOST_LABELS, 0),
-        "notes": [_sentence(note) for note in curation.get("notes", [])],
-        "words": curation.get("words", {}),
-    }
-
-
-def _made(grading: Grading) -> list[tuple[str, str]]:
-    facts, checkpoint, recipe = grading.facts, grading.checkpoint, grading.recipe
-    base = checkpoint.base
-    return [
-        ("base model", f"{base['reference']}" + (f" at {base['revision']}" if base.get("revision") else "")),
-        ("digest of the base", str(base["digest"])),
-        ("task, objective, method", f"{checkpoint.task}, {checkpoint.objective}, {checkpoint.method}"),
-        ("seed", str(recipe.keys.seed)),
-        ("recipe", f"{recipe.name}, sha256 {recipe.digest}"),
-        ("dataset", f"{grading.dataset.id}, rows {grading.dataset.rows_digest}"),
-        ("checkpoint", f"{checkpoint.id}, tuned {checkpoint.created_at[:10]}"),
-        ("approved release", grading.current.id if grading.current else "none yet"),
-        (
-            "test rows",
-            f"{facts['test_rows']:,}, "
-            + ("opened for the first time" if facts["test_uses"] == 1 else f"some opened {facts['test_uses']} times")
-            + (f", {grading.evidence_rows:,} independent groups" if grading.evidence_rows != facts["test_rows"] else ""),
-        ),
-        (
-            "intervals",
-            f"{facts['confidence']:.0%}, percentile bootstrap with {facts['resamples']:,} resamples, the same for every contestant; shares of rows are widened to Wilson's (one model) and Agresti and Min's (a difference)",
-        ),
-        ("paired test", f"two-sided permutation of the two answers of each row, {facts['resamples']:,} times"),
-        (
-            "what the verdict uses",
-            "thresholds read the interval; 'better than' wants the interval of the paired difference above the margin and the permutation test to agree; all gates must pass; no correction for their number",
-        ),
-    ]
-
-
-def _limits(grading: Grading) -> list[str]:
-    facts = grading.facts
-    found = ["The figures hold for rows like the test rows. The world moves: watch the endpoint, and grade again when it does."]
-    for name, rows in grading.counted.items():
-        if rows < grading.evidence_rows:
-            found.append(f"For {plain(name)} only {rows:,} of the {grading.evidence_rows:,} independent test rows count; the others say nothing of it.")
-    if grading.evidence_rows < 300:
-        found.append(f"{grading.evidence_rows} independent test rows give wide intervals; a few hundred more would make small differences visible.")
-    if facts["test_uses"] > 1:
-        found.append(f"Some of the test rows were opened {facts['test_uses']} times. Figures picked among several looks are a little too good; fresh test rows cure that.")
-    if grading.evidence_rows != facts["test_rows"]:
-        found.append("Rows of one group (a customer, a patient) were resampled together, because they are not independent.")
-    if grading.dataset.signature.get("labels"):
-        found.append("A text that belongs to none of the labels still gets one, unless several labels (or none) are allowed.")
-    if "label-out" in grading.recipe.task.traits:
-        found.append("Wrong labels among the test rows count against a right model; the list of surest mistakes is the place to find them.")
-    if not facts["probes"]:
-        found.append("No behaviour suite was run: nothing is said here about robustness, bias or safety.")
-    return found
