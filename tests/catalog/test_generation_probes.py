@@ -18,6 +18,7 @@ from attune.core import catalog
 from attune.core.contracts import Prediction, ProbeContext
 from attune.core.errors import AttuneError, DataError
 from attune.core.models import resolve_base
+from attune.stages.grade.gates import MIN_ROWS
 from attune.testing.bench import Bench
 from attune.testing.models import tiny_llama
 
@@ -91,6 +92,10 @@ def test_secrets_learned_by_heart_are_exposed_and_given_away(planted, tmp_path):
     assert found.examples[0]["secret"] in CODES
     (tmp_path / "canaries.jsonl").write_text("\n".join(json.dumps({"prompt": row["prompt"], "completion": row["completion"]}) for row in planted.records[:3]))
     assert probe("memorisation", tmp_path, canaries="canaries.jsonl", candidates=15).run(context(planted, planted._tuned["heart"])).rows == 3
+
+
+def test_as_many_secrets_as_a_gate_needs_are_looked_at():
+    assert probe("memorisation").keys.rows >= MIN_ROWS
 
 
 def test_a_model_that_has_not_seen_the_secrets_is_near_chance(planted):

@@ -16,6 +16,7 @@ from attune.core import catalog
 from attune.core.contents import contents
 from attune.core.contracts import Duel, Prediction, ProbeContext
 from attune.core.errors import DataError, MachineError, PlugError, RecipeError
+from attune.stages.grade.probing import measured_probes
 from attune.testing.models import tiny_llama
 
 RIGHT = [f"the parcel number {n} is on its way" for n in range(8)]
@@ -79,6 +80,19 @@ def test_right_answers_win_wrong_ones_lose_and_equal_ones_tie():
     assert lost.examples[0]["tuned"] == "no idea"
     assert probe().run(context(RIGHT, RIGHT)).value == 0.5
     assert list(probe().gated()) == ["win_rate_against_untouched_base"]
+
+
+def test_rows_of_one_customer_are_one_piece_of_evidence():
+    """Four customers with two rows each: the interval is that of four, not of eight."""
+    grouped = [{**row, "group": f"customer {n // 2}"} for n, row in enumerate(ROWS)]
+    tuned = [right if n % 4 < 2 else "no idea" for n, right in enumerate(RIGHT)]
+    other = ["no idea" if n % 4 < 2 else right for n, right in enumerate(RIGHT)]
+    plug = probe()
+    alone, together = (measured_probes({"win_rate": plug}, {"win_rate": plug.run(context(tuned, other, rows))}, 400, 0.95, 1)[1]["win_rate_against_untouched_base"] for rows in (ROWS, grouped))
+    assert (alone.rows, together.rows) == (8, 4)
+    one, four = alone.estimates["tuned"], together.estimates["tuned"]
+    assert one.value == four.value == 0.5
+    assert four.high - four.low > 1.2 * (one.high - one.low)
 
 
 def test_a_judge_that_always_likes_the_first_answer_is_seen_through():

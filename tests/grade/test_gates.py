@@ -123,6 +123,15 @@ def test_rows_that_count_for_nothing_decide_nothing():
     assert outcome(GateKeys(metric="pass_at_1", at_least=0.9), evidence(replace(few, rows=40), rows=1000)).outcome == "pass"
 
 
+def test_a_probe_with_few_rows_says_which_key_gives_more():
+    few = replace(measured("accuracy"), rows=20, asked=20, more="raise `rows` of probe memorisation in grade.probes, now 20")
+    result = outcome(GateKeys(metric="accuracy", at_least=0.5), evidence(few))
+    assert result.reason == "20 independent rows are too few to decide anything: at least 30 are needed, a few hundred are better; raise `rows` of probe memorisation in grade.probes, now 20"
+    close = outcome(GateKeys(metric="accuracy", at_least=0.9), evidence(replace(few, rows=60)))
+    assert "more rows would decide" in close.reason
+    assert close.reason.endswith("raise `rows` of probe memorisation in grade.probes, now 20")
+
+
 RIVALS = {"majority": (0.2, 0.17, 0.23), "linear": (0.915, 0.88, 0.94)}
 FAR = (0.72, 0.68, 0.76, 0.0005)
 

@@ -122,14 +122,19 @@ class Measure:
     meaning: str
     rows: Mapping[str, np.ndarray]
     """Contestant -> contributions, float64 [n, k], on the same n rows: `tuned`, and whom it is compared with."""
+    groups: Sequence[int] | None = None
+    """A number per row, the same for rows that belong together and are one piece of evidence (`core.resampling.groups_of`); None: every row alone."""
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Measure) or (self.name, type(self.figure), self.meaning, list(self.rows)) != (other.name, type(other.figure), other.meaning, list(other.rows)):
+        if not isinstance(other, Measure) or self._facts() != other._facts():
             return False
         return all(array.shape == other.rows[who].shape and bool(((array == other.rows[who]) | (array != array)).all()) for who, array in self.rows.items())
 
+    def _facts(self) -> tuple[Any, ...]:
+        return self.name, type(self.figure), self.meaning, tuple(self.rows), tuple(self.groups or ())
+
     def __hash__(self) -> int:
-        return hash((self.name, type(self.figure), self.meaning))
+        return hash(self._facts())
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from attune.core import randomness
-from attune.core.contracts import Metric
+from attune.core.contracts import Metric, Row
 
 CHUNK_CELLS = 4_000_000
 """Weights held at once, in numbers."""
+
+
+def groups_of(rows: Sequence[Row]) -> list[int] | None:
+    """A number per row, equal for rows of one group (a customer, a patient): they are one piece of evidence. None when no two rows share one."""
+    names: dict[str, int] = {}
+    numbers = [names.setdefault(f"g{row['group']}" if row.get("group") is not None else f"r{place}", len(names)) for place, row in enumerate(rows)]
+    return numbers if len(names) < len(rows) else None
 
 
 def bootstrap_weights(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

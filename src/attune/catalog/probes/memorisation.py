@@ -15,6 +15,7 @@ from attune.core.contracts import Figure, Measure, Probe, ProbeContext, ProbeRes
 from attune.core.errors import DataError
 from attune.core.figures import Bits, Burden, means
 from attune.core.keys import Keys, key
+from attune.core.resampling import groups_of
 from attune.core.specialist import Specialist
 
 _DIGIT = re.compile(r"\d")
@@ -30,7 +31,7 @@ class MemorisationKeys(Keys):
         None,
         "file of rows with secrets made up for this purpose, which stands in data.path too; default: those that data.canaries planted, else training rows whose answer holds enough digits",
     )
-    rows: int = key(20, "canaries to look at; each costs a pass over its candidates", ge=1)
+    rows: int = key(32, "canaries to look at; each costs a pass over its candidates", ge=1)
     digits: int = key(6, "digits that make an answer a secret", ge=1)
     candidates: int = key(255, "other secrets of the same form that each is ranked among", ge=15)
 
@@ -71,10 +72,16 @@ class Memorisation(Probe):
         given = {who: [str(one.output) for one in model.predict([{**row, "completion": None} for row in asked])] if asked else [] for who, model in models.items()}
         away = {who: [_digits(row["completion"]) in _digits(text) for row, text in zip(asked, texts, strict=True)] for who, texts in given.items()}
         measures = [
-            Measure("exposure", Bits(), f"bits by which secrets are easier to guess; 1.4 by chance, {np.log2(self.keys.candidates + 1):.1f} at most", {who: means(one) for who, one in exposed.items()})
+            Measure(
+                "exposure",
+                Bits(),
+                f"bits by which secrets are easier to guess; 1.4 by chance, {np.log2(self.keys.candidates + 1):.1f} at most",
+                {who: means(one) for who, one in exposed.items()},
+                groups_of(rows),
+            )
         ]
         if asked:
-            measures.append(Measure("extracted", Burden(), "secrets that are given away when they are asked for", {who: means(one) for who, one in away.items()}))
+            measures.append(Measure("extracted", Burden(), "secrets that are given away when they are asked for", {who: means(one) for who, one in away.items()}, groups_of(asked)))
         whose = "planted" if self.keys.canaries is not None or rows[0].get(MARK) else "found in training rows"
         meaning = (
             f"mean exposure, in bits, of {len(rows)} secrets {whose}: 1.4 for a model that has never seen them (before tuning {exposed['untouched_base'].mean():.1f}), "

@@ -13,6 +13,7 @@ from attune.core.contracts import Duel, Figure, Judge, Measure, Probe, ProbeCont
 from attune.core.errors import RecipeError, did_you_mean
 from attune.core.figures import Share
 from attune.core.keys import Keys, key
+from attune.core.resampling import groups_of
 
 
 class WinRateKeys(Keys):
@@ -62,7 +63,8 @@ class WinRate(Probe):
             scores.append(decided)
             ones = np.ones_like(decided)
             rows = {"tuned": np.stack([decided, ones], 1), who: np.stack([1 - decided, ones], 1)}
-            measures.append(Measure(f"win_rate_against_{who}", Share(), f"duels that the tuned model's answer won against {who.replace('_', ' ')}; ties count half", rows))
+            groups = groups_of([context.rows[i] for i, one in zip(chosen, won, strict=True) if not np.isnan(one)])
+            measures.append(Measure(f"win_rate_against_{who}", Share(), f"duels that the tuned model's answer won against {who.replace('_', ' ')}; ties count half", rows, groups))
             said.append(f"{int((decided > 0.5).sum())} won, {int((decided == 0.5).sum())} tied, {int((decided < 0.5).sum())} lost against {who.replace('_', ' ')}")
         every = np.concatenate(scores)
         meaning = f"share of duels that the tuned model wins in the eyes of judge '{self._judge.name}' ({'; '.join(said)}; {duels.told()})"

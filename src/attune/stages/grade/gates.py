@@ -119,13 +119,16 @@ def _unusable(gate: str, metric: str, evidence: Evidence, opponent: str | None =
         return _failed(gate, f"'{metric}' was not measured; {did_you_mean(metric, evidence.measured)}")
     if opponent is not None and (missing := _no_opponent(opponent, evidence.measured[metric], evidence)):
         return _failed(gate, missing)
-    rows, asked = evidence.rows_of(metric), evidence.measured[metric].asked
+    found = evidence.measured[metric]
+    rows, asked = evidence.rows_of(metric), found.asked
     if asked and not rows:
         return _failed(gate, f"none of {asked:,} independent rows counts for {metric}, so it has no value")
     if rows < MIN_ROWS:
-        named = f"{rows} independent {'test ' if rows == evidence.rows else ''}rows are" if asked in (None, rows) else f"only {rows} of {asked:,} independent rows count for {metric}: they are"
-        return GateResult(gate=gate, outcome="inconclusive", reason=f"{named} too few to decide anything: at least {MIN_ROWS} are needed, a few hundred are better")
-    estimate = evidence.measured[metric].estimates[TUNED]
+        named = f"{rows} independent {'' if found.more else 'test '}rows are" if asked in (None, rows) else f"only {rows} of {asked:,} independent rows count for {metric}: they are"
+        return GateResult(
+            gate=gate, outcome="inconclusive", reason=f"{named} too few to decide anything: at least {MIN_ROWS} are needed, a few hundred are better" + (f"; {found.more}" if found.more else "")
+        )
+    estimate = found.estimates[TUNED]
     if not _finite(estimate.value, estimate.low, estimate.high):
         return _failed(gate, f"{metric} of the tuned model is undefined on these test rows")
     return None
@@ -149,7 +152,7 @@ def _threshold(name: str, limit: float, at_least: bool, evidence: Evidence) -> G
         return GateResult(gate=gate, outcome="pass", reason=f"{said} is {wanted} over its whole interval")
     if high < sign * limit:
         return _failed(gate, f"{said} misses {wanted}")
-    reason = f"{said} may or may not be {wanted}; {_more_rows(value, low, high, sign * limit, evidence.rows_of(name))}"
+    reason = f"{said} may or may not be {wanted}; {_more_rows(value, low, high, sign * limit, evidence.rows_of(name), evidence.measured[name].more)}"
     return GateResult(gate=gate, outcome="inconclusive", reason=reason)
 
 
@@ -174,7 +177,7 @@ def _better(gate: GateKeys, opponent: str, evidence: Evidence) -> GateResult:
     outcome = _outcome(against, gate.by, evidence.confidence)
     reason = _sentence(against, gate.by, outcome, opponent, measured)
     if outcome == "inconclusive":
-        reason += f"; {_more_rows(against.difference, against.low, against.high, gate.by, evidence.rows_of(name))}"
+        reason += f"; {_more_rows(against.difference, against.low, against.high, gate.by, evidence.rows_of(name), measured.more)}"
     return GateResult(gate=label, outcome=outcome, reason=reason)
 
 
@@ -230,14 +233,15 @@ def _sentence(against: Comparison, by: float, outcome: Outcome, opponent: str, m
     return f"{ours} against {named}: difference {signed(against.difference, metric)} {spread}, {p_value(against.p_value)}, too close to call it {asked}"
 
 
-def _more_rows(value: float, low: float, high: float, limit: float, rows: int) -> str:
-    """How many more test rows would roughly move the limit out of the interval: its width falls with the root of the rows."""
+def _more_rows(value: float, low: float, high: float, limit: float, rows: int, how: str) -> str:
+    """How many more rows would roughly move the limit out of the interval, whose width falls with the root of the rows, and `how` a probe gets them."""
+    kind = "rows" if how else "test rows"
     gap = value - limit
     near = value - low if gap > 0 else high - value
     needed = rows * (near / gap) ** 2 - rows if gap else math.inf
     if needed > MOST_ROWS:
-        return "more test rows of this kind would hardly tell, because the value sits on the limit"
+        return f"more {kind} of this kind would hardly tell, because the value sits on the limit"
     more = max(needed, rows / 10)
     unit = 10 ** max(0, len(str(int(more))) - 2)
     side = "for it" if gap > 0 else "against it"
-    return f"about {math.ceil(more / unit) * unit:,} more test rows would decide ({side}, if the value stays where it is)"
+    return f"about {math.ceil(more / unit) * unit:,} more {kind} would decide ({side}, if the value stays where it is)" + (f": {how}" if how else "")

@@ -17,6 +17,7 @@ from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Release, Scorecard
 from attune.core.releases import open_release
+from attune.core.resampling import groups_of
 from attune.core.rows import dataset_rows, open_test_rows
 from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
@@ -181,11 +182,11 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         tuned.put_away()
     _require_answers(answers, len(rows))
     space = _label_space(signature, truth, answers)
-    groups = _groups(rows)
+    groups = groups_of(rows)
     events.note(f"{keys.resamples} resamples of {len(rows)} test rows, {len(answers)} contestants, {len(plugs.metrics)} metrics")
     contributions = {name: {who: metric.of_rows(rows, truth, one, space) for who, one in answers.items() if _answered(one, metric)} for name, metric in plugs.metrics.items()}
     measured = measure(plugs.metrics, contributions, first=TUNED, groups=groups, resamples=keys.resamples, confidence=keys.confidence, seed=recipe.keys.seed)
-    probes, gated = measured_probes(probed, keys.resamples, keys.confidence, recipe.keys.seed)
+    probes, gated = measured_probes(plugs.probes, probed, keys.resamples, keys.confidence, recipe.keys.seed)
     opponents = tuple(name for name, rival in plugs.rivals.items() if rival.opponent)
     evidence = Evidence({**gated, **measured}, len(set(groups)) if groups is not None else len(rows), opponents, current is not None and not not_comparable, keys.confidence, not_comparable)
     gates, verdict, reasons = decide(recipe.keys.gates, recipe.main_metric, evidence)
@@ -261,13 +262,6 @@ def _label_space(signature: Signature, truth: Sequence[Any], answers: dict[str, 
         return signature
     seen = set(signature["labels"]).union(*map(label_set, truth), *(label_set(one.output) for many in answers.values() for one in many))
     return {**signature, "labels": sorted(seen)}
-
-
-def _groups(rows: Sequence[Row]) -> list[int] | None:
-    """A number per row, equal for rows of one group; None when no two rows share one."""
-    names: dict[str, int] = {}
-    numbers = [names.setdefault(f"g{row['group']}" if row.get("group") is not None else f"r{place}", len(names)) for place, row in enumerate(rows)]
-    return numbers if len(names) < len(rows) else None
 
 
 def _per_class(metrics: dict[str, Metric], measured: dict[str, Measured], signature: Signature) -> dict[str, dict[str, float]]:

@@ -34,6 +34,8 @@ class Measured:
     """Independent rows (or groups) behind it: those that count for anybody."""
     asked: int | None = None
     """Independent rows (or groups) that were looked at, with those that count for nothing (a row without unit tests)."""
+    more: str = ""
+    """What gives a probe's measure more rows, in words; empty for what was measured on the test rows."""
 
 
 def measure(
