@@ -86,6 +86,23 @@ def test_vectors_count_as_equal_when_they_point_the_same_way():
     assert probe.run(ProbeContext(specialist(lambda text: [1.0, 0.0] if text in TEXTS else [0.0, 1.0], task="embedding"), rows, 7)).value < 0.2
 
 
+def test_scores_count_as_equal_when_they_prefer_the_same_answer():
+    rows = [{"prompt": [{"role": "user", "content": text}], "completion": "Good.", "rejected": "Bad."} for text in TEXTS]
+    task = catalog.build("tasks", "reward")
+
+    def scoring(prefers):
+        return SimpleNamespace(
+            task=task,
+            max_length=64,
+            predict=lambda rows: [Prediction(float(sum(map(ord, task.text(row))))) for row in rows],
+            examine=lambda rows: [Prediction(prefers(row["prompt"][0]["content"], row)) for row in rows],
+        )
+
+    probe = catalog.build("probes", "robustness")
+    assert probe.run(ProbeContext(scoring(lambda text, row: row["completion"]), rows, 7)).value == 1
+    assert probe.run(ProbeContext(scoring(lambda text, row: row["completion" if text in TEXTS else "rejected"]), rows, 7)).value < 0.2
+
+
 def test_a_task_without_text_is_refused():
     task = SimpleNamespace(name="forecast", roles=())
     with pytest.raises(PlugError, match="no text column"):

@@ -30,7 +30,10 @@ class RobustnessKeys(Keys):
 
 
 class Robustness(Probe):
-    """Every row is asked again with a typo, in other case, without punctuation and with extra spaces; none of it changes what is meant."""
+    """Every row is asked again with a typo, in other case, without punctuation and with extra spaces; none of it changes what is meant.
+
+    A task that scores answers is asked which of a row's two answers it prefers: the scores themselves move with every letter.
+    """
 
     keys_type = RobustnessKeys
     requires: ClassVar[frozenset[str]] = frozenset({"text-in"})
@@ -43,12 +46,13 @@ class Robustness(Probe):
             raise PlugError(f"task '{specialist.task.name}' has no text column to change", place="grade.probes", fix="leave out robustness")
         chosen = sorted(randomness.generator(seed, "probe.robustness.rows").permutation(len(rows))[: self.keys.rows])
         asked = [_altered(rows[i], roles[0].name, lambda text: _read(text, specialist, roles[0].type)) for i in chosen]
-        before = specialist.predict(asked)
+        ask = specialist.examine if "score-out" in specialist.task.traits else specialist.predict
+        before = ask(asked)
         kept = dict.fromkeys(PERTURBATIONS, 0)
         flips: list[dict[str, Any]] = []
         for number, (name, change) in enumerate(PERTURBATIONS.items()):
             altered = [_altered(row, roles[0].name, lambda text, p=place, c=change, n=number: c(text, randomness.generator(seed, "probe.robustness", n, p))) for place, row in enumerate(asked)]  # type: ignore[misc]
-            for row, changed, first, second in zip(asked, altered, before, specialist.predict(altered), strict=True):
+            for row, changed, first, second in zip(asked, altered, before, ask(altered), strict=True):
                 if _same(first.output, second.output):
                     kept[name] += 1
                 else:
