@@ -63,12 +63,14 @@ def prompts(number: int) -> list[dict[str, Any]]:
 
 
 def test_the_approved_release_of_a_run_with_rewards_is_paid_like_the_new_one(llama, workspace, tmp_path):
+    told = set()
     rewarded = {"objective": {"name": "grpo", "rewards": [VOWELS], "group": 2, "max_new_tokens": 4}}
     made = recipe(tmp_path, llama, **rewarded)
     dataset = make_dataset(workspace, made, splits(made, prompts(102), {"prompt": "prompt"}))
     checkpoint = tuned(workspace, made, dataset)
     release = release_of(workspace, checkpoint)
-    card = grade.run(made, workspace, dataset, checkpoint, Events(), current=release)
+    card = grade.run(made, workspace, dataset, checkpoint, Events(listeners=(lambda event: told.add((event["kind"], event["message"])),)), current=release)
+    assert {("progress", f"{who} writes answers") for who in ("tuned model", "approved release", "untouched base")} <= told
     assert card.results["current"]["mean_reward"] == card.results["tuned"]["mean_reward"]
     assert math.isfinite(card.results["tuned"]["mean_reward"].value)
     (gate,) = [gate for gate in card.gates if "current" in gate.gate]

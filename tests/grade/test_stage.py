@@ -52,6 +52,15 @@ def test_everyone_answers_the_same_sealed_rows(graded, tickets):
             assert estimate.low <= estimate.value <= estimate.high
 
 
+def test_long_answers_say_how_far_they_are(graded, tickets):
+    _, _, heard = graded
+    told = [event for event in heard if event["kind"] == "progress"]
+    assert {"tuned model reads texts", "approved release reads texts", "untouched base reads texts"} <= {event["message"] for event in told}
+    reading = [event["done"] for event in told if event["message"] == "tuned model reads texts"][: tickets.dataset.counts["test"]]
+    assert reading[0] > 0
+    assert all(event["done"] <= event["total"] for event in told)
+
+
 def test_the_tuned_answers_are_those_of_the_bundle(graded, tickets):
     _, folder, _ = graded
     model = open_bundle(tickets.workspace.store.path(tickets.checkpoint.store_key))

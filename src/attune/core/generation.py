@@ -6,6 +6,7 @@ Every step reads the prompts of the answers that join, laid end to end without p
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -256,13 +257,13 @@ class Generator:
             self._changed.notify()
         return ticket
 
-    def run(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answer requests, in order; by the running thread where there is one, else here."""
+    def run(self, requests: Sequence[Request], told: Callable[[int, int], None] = lambda done, total: None) -> list[Answer]:
+        """Answer requests, in order; by the running thread where there is one, else here, where `told` hears how many are done."""
         tickets = [self.submit(request, at_any_length=True) for request in requests]
         if self._thread is None:
             try:
                 while self.step():
-                    pass
+                    told(len(requests) - self.busy, len(requests))
             except BaseException:
                 self._clear()
                 raise
@@ -429,4 +430,4 @@ def generate(specialist: Specialist, prompts: Sequence[Sequence[int]], sampling:
     tokenizer = specialist.tokenizer if texts else None
     requests = [Request(prompt, one, frozenset(stops), tokenizer) for prompt, one in zip(prompts, each, strict=True)]
     generator = specialist.generator if specialist.generator is not None else Generator(specialist.model.body, slots=slots)
-    return generator.run(requests)
+    return generator.run(requests, functools.partial(specialist.told, "writes answers"))

@@ -94,6 +94,7 @@ def answer_nll(specialist: Specialist, rows: Sequence[Row]) -> list[tuple[float,
         for i, (nats, count) in zip(part, in_parts(lambda some: block_likelihoods(specialist, [blocks[j] for j in some]), part), strict=True):
             before = totals[owners[i]]
             totals[owners[i]] = (before[0] + nats, before[1] + count)
+        specialist.told("weighs answers", len(blocks) - len(order), len(blocks))
     return totals
 
 

@@ -150,6 +150,7 @@ def looked_at(specialist: Specialist, answers: Sequence[Answer], ask: Callable[[
     with torch.no_grad():
         for index in by_length([len(one.ids) for one in answers], AT_ONCE):
             found |= zip(index, in_parts(ask, [answers[i] for i in index]), strict=True)
+            specialist.told("compares answers", len(found), len(answers))
     specialist.model.train(was_training)
     return [found[i] for i in range(len(answers))]
 

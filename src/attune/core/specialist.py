@@ -4,7 +4,7 @@ so that offline and online answers are the same."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ class Specialist:
     """How many answers `examine` samples for each row beside the answer itself, for the metrics that read them, and at which temperature."""
     generator: Any = None
     """A running `core.generation.Generator` of the model, where it answers a server; None: one is made when it is needed."""
+    told: Callable[[str, int, int], None] = lambda what, done, total: None
+    """Hears how far an answer to many rows is: what is done, how much of it, of how much."""
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         """Answer rows, in order."""
@@ -143,9 +145,12 @@ def text_features(specialist: Specialist, texts: Sequence[str]) -> Any:
     known = specialist.known_features if specialist.known_features is not None else {}
     missing = [text for text in dict.fromkeys(texts) if text not in known]
     ids = specialist.token_ids(missing)
+    done = 0
     for index in by_length([len(one) for one in ids]):
         for i, vector in zip(index, in_parts(lambda part: list(specialist.model.features(Tokens.of([ids[j] for j in part]))), index), strict=True):
             known[missing[i]] = vector
+        done += len(index)
+        specialist.told("reads texts", done, len(missing))
     return torch.stack([known[text] for text in texts]) if texts else torch.zeros((0, 0))
 
 

@@ -128,9 +128,12 @@ class FillMask(Task):
             return list(logits.split([len(places[i]) for i in part]))
 
         found: list[Any] = [None] * len(ids)
+        done = 0
         for index in by_length([len(one) for one in ids]):
             for i, one in zip(index, in_parts(some, index), strict=True):
                 found[i] = one
+            done += len(index)
+            specialist.told("fills masks", done, len(ids))
         return found
 
     def _said(self, specialist: Specialist, said: Any) -> Prediction:

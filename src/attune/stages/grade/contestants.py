@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ class Untouched:
     signature: Signature
     max_length: int
     samples: tuple[int, float] = (0, 0.0)
+    events: Events = field(default_factory=Events)
 
     def __post_init__(self) -> None:
         self._vectors: dict[str, np.ndarray] = {}
@@ -35,8 +36,9 @@ class Untouched:
     @cached_property
     def specialist(self) -> Specialist:
         """The untouched base with a fresh head."""
-        task = self.recipe.task
-        return Specialist(task, self.signature, task.build(self.base, self.signature), self.base.tokenizer(), self.base, self.max_length, self.recipe.name, "untouched", samples=self.samples)
+        task, base = self.recipe.task, self.base
+        found = Specialist(task, self.signature, task.build(base, self.signature), base.tokenizer(), base, self.max_length, self.recipe.name, "untouched", samples=self.samples)
+        return heard(found, "untouched base", self.events)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of length 1, float32 [n, d]."""
@@ -50,11 +52,17 @@ class Untouched:
         return np.stack([self._vectors[text] for text in texts])
 
 
+def heard(specialist: Specialist, who: str, events: Events) -> Specialist:
+    """The specialist, which from now on says how far its answers are."""
+    specialist.told = lambda what, done, total: events.progress(f"{who} {what}", done, total)
+    return specialist
+
+
 class Tuned:
     """The tuned model, opened when it is asked for and as often as it was put away: rivals need the memory."""
 
-    def __init__(self, workspace: Workspace, recipe: Recipe, checkpoint: Checkpoint, samples: tuple[int, float] = (0, 0.0)) -> None:
-        self.workspace, self.recipe, self.checkpoint, self.samples = workspace, recipe, checkpoint, samples
+    def __init__(self, workspace: Workspace, recipe: Recipe, checkpoint: Checkpoint, events: Events, samples: tuple[int, float] = (0, 0.0)) -> None:
+        self.workspace, self.recipe, self.checkpoint, self.events, self.samples = workspace, recipe, checkpoint, events, samples
         self._open: Specialist | None = None
         self._features: dict[str, Any] = {}  # the weights do not change here: answers, vectors and probes read a text once
 
@@ -64,6 +72,7 @@ class Tuned:
             self._open = open_bundle(self.workspace.store.path(self.checkpoint.store_key), base_folder=self.recipe.folder, id=self.checkpoint.id)
             self._open.task = self.recipe.task  # the same, over the rows that the objective shaped
             self._open.known_features, self._open.samples = self._features, self.samples
+            heard(self._open, "tuned model", self.events)
         return self._open
 
     def put_away(self) -> None:
@@ -85,7 +94,7 @@ def context_of(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, ch
     """
     base = resolve_base(checkpoint.base["reference"], checkpoint.base["revision"], recipe.folder)
     require_same_base(base, checkpoint.base)
-    untouched = Untouched(recipe, base, signature, max_length, tuned.samples)
+    untouched = Untouched(recipe, base, signature, max_length, tuned.samples, tuned.events)
     return RivalContext(
         task=recipe.task,
         signature=signature,

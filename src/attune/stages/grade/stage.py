@@ -21,7 +21,7 @@ from attune.core.resampling import groups_of
 from attune.core.rows import dataset_rows, open_test_rows
 from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
-from attune.stages.grade.contestants import Tuned, context_of, rival_answers
+from attune.stages.grade.contestants import Tuned, context_of, heard, rival_answers
 from attune.stages.grade.gates import BEST, CURRENT, TUNED, Evidence, decide
 from attune.stages.grade.outputs import Grading, write
 from attune.stages.grade.probing import measured_probes
@@ -152,7 +152,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
             fix=f"grade it on that dataset, not on {dataset.id}: its test rows may be training rows of the checkpoint",
         )
     keys, plugs, task = recipe.keys.grade, plugs_of(recipe), recipe.task
-    tuned = Tuned(workspace, recipe, checkpoint, plugs.samples())
+    tuned = Tuned(workspace, recipe, checkpoint, events, plugs.samples())
     rows, uses = open_test_rows(workspace, dataset, task, f"grade {checkpoint.id}")
     if not rows:
         raise DataError("there are no test rows", place=f"dataset {dataset.id}", fix="give more rows or a larger data.splits.test")
@@ -169,7 +169,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         events.warn(not_comparable)
     elif current is not None:
         events.note(f"the approved release {current.id} answers the same rows")
-        answers[CURRENT] = _current(workspace, recipe, current, tuned.samples).examine(rows)
+        answers[CURRENT] = heard(_current(workspace, recipe, current, tuned.samples), "approved release", events).examine(rows)
     probed: dict[str, ProbeResult] = {}
     if plugs.rivals or plugs.probes:
         context = context_of(recipe, workspace, dataset, checkpoint, signature, max_length, tuned)
