@@ -92,7 +92,17 @@ def test_what_is_missing_fails_and_says_what():
         (GateKeys(metric="accuracy", at_least=0.1), evidence(measured(tuned=(0.9, nan, nan))), "undefined"),
         (GateKeys(metric="accuracy", better_than="linear"), evidence(measured(differences={"linear": (nan, nan, nan, nan)})), "undefined"),
         (GateKeys(metric="accuracy", better_than="linear"), evidence(measured(differences={"linear": (0.1, 0.05, 0.2, nan)})), "undefined"),
-        (GateKeys(metric="accuracy", better_than="best_rival"), evidence(measured(rivals={"linear": (nan, nan, nan)})), "best rival cannot be told"),
+        (
+            GateKeys(metric="accuracy", better_than="best_rival"),
+            evidence(measured(rivals={"linear": (nan, nan, nan)})),
+            "no rival has a value of accuracy (linear), so there is none to be better than",
+        ),
+        (GateKeys(metric="accuracy", better_than="best_rival"), evidence(measured(rivals={}, differences={})), "no rival has a value of accuracy (linear), so there is none to be better than"),
+        (
+            GateKeys(metric="accuracy", better_than="best_rival"),
+            evidence(measured(rivals={"linear": (nan, nan, nan), "majority": (0.2, 0.1, 0.3)}, differences={"linear": (nan,) * 4, "majority": (0.7, 0.6, 0.8, 0.001)}), rivals=("linear", "majority")),
+            "accuracy of linear is undefined, so the best rival cannot be told",
+        ),
     ]
     for gate, proof, words in cases:
         result = outcome(gate, proof)

@@ -187,7 +187,14 @@ def _no_opponent(asked: str, measured: Measured, evidence: Evidence) -> str | No
         return f"no value of {plain(measured.name)} is better than another, so nobody can be better at it: use at_least or at_most"
     known = list(measured.comparisons)
     if asked == BEST:
-        return None if any(who in evidence.rivals for who in known) else "no rival was graded, so there is none to be better than: add some under grade.rivals"
+        if not evidence.rivals:
+            return "no rival was graded, so there is none to be better than: add some under grade.rivals"
+        valued = any(who in measured.estimates and math.isfinite(measured.estimates[who].value) for who in evidence.rivals)
+        return (
+            None
+            if valued
+            else f"no rival has a value of {measured.name} ({', '.join(map(plain, evidence.rivals))}), so there is none to be better than: give the gate a limit, or add a rival that has one"
+        )
     return None if asked in known else f"there is no rival '{asked}' in this grading; {did_you_mean(asked, [*known, BEST])}"
 
 
@@ -197,7 +204,7 @@ def _opponent(asked: str, measured: Measured, evidence: Evidence) -> tuple[str, 
         return asked, None
     values = {who: measured.estimates[who].value for who in evidence.rivals if who in measured.comparisons}
     if isinstance(measured.metric, Metric) and not measured.metric.of_answers:
-        values = {who: value for who, value in values.items() if math.isfinite(value)} or values
+        values = {who: value for who, value in values.items() if math.isfinite(value)}
     unknown = [plain(who) for who, value in values.items() if not math.isfinite(value)]
     if unknown:
         return "", f"{measured.name} of {', '.join(unknown)} is undefined, so the best rival cannot be told"
