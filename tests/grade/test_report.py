@@ -137,6 +137,21 @@ def test_a_drawing_is_the_same_for_the_same_data():
     assert "image" not in plots.confusion(np.eye(3), ["a", "b", "c"])
 
 
+def test_the_mark_of_the_kept_step_stands_above_the_curve():
+    """A curve may reach every corner of its frame, so the mark is outside of it."""
+    curve = [{"step": float(step), "validation_accuracy": 0.5 + step / 24} for step in range(13)]
+    for best in (0, 6, 12):
+        (svg,) = plots.curves(curve, best, "accuracy")
+        frame = re.search(r'patch_2">\s*<path d="([^"]+)', svg)[1]
+        top = min(float(y) for y in re.findall(r"[ML] \S+ (\S+)", frame))
+        baseline = float(re.search(r'y="([\d.]+)"[^>]*>kept<', svg)[1])
+        assert baseline < top
+
+
+def test_nothing_that_is_said_of_a_rival_is_cut_off(page):
+    assert "line-clamp" not in page.text
+
+
 def test_many_classes_show_the_most_confused():
     from attune.stages.grade import report
 
@@ -179,5 +194,6 @@ def test_numbers_read_like_numbers():
     assert amount(0.9213, share) == "92.1%"
     assert amount(float("nan"), share) == "undefined"
     assert interval(SimpleNamespace(value=0.5, low=0.4, high=0.6), loss) == "0.500 (0.400–0.600)"
+    assert amount(30559.403, loss) == "30,559.4"
     assert [points(-0.01, share), points(0.09, share), points(0.1, loss)] == ["1.0 point", "9.0 points", "0.100"]
     assert [signed(0.05, share), signed(-0.05, share), signed(-0.0001, share), signed(0.0, loss)] == ["+5.0", "−5.0", "0.0", "0.000"]

@@ -75,20 +75,9 @@ def curves(curve: Sequence[dict[str, float]], best_step: int, main_metric: str) 
             if not any(drawn):
                 continue
             axes.axvline(best_step, color=FAINT, linewidth=1, linestyle=(0, (3, 3)))
-            late = best_step > max(point.get("step", 0) for point in curve) / 2
-            axes.annotate(
-                "kept",
-                (best_step, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(-3 if late else 3, -2),
-                textcoords="offset points",
-                ha="right" if late else "left",
-                va="top",
-                fontsize=9,
-                color=FAINT,
-            )
+            axes.annotate("kept", (best_step, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=9, color=FAINT)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-            axes.set_title(title)
+            axes.set_title(title, pad=18)  # room for the mark below it, where no curve can touch it
             axes.set_xlabel("optimizer steps")
             if sum(drawn) > 1:
                 axes.legend(fontsize=9, loc="best")

@@ -1,4 +1,4 @@
-"""Numbers as people read them: per cent with one digit, differences in points, plain numbers with three digits."""
+"""Numbers as people read them: per cent with one digit, differences in points, plain numbers with three digits behind the point, large ones with one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def number(value: float, metric: Figure) -> str:
     """The value without its unit."""
     if math.isnan(value):
         return "undefined"
-    return f"{100 * value:.1f}" if metric.percent else f"{value:.3f}"
+    return f"{100 * value:.1f}" if metric.percent else f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 def amount(value: float, metric: Figure) -> str:
