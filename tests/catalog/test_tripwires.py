@@ -47,6 +47,23 @@ def test_a_planted_fault_ends_the_run_before_it_goes_wrong(fault: Fault, tmp_pat
     assert "accept" in (ours[0].fix or "")
 
 
+@pytest.mark.parametrize("every", [100, 1], ids=["only the start is saved", "each step is saved"])
+@pytest.mark.parametrize("name", ["adapter_without_effect", "kl_from_itself"])
+def test_a_run_that_was_refused_after_its_first_steps_is_refused_again(name: str, every: int, tmp_path: Path) -> None:
+    """What was saved before the alarm is gone on from, and must not slip past it."""
+    world = World(tmp_path)
+    fault = next(one for one in FAULTS if one.name == name)
+    fault.plant(world)
+    world.recipe["train"] = {**world.recipe.get("train", {}), "checkpoint_every": every}
+    recipe, workspace = world.made(), Workspace(tmp_path / "workspace")
+    dataset = curate.run(recipe, workspace, Events())
+    for start in range(2):
+        told: list[dict[str, Any]] = []
+        with pytest.raises(AttuneError, match=f"tripwire {fault.by}"):
+            finetune.run(world.made(), workspace, dataset, Events(None, [told.append]), run="run")
+        assert any("resumed at step" in one.get("message", "") for one in told) == bool(start)
+
+
 @pytest.mark.parametrize("fault", ELSEWHERE, ids=lambda fault: fault.name)
 def test_faults_that_no_tripwire_needs_to_see(fault: Fault, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Bad rows are set aside and the good ones kept; what spoils every row refuses the run."""

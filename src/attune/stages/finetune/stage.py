@@ -250,6 +250,8 @@ class Session:
             self.chosen |= ({"start": started} if started else {}) | learner.chosen
             self._evaluate(0, 0.0)
             self._commit(0)
+        unseen = self.next_step < LOOK  # also on a resume: an earlier start may have ended before its look, or by it
+        if unseen:
             tripwires.remember(self.watched)
         while self.next_step < total and self.waited < patience:
             try:
@@ -265,8 +267,9 @@ class Session:
                     self.recipe.require_read("train", "objective", "method")
                 first = False
             step = self.next_step
-            if step == min(LOOK, total) and self.watched.remembered:
+            if unseen and step >= min(LOOK, total) and not report.get("skipped"):
                 self._look("steps")
+                unseen = False
             if not report.get("skipped"):
                 self.recent = [self.recent[0] + report["loss"] * report["items"], self.recent[1] + report["items"]]
             self.events.progress("train", step, total, loss=report["loss"], learning_rate=report["learning_rate"])
