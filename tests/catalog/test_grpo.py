@@ -394,6 +394,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(llama: Path, updates: int) -
 
 def test_the_reward_rises_on_prompts_and_validation_says_so(llama: Path) -> None:
     learner, *_ = learner_of(llama, steps=30, group=8)
+    assert not learner.watchman.loss_falls
     before = learner.validation_loss(learner.examples)
     for step in range(30):
         learner.step(step)

@@ -199,6 +199,33 @@ def test_a_run_that_knows_its_rows_by_heart_has_no_spikes():
     assert "nan" in watchman.judge(63, math.nan, 1.0)
 
 
+def test_a_loss_around_zero_has_no_jumps_and_gradients_of_no_length_are_passed_over():
+    """As group relative rewards give them: most groups agree and teach nothing, and the sign of the others' loss is chance."""
+    taught = [0.0 if step % 5 else 0.5 + step % 3 for step in range(120)]
+    losses = [1e-8 * (-1) ** step if norm == 0 else 0.3 * (-1) ** step for step, norm in enumerate(taught)]
+    told = {falls: [Watchman.judge(watchman, *one) for one in zip(range(120), losses, taught, strict=True)] for falls in (True, False) for watchman in [Watchman(falls)]}
+    assert any(told[True])  # the must-fail twin: read as a size, such a loss jumps
+    assert not any(told[False])
+
+
+def test_without_a_size_what_is_no_number_and_an_explosion_are_still_seen():
+    watchman = Watchman(loss_falls=False)
+    for step in range(60):
+        assert watchman.judge(step, 0.01 * (-1) ** step, 0.0 if step % 4 else 0.2) is None
+    assert "the loss is nan" in watchman.judge(60, math.nan, 0.2)
+    assert "the gradient's length is inf" in watchman.judge(61, 0.01, math.inf)
+    assert watchman.judge(62, -0.5, 4.0) is None
+    assert "jumped to 400" in watchman.judge(63, 0.01, 400.0)
+    assert watchman.must_go_back()
+
+
+def test_curves_of_a_loss_that_is_no_size_raise_no_alarm(recipe_of, workspace, monkeypatch):
+    monkeypatch.setattr(finetune.stage, "diverging", lambda curve: "diverging: planted")
+    assert any("planted" in event["message"] for event in run(recipe_of, workspace, name="a size", epochs=1)[1])
+    monkeypatch.setattr(Supervised, "loss_falls", False)
+    assert run(recipe_of, workspace, name="no size", epochs=1)[1] == []
+
+
 def test_a_batch_whose_rows_are_all_left_out_is_passed_over(recipe_of, workspace):
     from .test_loop import learner_of
 

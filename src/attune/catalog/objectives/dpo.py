@@ -43,6 +43,10 @@ class Dpo(Objective):
     requires = frozenset({"text-out", "torch"})
     reference = "steps"
 
+    def __init__(self, keys: Keys | None = None) -> None:
+        super().__init__(keys)
+        self.loss_falls = self.keys.loss != "robust"  # its correction for flipped pairs has no lower bound
+
     def shaped(self, task: Task) -> Task:
         """Rows with a prompt, the chosen answer (as `completion`) and the rejected one."""
         defaults = dataclasses.replace(task.defaults, main_metric="preference_accuracy", metrics=("preference_accuracy", "token_f1"), rivals=("longer_answer", "untouched_base"))

@@ -52,6 +52,7 @@ class Grpo(Objective):
 
     keys_type = GrpoKeys
     requires = frozenset({"text-out", "torch"})
+    loss_falls = False
 
     def __init__(self, keys: Keys | None = None) -> None:
         super().__init__(keys)

@@ -13,15 +13,22 @@ LEAST = 10
 """Steps before a jump can be told from a start."""
 LOSS_JUMP, NORM_JUMP = 3.0, 6.0
 """A spike has this many times the median loss, and a gradient of this many times the median length."""
+EXPLODED = 100.0
+"""Where the loss says nothing, a spike is a gradient of this many times the median length: what a batch teaches differs a lot there."""
 SKIPS = 3
 """So many skipped steps within the window, and the run goes back to its last checkpoint, once, with a lower rate."""
 LOWER = 0.5
 
 
 class Watchman:
-    """Judges each step by the ones before it. Its memory is a few numbers, kept with every checkpoint."""
+    """Judges each step by the ones before it. Its memory is a few numbers, kept with every checkpoint.
 
-    def __init__(self) -> None:
+    Args:
+        loss_falls: as the objective's; without it only gradients are compared, and those of no length, which teach nothing, are passed over.
+    """
+
+    def __init__(self, loss_falls: bool = True) -> None:
+        self.loss_falls = loss_falls
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.skipped: list[int] = []
@@ -42,15 +49,23 @@ class Watchman:
             why = f"the loss is {loss}"
         elif not math.isfinite(norm):
             why = f"the gradient's length is {norm}"
-        elif not self.lowered and len(self.losses) >= LEAST and loss > self.start and loss > LOSS_JUMP * statistics.median(self.losses) and norm > NORM_JUMP * statistics.median(self.norms):
-            why = f"the loss jumped to {loss:.3g} from about {statistics.median(self.losses):.3g}, the gradient's length to {norm:.3g} from about {statistics.median(self.norms):.3g}"
-        if why is None:
+        elif not self.lowered and len(self.norms) >= LEAST:
+            why = self._spike(loss, norm)
+        if why is None and (self.loss_falls or norm > 0):
             if math.isinf(self.start) and len(self.losses) + 1 == LEAST:
                 self.start = statistics.median([*self.losses, loss])
             self.losses, self.norms = [*self.losses, loss][-WINDOW:], [*self.norms, norm][-WINDOW:]
-            return None
-        self.skipped = [one for one in self.skipped if one > step - WINDOW] + [step]
+        if why is not None:
+            self.skipped = [one for one in self.skipped if one > step - WINDOW] + [step]
         return why
+
+    def _spike(self, loss: float, norm: float) -> str | None:
+        usual, length = statistics.median(self.losses), statistics.median(self.norms)
+        if not self.loss_falls:
+            return f"the gradient's length jumped to {norm:.3g} from about {length:.3g}" if norm > EXPLODED * length else None
+        if loss > self.start and loss > LOSS_JUMP * usual and norm > NORM_JUMP * length:
+            return f"the loss jumped to {loss:.3g} from about {usual:.3g}, the gradient's length to {norm:.3g} from about {length:.3g}"
+        return None
 
     def must_go_back(self) -> bool:
         """True when too many of the last steps were skipped."""

@@ -322,8 +322,8 @@ class Session:
             point |= {"loss": self.recent[0] / self.recent[1] if self.recent[1] else math.nan, "learning_rate": rate}
         self.recent = [0.0, 0.0]
         self.curve.append(point)
-        for wrong in (overfitting(self.curve), diverging(self.curve)):
-            if wrong:
+        if self.recipe.objective.loss_falls:
+            for wrong in filter(None, (overfitting(self.curve), diverging(self.curve))):
                 self.events.warn(wrong)
         self.events.note(f"step {step}: {self.recipe.main_metric} {value:.4f}, validation loss {validation_loss:.4f}", **point)
 

@@ -98,7 +98,7 @@ class TorchLearner:
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.steps_per_epoch = len(self._batches(0))
         self.total_steps = math.ceil((keys.epochs or specialist.method.epochs) * self.steps_per_epoch)
-        self.watchman = Watchman()
+        self.watchman = Watchman(objective.loss_falls)
         self._drawn: Sequence[Example] | None = None
         """What the objective drew for the rows of the step that is being made."""
         self.compact = compacted(self.model.body, examples)
