@@ -185,16 +185,17 @@ def test_progress_and_reasons_are_in_the_record(recipe_of, workspace):
     assert checkpoint.chosen["precision"].startswith("fp32: set in the recipe")
 
 
-@pytest.mark.parametrize("head_start", ["probe", "zero"])
-def test_a_run_that_does_not_help_says_so_and_a_trained_start_is_no_failure(recipe_of, workspace, head_start):
+@pytest.mark.parametrize(
+    ("objective", "trained"), [({"name": "supervised", "head_start": "probe"}, True), ({"name": "supervised", "head_start": "zero"}, False), ("few_shot", True)], ids=["probe", "zero", "few_shot"]
+)
+def test_a_run_that_does_not_help_says_so_and_a_trained_start_is_no_failure(recipe_of, workspace, objective, trained):
     """Steps of almost no size change no answer: the start stays the best."""
     heard = []
     dataset = make_dataset(workspace, recipe_of(), make_rows(80))
-    made = recipe_of("head", objective={"name": "supervised", "head_start": head_start}, learning_rate=1e-12, head_learning_rate=1e-12, average=0.0)
+    made = recipe_of("head", objective=objective, learning_rate=1e-12, head_learning_rate=1e-12, average=0.0)
     checkpoint = finetune.run(made, workspace, dataset, Events(listeners=[heard.append]), run="still")
     assert checkpoint.best_step == 0
     [said] = [event for event in heard if "which is kept (step 0 of" in event["message"]]
-    trained = head_start == "probe"
     assert ("tuning did not help" in said["message"]) != trained
     assert ("than the start (a logistic regression on" in said["message"]) == trained == ("start" in checkpoint.chosen)
     assert said["kind"] == ("note" if trained else "warning")

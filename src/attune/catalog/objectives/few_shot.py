@@ -79,9 +79,9 @@ class FewShot(Objective):
         """Features of a frozen body, once."""
         return self._plain.precompute(specialist, [*examples, *self._names(specialist)])
 
-    def begin(self, specialist: Specialist, examples: Sequence[Example]) -> None:
+    def begin(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
         """The head starts from a logistic regression on the untouched features of rows and names."""
-        self._plain.begin(specialist, [*examples, *self._names(specialist)])
+        return self._plain.begin(specialist, [*examples, *self._names(specialist)])
 
     def finish(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
         """The head once more, by logistic regression on the tuned features: in few steps it cannot follow the body (lab/LOG.md)."""
