@@ -11,11 +11,13 @@ import torch
 from torch.nn import functional
 
 from attune.core import catalog
+from attune.core.contracts import TripwireContext
 from attune.core.errors import DataError
 from attune.core.models import resolve_base
 from attune.core.recipe import make_recipe
 from attune.core.replies import answers_to
 from attune.core.specialist import Specialist
+from attune.core.tripwires import alarms
 from attune.testing.models import tiny_llama
 
 ROWS = [
@@ -204,8 +206,11 @@ def test_flags_that_say_nothing_and_flags_of_one_kind(base_folder):
         with pytest.raises(DataError, match="does not say"):
             task.parse({"prompt": "q", "completion": "a", "label": nothing}, {"prompt": "prompt", "completion": "completion", "desirable": "label"})
     rows = [{"prompt": row["prompt"], "completion": row["chosen"], "label": True} for row in ROWS]
-    with pytest.raises(DataError, match="all 4 rows are good answers"):
-        bench(base_folder, "kto", rows, {"prompt": "prompt", "completion": "completion", "desirable": "label"})
+    columns = {"prompt": "prompt", "completion": "completion", "desirable": "label"}
+    objective, specialist, examples = bench(base_folder, "kto", rows, columns)
+    assert [one["desirable"] for one in examples] == [True] * len(ROWS), "validation rows may well be of one kind"
+    context = TripwireContext(specialist, objective, [{"row_id": f"r{i}", **task.parse(row, columns)} for i, row in enumerate(rows)])
+    assert any("every answer is labelled true" in alarm.what and alarm.blocks for _, alarm in alarms(context, "rows"))  # training rows are not
 
 
 def test_a_shaped_task_is_the_recipes(tmp_path):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 from attune.core.contracts import Batch, Example, Objective, Row, Task
 from attune.core.conversation import stop_ids
-from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.replies import Answer, answers_to, laid, log_probabilities, reference
 from attune.core.shapes import LABELLED_ROLES, labelled_of
@@ -57,12 +56,6 @@ class Kto(Objective):
             ids = {"own": own.ids, **({"other": other[0].ids} if other else {})}
             begins = (own.begin, *(one.begin for one in other))
             found.append({"row_id": row["row_id"], "size": sum(map(len, ids.values())), "ids": ids, "begin": begins, "desirable": bool(row["desirable"]), "cut": own.cut})
-        if {one["desirable"] for one in found} == {True} or {one["desirable"] for one in found} == {False}:
-            raise DataError(
-                f"all {len(found)} rows are {'good' if found[0]['desirable'] else 'bad'} answers",
-                place="data.columns.desirable",
-                fix="give answers of both kinds; for good ones alone take objective sft",
-            )
         return found
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:

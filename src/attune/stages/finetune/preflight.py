@@ -49,7 +49,7 @@ def masks(recipe: Recipe, rows: Sequence[Row], count: int) -> list[dict[str, Any
     A state is 'learned', 'not learned', 'special' or 'end' (an end token that is learned).
 
     Args:
-        rows: more than are shown: some objectives need rows of several kinds at once.
+        rows: more than are shown: an objective may take the answers of other rows too.
         count: how many are shown.
 
     Raises:
