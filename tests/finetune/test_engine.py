@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import pytest
 import torch
 
+from attune.catalog.objectives.few_shot import FewShot
 from attune.core import catalog
 from attune.core.events import Events
+from attune.core.learner import Unsteady
 from attune.core.models import last_layers, resolve_base
 from attune.core.recipe import TrainKeys
 from attune.core.specialist import Specialist, open_bundle
 from attune.stages import finetune
 from attune.stages.finetune import torch_learner
+from attune.stages.finetune.stage import Session
 from attune.stages.finetune.torch_learner import TorchLearner
 
 from .conftest import make_dataset, make_rows
@@ -167,6 +173,59 @@ def test_refit_learns_from_the_validation_rows_too(recipe_of, workspace):
     assert not torch.equal(a, b)
     again = finetune.run(recipe, workspace, dataset, Events(), run="once more")
     assert again.store_key == checkpoint.store_key
+
+
+def again_with(recipe_of, workspace, listener=None, name="r", **train):
+    """A run of few_shot, whose head is fitted at the end, that trains once more."""
+    recipe = recipe_of("full", objective="few_shot", **{"epochs": 3, "average": 0, "refit": True, **train})
+    dataset = make_dataset(workspace, recipe, make_rows(96))
+    return finetune.run(recipe, workspace, dataset, Events(None, [listener] if listener else []), run=name)
+
+
+def test_where_training_once_more_fails_the_first_model_is_kept_whole(recipe_of, workspace, monkeypatch):
+    plain = again_with(recipe_of, workspace, name="plain", refit=False)
+    train_again, step = Session._train_again, TorchLearner.step
+
+    def unsteady(self, best):
+        def fail(learner, index):
+            raise Unsteady(index, "planted")
+
+        monkeypatch.setattr(TorchLearner, "step", fail)
+        found = train_again(self, best)
+        monkeypatch.setattr(TorchLearner, "step", step)
+        return found
+
+    monkeypatch.setattr(Session, "_train_again", unsteady)
+    kept = again_with(recipe_of, workspace, name="unsteady")
+    assert "planted" in kept.chosen["refit"]
+    assert "fitted once more" in kept.chosen["finish"]
+    assert kept.store_key == plain.store_key
+
+    def late(self, best):
+        self.deadline = time.monotonic() - 1
+        return train_again(self, best)
+
+    monkeypatch.setattr(Session, "_train_again", late)
+    kept = again_with(recipe_of, workspace, name="late")
+    assert "longer than the budget" in kept.chosen["refit"]
+    assert kept.store_key == plain.store_key
+
+
+def test_a_rate_that_had_to_be_halved_is_halved_when_it_trains_once_more(recipe_of, workspace, monkeypatch):
+    loss, calls, seen = FewShot.loss, [], []
+
+    def poisoned(self, model, batch):
+        total, items = loss(self, model, batch)
+        calls.extend([1] if model.training else [])
+        return total * (math.nan if model.training and 14 <= len(calls) <= 16 else 1), items
+
+    monkeypatch.setattr(FewShot, "loss", poisoned)
+    checkpoint = again_with(
+        recipe_of, workspace, lambda event: seen.append(event["learning_rate"]) if (event["kind"], event["message"]) == ("progress", "refit") else None, scheduler="constant", warmup_ratio=0
+    )
+    assert "half the learning rate" in checkpoint.chosen["went back"]
+    assert seen
+    assert set(seen) == {1e-3}
 
 
 def test_neftune_is_the_same_in_micro_batches_and_changes_what_is_learned(tiny_base, tmp_path):

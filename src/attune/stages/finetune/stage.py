@@ -345,8 +345,9 @@ class Session:
         own = {"step": step, "used": self.meter.facts(), "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts, "chosen": self.chosen}
         self.saver.save(step, tensors, {**own, "plan": self.plan, "purpose": self.purpose})
 
-    def _train_again(self, best: int) -> None:
-        """From the base once more, on training and validation rows, for as many passes as the best step had seen; a kill starts this over."""
+    def _train_again(self, best: int) -> bool:
+        """From the base once more, on training and validation rows, for as many passes as the best step had seen; a kill starts this over.
+        False where that is not steady or the budget is used up: the model of the first pass is then kept."""
         settled, objective = self.specialist, self.recipe.objective
         bad: frozenset[str] = getattr(self.learner, "left_out", frozenset())
         examples = [one for one in (*self.examples, *self.validation_examples) if one["row_id"] not in bad]
@@ -356,21 +357,32 @@ class Session:
         learner = self.torch_learner(examples)
         objective.begin(self.specialist, examples)
         learner.begin()
+        if self.learner.lowered:
+            learner.lower()
         steps = round(best / self.learner.steps_per_epoch * learner.steps_per_epoch)
+        why = ""
         for index in range(steps):
+            if time.monotonic() > self.deadline:
+                why = "training once more would take longer than the budget"
+                break
             try:
                 report = learner.step(index)
             except Unsteady as unsteady:
-                self.specialist = settled
-                self.events.warn(f"training once more was not steady ({unsteady.why}): the model of the first pass is kept")
-                return
+                why = f"training once more was not steady ({unsteady.why})"
+                break
             self.events.progress("refit", index + 1, steps, loss=report["loss"], learning_rate=report["learning_rate"])
+        if why:
+            self.specialist = settled
+            self.chosen["refit"] = f"{why}: the model of the first pass is kept"
+            self.events.warn(self.chosen["refit"])
+            return False
         with learner.settled():
             weights = learner.weights()
         learner.load_weights(weights)
         self.chosen["refit"] = f"trained once more on all {len(examples):,} training and validation rows, as far as step {best} of the first pass"
         self.events.note(self.chosen["refit"])
         self._finish(examples)
+        return True
 
     def _finish(self, examples: Sequence[Example]) -> None:
         done = self.recipe.objective.finish(self.specialist, examples)
@@ -389,11 +401,11 @@ class Session:
         self.saver.tell()
         best = int(self.best["step"])
         self.keep_best()
-        if not self.refit:
-            self._finish(self.examples)
-        self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
         if self.refit:
-            self._train_again(best)
+            self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)  # it needs rows that did not train
+        if not self.refit or not self._train_again(best):
+            self._finish(self.examples)
+            self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
         store_key = workspace.store.put("bundle", lambda folder: write_bundle(self.specialist, folder))
         start, means = words_of_start(self.chosen)
         told = f"best at step {best}" if best else f"{means}: no step was better on the validation rows than {start}, which is kept (step 0 of {self.next_step})"
