@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from attune.core import catalog
-from attune.core.commit import read_checked
+from attune.core.commit import read_checked, write_checked
 from attune.core.errors import Problems
 from attune.core.events import Events
 from attune.core.recipe import make_recipe
@@ -62,9 +64,41 @@ def test_a_sweep_leaves_a_rate_that_is_far_too_high(auto_of, workspace, monkeypa
     assert next(one["learning_rate"] for one in trained(checkpoint) if one["method"] == "lora") < 2.0
 
 
+def test_all_trials_of_a_sweep_start_from_the_same_weights(auto_of, workspace, monkeypatch):
+    from attune.stages.finetune import autopilot
+
+    starts, losses = [], autopilot.Autopilot._losses
+
+    def seen(self, session, learner, asked, place):
+        starts.append((session.recipe.method.name, {name: one.clone() for name, one in learner.weights().items()}))
+        return losses(self, session, learner, asked, place)
+
+    monkeypatch.setattr(autopilot.Autopilot, "_losses", seen)
+    monkeypatch.setattr(autopilot, "SWEPT_RATES", 3)
+    searched(auto_of(epochs=1), workspace, make_rows(60))
+    first, *others = [weights for name, weights in starts if name == "lora"]
+    assert len(others) == 2
+    assert all(bool((one[name] == first[name]).all()) for one in others for name in first)
+
+
 def test_a_rate_of_the_user_is_not_swept(auto_of, workspace):
     _, checkpoint = searched(auto_of(learning_rate=1.5e-3), workspace, make_rows(80))
     assert {one["learning_rate"] for one in checkpoint.trials} == {1.5e-3}
+
+
+@pytest.mark.parametrize(("others", "kept"), [(-1.005, True), (-1.05, False), (-0.9, True)])
+def test_another_rate_has_to_be_clearly_better_also_where_losses_are_negative(auto_of, workspace, monkeypatch, others, kept):
+    from attune.stages.finetune import autopilot
+
+    def losses(self, session, learner, asked, place):
+        return [-1.0 if place[0] == 1 else others] * autopilot.LOOKS
+
+    monkeypatch.setattr(autopilot.Autopilot, "_losses", losses)
+    monkeypatch.setattr(autopilot, "SWEPT_RATES", 2)
+    _, checkpoint = searched(auto_of(epochs=1), workspace, make_rows(60))
+    swept = [one["learning_rate"] for one in checkpoint.trials if (one["method"], one["kind"]) == ("lora", "sweep")]
+    [chosen] = [one["learning_rate"] for one in trained(checkpoint) if one["method"] == "lora"]
+    assert chosen == swept[0 if kept else 1]
 
 
 @pytest.mark.parametrize("at", ["lora", "learning rate 3"])
@@ -93,6 +127,53 @@ def test_a_killed_search_goes_on_and_ends_the_same(auto_of, workspace, at):
     assert not any(event["kind"] == "progress" and event["message"] == "train" and event["done"] == 1 for event in told if at == "lora" and event is told[0])
 
 
+def test_a_sweep_that_was_killed_goes_on_where_it_was(auto_of, workspace):
+    recipe, rows = auto_of(), make_rows(100)
+    _, whole = searched(recipe, workspace, rows, "whole")
+    seen = []
+
+    def killer(event):
+        if event["kind"] == "progress" and event["message"].startswith("learning rate 3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        searched(recipe, workspace, rows, "killed", [killer])
+    journal = read_checked(workspace.run_folder("killed") / "trials.json")
+    assert [(one["method"], one["kind"]) for one in journal] == [("head", "train"), ("lora", "sweep"), ("lora", "sweep")]
+    assert all(one["seconds"] > 0 for one in journal)
+    _, again = searched(recipe, workspace, rows, "killed", [seen.append])
+    assert next(event["message"] for event in seen if event["kind"] == "progress" and event["message"] != "train").startswith("learning rate 3")
+    assert again.store_key == whole.store_key
+
+
+def test_the_time_of_a_start_that_could_write_nothing_down_counts(auto_of, workspace, monkeypatch):
+    """After a kill the journal says 0 seconds of the trial that ran; its checkpoint knows better."""
+    from attune.stages.finetune import autopilot
+    from attune.stages.finetune.meter import Meter
+
+    recipe, rows = auto_of(budget="2000s"), make_rows(80)
+    facts = Meter.facts
+    monkeypatch.setattr(Meter, "facts", lambda self: {**facts(self), "seconds": facts(self)["seconds"] + 900})
+
+    def killer(event):
+        if event["kind"] == "progress" and event["message"] == "train" and event["done"] == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        searched(recipe, workspace, rows, "killed", [killer])
+    path = workspace.run_folder("killed") / "trials.json"
+    journal = read_checked(path)
+    assert journal[-1]["outcome"] == "running"
+    write_checked(path, [{**one, "seconds": 0.0} for one in journal])
+    monkeypatch.setattr(Meter, "facts", facts)
+    left = []
+    train = autopilot.Autopilot._train
+    monkeypatch.setattr(autopilot.Autopilot, "_train", lambda self, *given, **named: (train(self, *given, **named), left.append(self.left))[0])
+    _, checkpoint = searched(recipe, workspace, rows, "killed")
+    assert left[0] < 1100
+    assert trained(checkpoint)[0]["seconds"] > 900
+
+
 def test_a_damaged_journal_is_told_and_the_search_begins_again(auto_of, workspace):
     recipe, rows = auto_of(), make_rows(80)
     _, whole = searched(recipe, workspace, rows)
@@ -111,6 +192,17 @@ def test_a_budget_that_is_used_up_leaves_the_smallest(auto_of, workspace):
     assert checkpoint.steps == 1
     assert [one["outcome"] for one in trained(checkpoint)[1:]] == ["the budget is used up"] * 2
     assert any("the budget is used up" in event["message"] for event in told)
+
+
+@pytest.mark.parametrize("budget", ["1h", None])
+def test_what_is_kept_trains_once_more_within_the_budget_too(auto_of, workspace, monkeypatch, budget):
+    from attune.stages.finetune.stage import Session
+
+    ends = []
+    checkpoint = Session.checkpoint
+    monkeypatch.setattr(Session, "checkpoint", lambda self, *given, **named: (ends.append(self.deadline), checkpoint(self, *given, **named))[1])
+    searched(auto_of(budget, epochs=1, learning_rate=1e-3), workspace, make_rows(60))
+    assert math.isfinite(ends[0]) == (budget is not None)
 
 
 def test_passes_are_cut_to_the_budget(auto_of, workspace, monkeypatch):

@@ -6,6 +6,7 @@ The journal `trials.json` is written before and after each trial, so that a kill
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -124,13 +125,15 @@ class Autopilot:
         known = next((one for one in self.trials if one["method"] == method.name and one["kind"] == "train"), None)
         if known is not None and known["outcome"] != "running":
             return (known, self._open(method, known)) if known["steps"] else None
+        again = known is not None
         if known is None:
             known = self._planned(method, first=first)
             if not known["epochs"]:
                 return None
         session = self._open(method, known)
+        if again:  # a killed start could not write down what it took
+            known["seconds"] = max(known["seconds"], session.meter.earlier - sum(one["seconds"] for one in self.trials if one is not known))
         begun = time.monotonic()
-        session.deadline = begun + max(0.0, self.left) if math.isfinite(self.budget) else math.inf
         try:
             session.loop()
         finally:
@@ -141,9 +144,12 @@ class Autopilot:
         return known, session
 
     def _open(self, method: Method, trial: dict[str, Any]) -> Session:
-        """The loop of a trial, as far as it has come."""
+        """The loop of a trial, as far as it has come, with the time that is left for it."""
         own = {"learning_rate": trial["learning_rate"], "epochs": trial["epochs"]}
-        return self.session(self.recipe.tried(method, **own), self.folder / "trials" / method.name)
+        session = self.session(self.recipe.tried(method, **own), self.folder / "trials" / method.name)
+        self.used = max(self.used, session.meter.earlier)
+        session.deadline = time.monotonic() + max(0.0, self.left) if math.isfinite(self.budget) else math.inf
+        return session
 
     def _planned(self, method: Method, *, first: bool) -> dict[str, Any]:
         """Rate and passes of a method, written down before its training begins; no passes where there is no time for one."""
@@ -184,6 +190,7 @@ class Autopilot:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
         )
         study.enqueue_trial({"learning_rate": own})
+        known = [one for one in self.trials if (one["method"], one["kind"]) == (method.name, "sweep")]
         pace, rates = 0.0, 1 if given else SWEPT_RATES
         start: tuple[Any, Any] | None = None
         number = 0
@@ -191,19 +198,27 @@ class Autopilot:
             number += 1
             asked = study.ask()
             rate = asked.suggest_float("learning_rate", own / SPAN, own * SPAN, log=True)
-            learner, start = self._short(session, few, rate, start)
-            since = time.monotonic()
-            losses = self._losses(session, learner, asked, (number, rates))
-            taken = time.monotonic() - since
-            pruned = len(losses) < LOOKS or not math.isfinite(losses[-1])
-            study.tell(asked, None if pruned else losses[-1], state=optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE)
-            steps, loss = len(losses) * learner.total_steps // LOOKS, losses[-1] if math.isfinite(losses[-1]) else None
-            self._note(method, "sweep", rate, steps=steps, seconds=taken, loss=loss, outcome="given up" if pruned else "")
+            if number <= len(known):  # a killed start came so far
+                trial = known[number - 1]
+                for look, loss in enumerate(trial["looks"]):
+                    asked.report(math.inf if loss is None else loss, look + 1)
+            else:
+                learner, start = self._short(session, few, rate, start)
+                since = time.monotonic()
+                losses = self._losses(session, learner, asked, (number, rates))
+                taken = time.monotonic() - since
+                looks = [loss if math.isfinite(loss) else None for loss in losses]
+                whole = len(looks) == LOOKS and looks[-1] is not None
+                facts = {"steps": len(looks) * learner.total_steps // LOOKS, "of": learner.total_steps, "looks": looks, "loss": looks[-1]}
+                trial = self._note(method, "sweep", rate, seconds=taken, outcome="" if whole else "given up", **facts)
+                self._write()
+            pruned = bool(trial["outcome"])
+            study.tell(asked, None if pruned else trial["loss"], state=optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE)
             if number == 1:
-                pace = taken / learner.total_steps * math.ceil(len(session.examples) / session.keys.batch_size)
-                rates = max(1, min(rates, int(SHARE * self.left / taken))) if math.isfinite(self.budget) else rates
+                pace = trial["seconds"] / trial["of"] * math.ceil(len(session.examples) / session.keys.batch_size)
+                rates = max(1, min(rates, max(len(known), int(SHARE * self.left / trial["seconds"])))) if math.isfinite(self.budget) else rates
         done = {one.params["learning_rate"]: float(one.value) for one in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]) if one.value is not None}
-        rate = min(done, key=lambda one: done[one] if one != own else done[one] * (1 - WORTH), default=own)
+        rate = min(done, key=lambda one: done[one] if one != own else done[one] - WORTH * abs(done[one]), default=own)
         self._write()
         self.events.note(f"{method.name}: learning rate {rate:.2g} of {number} tried" + ("" if rate != own else ", the method's own"))
         return rate, pace
@@ -219,7 +234,7 @@ class Autopilot:
         if start is None:
             self.recipe.objective.begin(specialist, few)
             learner.begin()
-            return learner, learner.state()
+            return learner, copy.deepcopy(learner.state())  # training moves what it was given
         learner.load_state(*start)
         return learner, start
 
@@ -233,11 +248,13 @@ class Autopilot:
             try:
                 learner.step(index)
             except Unsteady:
+                asked.report(math.inf, len(found) + 1)
                 return [*found, math.inf]
             self.events.progress(f"learning rate {place[0]} of {place[1]}", index + 1, learner.total_steps)
             if index + 1 in looks:
                 with learner.settled():
-                    found.append(learner.validation_loss(seen))
+                    loss = learner.validation_loss(seen)
+                found.append(loss if math.isfinite(loss) else math.inf)
                 asked.report(found[-1], len(found))
                 if asked.should_prune():
                     break

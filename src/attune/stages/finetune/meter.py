@@ -26,6 +26,11 @@ class Meter:
         if facts.get("since") != self._since and facts.get("seconds", 0.0) > self._before.get("seconds", 0.0):
             self._before = facts
 
+    @property
+    def earlier(self) -> float:
+        """Seconds that earlier starts took, as far as their checkpoints tell."""
+        return float(self._before.get("seconds", 0.0))
+
     def saw(self, disk: float) -> None:
         """So many bytes are on the disk now."""
         self.disk = max(self.disk, disk)
