@@ -306,9 +306,8 @@ def _forecast(screen: Screen, recipe: Recipe, seen: Preview, base: Base) -> dict
 
 def _cost(recipe: Recipe, seen: Preview) -> dict[str, Any]:
     """Rows and optimizer steps, roughly: before duplicates and broken rows are taken out."""
-    splits, train = recipe.keys.data.splits, recipe.keys.train
-    share = (1 - splits.validation) * (1 - (0.0 if recipe.keys.data.test_path else splits.test)) if splits.by != "given" else 0.7
-    rows = math.floor(seen.read * share)
+    train = recipe.keys.train
+    rows = round(seen.read * recipe.keys.data.shares()["train"])
     if "torch" not in recipe.task.traits:
         return {"train_rows": rows, "words": f"method {recipe.method.name} decides how many steps"}
     steps = max(1, math.ceil(rows / train.batch_size))

@@ -17,6 +17,7 @@ from typing import Any
 
 from attune.core.contracts import Row, Task
 from attune.core.errors import DataError
+from attune.core.recipe_data import shares
 from attune.core.similar import Groups
 from attune.core.text import normalise
 
@@ -157,10 +158,10 @@ def _deal(rows: Sequence[Row], task: Task, units: Sequence[int], free: Sequence[
     total: Counter[str] = Counter()
     for counter in content.values():
         total.update(counter)
-    shares = {"train": 1.0 - test - validation, "test": test, "validation": validation}
-    wanted = {label: {split: share * n for split, share in shares.items()} for label, n in total.items()}
-    rows_wanted = {split: share * len(free) for split, share in shares.items()}
-    possible = [split for split in ORDER if shares[split] > 0]
+    parts = shares(test, validation)
+    wanted = {label: {split: share * n for split, share in parts.items()} for label, n in total.items()}
+    rows_wanted = {split: share * len(free) for split, share in parts.items()}
+    possible = [split for split in ORDER if parts[split] > 0]
     by_label: dict[str, list[int]] = defaultdict(list)
     for unit, counter in content.items():
         by_label[min(counter, key=lambda label: (total[label], label))].append(unit)
@@ -182,7 +183,7 @@ def _by_time(rows: Sequence[Row], free: Sequence[int], test: float, validation: 
     """Newest rows test, the next newest validate; rows of one moment stay together. Rows without a moment train."""
     timed = sorted((i for i in free if rows[i].get("moment") is not None), key=lambda i: (rows[i]["moment"], rows[i]["row_id"]))
     found = dict.fromkeys(free, "train")
-    edges = [(round(len(timed) * (1 - test - validation)), "validation"), (round(len(timed) * (1 - test)), "test")]
+    edges = [(round(len(timed) * shares(test, validation)["train"]), "validation"), (round(len(timed) * (1 - test)), "test")]
     for edge, split in edges:
         while 0 < edge < len(timed) and rows[timed[edge]]["moment"] == rows[timed[edge - 1]]["moment"]:
             edge += 1

@@ -164,7 +164,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
     from attune.stages.finetune.torch_learner import TorchLearner
 
     rows = [rows[i] for i in generator(recipe.keys.seed, "forecast").permutation(len(rows))]  # files are often sorted; parts of the sample must be fair too
-    keys, splits, objective = recipe.keys.train, recipe.keys.data.splits, recipe.objective
+    keys, shares, objective = recipe.keys.train, recipe.keys.data.shares(), recipe.objective
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     signature = recipe.task.signature(rows)
     model = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
@@ -178,9 +178,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         second = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
         parts["loading again"] = clock.lap()
 
-    test = 0.0 if recipe.keys.data.test_path else splits.test
-    train_rows = max(1, round(total * (1 - test) * (1 - splits.validation)))
-    validation_rows = max(1, round(total * (1 - test) * splits.validation))
+    train_rows, validation_rows = (max(1, round(total * shares[split])) for split in ("train", "validation"))
     all_rows = train_rows + validation_rows
     examples = objective.examples(specialist, rows, keys.max_length)
     parts["reading rows"] = clock.lap() / len(rows) * all_rows
