@@ -13,7 +13,7 @@ from attune.core import catalog
 from attune.core.commit import verify
 from attune.core.contracts import Method, Metric, Prediction, Row, Signature, Task
 from attune.core.errors import IntegrityError
-from attune.core.memory import in_parts
+from attune.core.memory import give_back, in_parts
 from attune.core.models import Base, require_same_base, resolve_base
 from attune.core.text import portion
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 FACTS = "bundle.json"
 ROWS_AT_ONCE = 64
+HOLES = 100_000_000
+"""Bytes of freed memory that may be kept between two batches."""
 
 
 @dataclass
@@ -130,10 +132,15 @@ class _answering:
 
 
 def by_length(sizes: Sequence[int], batch_size: int = ROWS_AT_ONCE) -> Iterator[list[int]]:
-    """Index batches of similar size, longest last, so that rows computed together cost the same; every index once."""
+    """Index batches of similar size, so that rows computed together cost the same; every index once.
+
+    The longest come first: the others fit into the memory that they leave behind, and where memory does not suffice that shows at once. What
+    many batches of other sizes leave as holes is given back between them, so that more rows need no more memory.
+    """
     order = sorted(range(len(sizes)), key=lambda i: (sizes[i], i))
-    for begin in range(0, len(order), batch_size):
+    for begin in reversed(range(0, len(order), batch_size)):
         yield order[begin : begin + batch_size]
+        give_back(HOLES)
 
 
 def text_features(specialist: Specialist, texts: Sequence[str]) -> Any:
