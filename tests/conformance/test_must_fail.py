@@ -118,6 +118,7 @@ FAULTS = [
     ("tasks", "reward", "{row['completion']}\"", "{row.get('rejected')}\"", "text_and_truth_of_every_row"),
     ("tasks", "reward", "zip(_scores(specialist, answers), answers", "zip(_scores(specialist, answers)[::-1], answers", "answers_in_order_and_alone_as_together"),
     ("objectives", "reward_model", "return pairs.sum(), ", "return pairs.mean(), ", "loss_is_finite_and_adds_up"),
+    ("objectives", "reward_model", "return pairs.sum(), ", "return -pairs.sum(), ", "loss_is_finite_and_adds_up"),
     ("objectives", "reward_model", "scores[:, 0] - scores[:, 1]", "scores[:, 0].detach() - scores[:, 1].detach()", "what_it_teaches_is_learned"),
     ("metrics", "preference_accuracy", "(margin > 0)", "(margin < 0)", "right_answers_beat_wrong_ones"),
     ("metrics", "desirable_auc", "totals[..., :BINS], totals[..., BINS:]", "totals[..., BINS:], totals[..., :BINS]", "right_answers_beat_wrong_ones"),

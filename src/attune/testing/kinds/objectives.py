@@ -59,6 +59,7 @@ def check_loss_is_finite_and_adds_up(subject: Subject) -> None:
     examples = bench.examples(objective, specialist)[:8]
     total, count = _loss(objective, specialist, examples)
     assert math.isfinite(total), f"the loss is {total}"
+    assert total >= 0 or not objective.loss_falls, f"the loss is {total}, below zero: set `loss_falls = False` where its sign says nothing"
     assert count > 0, "the count of supervised items is 0"
     if objective.separable:
         parts = [_loss(objective, specialist, examples[:3]), _loss(objective, specialist, examples[3:])]
