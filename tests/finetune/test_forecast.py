@@ -46,6 +46,22 @@ def test_the_probe_writes_answers_only_where_the_run_does(monkeypatch, recipe_of
     assert bool(written) == writes
 
 
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_rows_that_are_looked_at_have_their_reference_too(recipe_of, tmp_path, objective):
+    """Of so few rows the probe looks at more than it learns from."""
+    from attune.testing.models import tiny_llama
+
+    recipe = recipe_of("full", {"name": "text_generation", "max_new_tokens": 4}, objective, epochs=1, max_length=64)
+    rows = [
+        {"row_id": str(i), "prompt": [{"role": "user", "content": f"how do I find page {i}"}], "completion": f"turn to leaf {i}", "rejected": f"no leaf {i}", "desirable": i % 2 == 0}
+        for i in range(40)
+    ]
+    tiny_llama(tmp_path / "base", [row["completion"] for row in rows])
+    found = module._probe(make_recipe({**recipe.given, "base_model": str(tmp_path / "base")}, folder=tmp_path), rows, 40, tmp_path)
+    assert found.steps == 4  # 28 rows train
+    assert found.parts["computed once"] > 0
+
+
 def test_the_longest_rows_are_those_that_the_whole_would_have():
     rows = [{"row_id": str(i)} for i in range(1000)]
     sizes = [(7 * i) % 1000 for i in range(1000)]
@@ -74,9 +90,20 @@ def ladder(monkeypatch, recipe_of, tmp_path, memory, free):
 
 def test_the_first_rung_that_fits_is_named(monkeypatch, recipe_of, tmp_path):
     found, asked = ladder(monkeypatch, recipe_of, tmp_path, lambda changes: 50 if changes.get("method") == "lora" else 200, 100)
+    assert asked[1:] == [{"train": {"micro_batch_size": 8}}, {"train": {"micro_batch_size": 1}}, {"method": "lora"}]
     assert not found.fits
     assert found.way_out == "method=lora"
     assert len(asked) == 4
+
+
+def test_only_settings_that_the_recipe_can_take_are_on_the_ladder(recipe_of):
+    def words(*given):
+        return [one for one, _ in module._ladder(recipe_of(*given))]
+
+    assert words("full") == ["train.micro_batch_size=8", "train.micro_batch_size=1", "method=lora", "method=head"]
+    assert words("lora")[2:] == ["method=head"]
+    assert words("head")[2:] == []
+    assert words("full", "text_classification", "few_shot") == ["method=lora", "method=head"]
 
 
 def test_where_it_fits_no_rung_is_tried(monkeypatch, recipe_of, tmp_path):

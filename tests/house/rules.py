@@ -79,6 +79,14 @@ def central_lists(text: str, names: dict[str, set[str]]) -> Iterator[str]:
                 yield f"line {node.lineno}: asks whether something is called {said[0]}"
 
 
+def chosen_plugs(text: str, names: dict[str, set[str]]) -> Iterator[str]:
+    """Mappings that set a recipe's plug by name."""
+    for node in ast.walk(ast.parse(text)):
+        for slot, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
+            if isinstance(slot, ast.Constant) and isinstance(value, ast.Constant) and value.value in names.get(f"{slot.value}s", ()):
+                yield f"line {node.lineno}: chooses {slot.value} {value.value}"
+
+
 def undocumented(text: str) -> Iterator[str]:
     """Public modules, classes and functions without a docstring."""
     tree = ast.parse(text)

@@ -43,6 +43,11 @@ def test_no_file_outside_the_catalog_lists_plugs_or_asks_for_their_names() -> No
     assert offences(lambda text: rules.central_lists(text, names), [path for path in FILES if rules.CATALOG not in path.parents]) == []
 
 
+def test_only_the_catalog_and_worlds_for_tests_choose_a_plug_by_its_name() -> None:
+    names = rules.plug_names()
+    assert offences(lambda text: rules.chosen_plugs(text, names), [path for path in FILES if not name(path).startswith(("catalog/", "testing/"))]) == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_files_stay_small(path: Path) -> None:
     assert list(rules.too_long(path, path.read_text(encoding="utf-8"))) == []
@@ -98,6 +103,11 @@ def test_a_clean_file_is_left_alone(rule: Callable[[str], Iterable[str]]) -> Non
 )
 def test_central_lists_are_seen(text: str, seen: bool) -> None:
     assert bool(list(rules.central_lists(text, rules.plug_names()))) == seen
+
+
+@pytest.mark.parametrize(("text", "seen"), [("X = (('method=lora', {'method': 'lora'}),)", True), ("X = {'place': 'lora'}", False), ("X = {'method': 'other'}", False)])
+def test_a_plug_that_is_chosen_by_its_name_is_seen(text: str, seen: bool) -> None:
+    assert bool(list(rules.chosen_plugs(text, rules.plug_names()))) == seen
 
 
 def test_size_limits_bite() -> None:

@@ -49,7 +49,7 @@ def read_adapter(name: str, folder: Path) -> Adapter:
 
     path = folder / FOLDER
     if not (path / "adapter_config.json").is_file():
-        raise Refused(f"'{name}' has no adapter that could stand beside others", place="model", fix="serve it as a specialist of its own; method lora makes such adapters")
+        raise Refused(f"'{name}' has no adapter that could stand beside others", place="model", fix="serve it as a specialist of its own; plain low-rank adapters can stand beside others")
     facts = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     odd = [key for key, plain in PLAIN.items() if facts.get(key, plain) not in (plain, [], {})]
     if facts.get("peft_type") != "LORA" or odd:

@@ -62,7 +62,7 @@ def chosen_layers(body: Any, wanted: str | list[str], last: int | None = None) -
     if lost or not linear:
         there = sorted({name.rsplit(".", 1)[-1] for name in linear})
         what = f"no linear layer ends in {', '.join(lost)}" if lost else f"a {type(body).__name__} has no linear layer to adapt"
-        raise PlugError(what, place="method.targets", fix="choose from: " + ", ".join(there) if there else "use method full")
+        raise PlugError(what, place="method.targets", fix="choose from: " + ", ".join(there) if there else "use a method that trains the network itself")
     return [name for name in linear if not ends or any(_ends(name, end) for end in ends)]
 
 
@@ -252,7 +252,7 @@ def merged(specialist: Specialist) -> Any:
     why = next((getattr(module, CANNOT_MERGE) for module in body.modules() if getattr(module, CANNOT_MERGE, None)), None)
     if why is not None:
         method = specialist.method.name if specialist.method is not None else "this method"
-        raise PlugError(f"what '{method}' learned cannot be folded into the base: {why}", place="method", fix="export it as a bundle, or tune with full, lora, dora, qlora or ia3")
+        raise PlugError(f"what '{method}' learned cannot be folded into the base: {why}", place="method", fix="export it as a bundle, or tune with a method whose change can be added to the weights")
     quantised = any(isinstance(module, FourBit) for module in body.modules())
     if not hasattr(body, "peft_config") and not quantised:
         return body

@@ -21,7 +21,7 @@ def library() -> Any:
         logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)  # it tells of kernels that it would fetch from a hub, and which are not used here
         from bitsandbytes import functional
     except ImportError as error:
-        raise MachineError("bitsandbytes is not installed, and 4-bit weights need it", place="method", fix="pip install 'attune[qlora]', or use method lora") from error
+        raise MachineError("bitsandbytes is not installed, and 4-bit weights need it", place="method", fix="pip install 'attune[qlora]', or use a method that keeps the weights whole") from error
     return functional
 
 

@@ -186,7 +186,11 @@ class Generator:
         def take() -> None:
             bank = self._bank()
             if bank is None:
-                raise Refused("this model cannot carry adapters beside its own", place="model", fix="serve the other release as a specialist of its own; lora on a Llama-like base can share one")
+                raise Refused(
+                    "this model cannot carry adapters beside its own",
+                    place="model",
+                    fix="serve the other release as a specialist of its own; plain low-rank adapters on a Llama-like base can share one",
+                )
             bank.fit(adapter)
             self.adapters = {**self.adapters, adapter.name: adapter}
 

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from attune.core import catalog
 from attune.core.addresses import hidden
+from attune.core.contracts import Method, Task, require_fit
 from attune.core.contracts import Plug as PlugObject
-from attune.core.contracts import require_fit
 from attune.core.errors import AttuneError, PlugError, Problems, RecipeError, did_you_mean, nearest
 from attune.core.keys import Keys, aliases_of, groups_of, key, plugs_of, words_of
 from attune.core.problems import key_problems
@@ -336,14 +336,19 @@ def _is_auto(spec: Any) -> bool:
     return spec == AUTO or (isinstance(spec, dict) and spec.get("name") == AUTO)
 
 
-def _build_candidates(slot: str, kind: str, given: dict[str, Any], built: dict[str, Any]) -> None:
-    """The methods with a rung whose needs the task meets, smallest first."""
+def by_rung(task: Task, place: str = "method") -> list[Method]:
+    """The methods with a rung that fit the task, smallest first."""
+    found: list[Method] = [catalog.build("methods", entry.name, place) for entry in catalog.entries("methods") if set(entry.requires) <= task.traits]
+    return sorted((one for one in found if one.rung), key=lambda one: (one.rung, one.name))
+
+
+def _build_candidates(slot: str, _kind: str, given: dict[str, Any], built: dict[str, Any]) -> None:
+    """What `auto` may try."""
     if isinstance(given[slot], dict) and len(given[slot]) > 1:
         raise RecipeError(f"`{slot}: auto` takes no keys; it was given {', '.join(sorted(set(given[slot]) - {'name'}))}", place=slot, fix="name the method that they are for, or remove them")
     if "task" not in built:
         return
-    methods = [catalog.build(kind, entry.name, slot) for entry in catalog.entries(kind) if set(entry.requires) <= built["task"].traits]
-    found = sorted((one for one in methods if one.rung), key=lambda one: (one.rung, one.name))
+    found = by_rung(built["task"], slot)
     if not found:
         raise PlugError(f"there is no method that `auto` could try for task '{built['task'].name}'", place=slot, fix="name a method, see `attune list methods`")
     built["candidates"] = found

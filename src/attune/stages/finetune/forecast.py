@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from attune.core.events import Events
 from attune.core.learner import Unsteady
 from attune.core.memory import available_memory, peak_memory
 from attune.core.randomness import generator
-from attune.core.recipe import Recipe, make_recipe
+from attune.core.recipe import Recipe, by_rung, make_recipe
 
 if TYPE_CHECKING:
     from attune.stages.finetune.saver import Saver
@@ -37,13 +37,8 @@ STARTED = 1024
 """Rows on which the start of the head is timed."""
 ANSWERED = 64
 """Rows on which answering is timed."""
-LADDER: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("train.micro_batch_size=8", {"train": {"micro_batch_size": 8}}),
-    ("train.micro_batch_size=1", {"train": {"micro_batch_size": 1}}),
-    ("method=lora", {"method": "lora", "train": {"micro_batch_size": 1}}),
-    ("method=head", {"method": "head"}),
-)
-"""Settings that need less memory, the least change of the result first."""
+PARTS = (8, 1)
+"""Rows of a micro-batch that are tried where memory does not suffice."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +96,20 @@ class _Killed(MachineError):
 
 def _rung(recipe: Recipe, rows: Sequence[Row], total: int, free: float, workspace: Path) -> str:
     """The first setting of the ladder that fits into `free` bytes, or nothing."""
-    for words, changes in LADDER:
+    for words, changes in _ladder(recipe):
         with suppress(AttuneError):
             if _apart(recipe, rows, total, changes, workspace).memory_bytes <= free:
                 return words
     return ""
+
+
+def _ladder(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Settings that need less memory, in words and as changes, the least change of the result first: smaller parts, then methods of lower rungs."""
+    if recipe.objective.separable:
+        yield from ((f"train.micro_batch_size={rows}", {"train": {"micro_batch_size": rows}}) for rows in PARTS)
+    for method in reversed(by_rung(recipe.task)):
+        if not recipe.method.rung or method.rung < recipe.method.rung:
+            yield f"method={method.name}", {"method": method.name}
 
 
 def _existing(folder: Path) -> Path:
@@ -129,7 +133,7 @@ def _apart(recipe: Recipe, rows: Sequence[Row], total: int, changes: dict[str, A
         raise _Killed(
             f"the probe ended without an answer (exit code {process.exitcode})",
             place="forecast",
-            fix="most likely memory ran out: lower train.micro_batch_size or train.max_length, or choose method lora or head",
+            fix="most likely memory ran out: lower train.micro_batch_size or train.max_length, or choose a method that trains fewer weights",
         ) from None
     process.join()
     if kind == "error":
@@ -174,9 +178,6 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
     frozen = model.body_is_frozen()
     parts = {"loading": clock.lap()}
     again = keys.refit or (keys.refit is None and recipe.method.refit)
-    if again:  # a second model from the base, while the first is there
-        second = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
-        parts["loading again"] = clock.lap()
 
     train_rows, validation_rows = (max(1, round(total * shares[split])) for split in ("train", "validation"))
     all_rows = train_rows + validation_rows
@@ -185,9 +186,12 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
     sample = examples[: max(keys.batch_size, round(len(examples) * train_rows / total))] if len(examples) > train_rows else examples
     few = sample[: max(STARTED, 4 * keys.batch_size)]
     learned = few if frozen else sample
-    objective.precompute(specialist, learned)
-    if frozen:
-        parts["features"] = clock.lap() / len(learned) * all_rows
+    ready = examples[: max(len(learned), ANSWERED)]  # what is learned from, and what is looked at
+    if frozen:  # the longest rows of all are computed together, and meet the memory's peak
+        ready = [*ready, *_longest(examples, [one["size"] for one in examples], all_rows)]
+    clock.lap()
+    if objective.precompute(specialist, ready):
+        parts["computed once"] = clock.lap() / len(ready) * all_rows
     with tempfile.TemporaryDirectory(dir=place, prefix=".probe-") as name:
         folder = Path(name)
         workspace = Workspace(folder / "workspace")
@@ -221,7 +225,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
             _evaluate(learner, metric, validating[: ANSWERED // 4], examples, saver)  # all that a run holds at once is there from here on
             saver.wait()
             with learner.settled() as settled:  # the longest rows are answered together, and meet the memory's peak
-                settled.answers_for(metric, _longest(rows, [len(recipe.task.text(row)) for row in rows], all_rows if frozen else validation_rows))
+                settled.answers_for(metric, _longest(rows, [len(recipe.task.text(row)) for row in rows], validation_rows))
             clock.lap()
             evaluated = []
             for count in (len(validating) // 4, len(validating)):
@@ -260,11 +264,15 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         parts["bundle"] = clock.lap()
         cached = learner.cached_bytes / len(learned) * train_rows
         workspace.close()
-    if again:
+    if again:  # from a second model, while the first is there
+        clock.lap()
+        second = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
+        assert second.fit.why
         del second
+        parts["loading again"] = clock.lap()
         parts["training again"] = parts["steps"] * all_rows / train_rows + _at(started, all_rows)
     memory = peak_memory() + max(0.0, cached - learner.cached_bytes) + more * (2 * copies + 2)  # in the model and in the saver's copies, one gradient, one copy of the best
-    memory += _in_memory(examples) * (all_rows / len(examples) - 1) + _in_memory(specialist.known_features or {}) * (all_rows / len(learned) - 1)
+    memory += _in_memory(examples) * (all_rows / len(examples) - 1) + _in_memory(specialist.known_features or {}) * (all_rows / len(ready) - 1)
     disk = min(saves - 1, 3) * (state + more * copies) + min(evaluations, 3) * (best + more) + bundle + cached
     if saves <= 3:  # the checkpoint before the first step is still there: it has no moments
         disk += sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.startswith("optimizer/"))

@@ -292,7 +292,7 @@ class TorchLearner:
             f"memory ran out with {size} row{'s' if size != 1 else ''} at once ({error})",
             place="train",
             fix="lower train.max_length"
-            + (", choose method lora or head," if size < 2 else " or train.batch_size (this objective needs the whole batch at once)")
+            + (", choose a method that trains fewer weights," if size < 2 else " or train.batch_size (this objective needs the whole batch at once)")
             + " or close other programs; the run goes on from its last checkpoint",
         )
 
