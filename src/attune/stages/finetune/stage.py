@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LOOK = 4
 """Steps after which the tripwires look once more."""
-VERSION = 4
+VERSION = 5
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
