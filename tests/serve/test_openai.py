@@ -34,9 +34,9 @@ QUESTION = [{"role": "user", "content": "where is my parcel"}]
 class Server:
     """The web application in a thread, on a port of its own."""
 
-    def __init__(self, workspace: Workspace, told: Told, **keys: Any) -> None:
-        self.endpoint = Endpoint(workspace, "writer", ServeKeys(**keys), events=Events(listeners=[told]), poll_seconds=3600)
-        app = make_app(workspace, "writer", self.endpoint.keys, token=TOKEN, endpoint=self.endpoint)
+    def __init__(self, workspace: Workspace, told: Told, specialist: str = "writer", **keys: Any) -> None:
+        self.endpoint = Endpoint(workspace, specialist, ServeKeys(**keys), events=Events(listeners=[told]), poll_seconds=3600)
+        app = make_app(workspace, specialist, self.endpoint.keys, token=TOKEN, endpoint=self.endpoint)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
@@ -240,6 +240,14 @@ def test_what_cannot_be_done_is_refused_in_openais_form(client: openai.OpenAI, m
     assert refused.value.param == param
     assert refused.value.type == "invalid_request_error"
     assert refused.value.body["message"]
+
+
+@pytest.mark.parametrize("field", ['"temperature": NaN', '"logit_bias": {"5": NaN}', '"logit_bias": {"5": 1e999}'])
+def test_settings_that_are_no_numbers_are_refused(server: Server, field: str) -> None:
+    body = '{"model": "writer", "prompt": "where", ' + field + "}"
+    refused = httpx.post(f"{server.url}/v1/completions", content=body, headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}, timeout=PATIENCE)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"].startswith(field.split('"')[1])
 
 
 def test_settings_that_ask_for_nothing_are_taken_and_unknown_ones_named(client: openai.OpenAI) -> None:
@@ -485,3 +493,31 @@ def test_predict_answers_through_the_same_generator(space: Workspace, server: Se
     found = httpx.post(f"{server.url}/v1/predict", json={"input": "where is my parcel"}, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE).json()
     assert found["predictions"][0]["output"] == offline(space, "writer")
     assert server.generator.tokens == before + 12
+
+
+def test_virtual_tokens_stand_in_front_of_every_prompt(base: Any, tmp_path: Any) -> None:
+    """Of a release by prompt tuning: answered as /v1/predict and the graded model answer, and only what was sent is counted."""
+    import torch
+
+    space = Workspace(tmp_path / "space")
+    made, specialist = writers.writer(base, 1, "tuned", method="prompt_tuning")
+    with torch.no_grad():
+        specialist.model.body.get_input_embeddings().virtual.normal_(generator=torch.Generator().manual_seed(2))
+    register.promote(space, writers.registered(space, made, specialist), actor="test")
+    server = Server(space, Told(), specialist="tuned")
+    try:
+        wanted, tokenizer = offline(space, "tuned"), open_release(space, the(space, "tuned")).tokenizer
+        with server.client() as client:
+            found = ask(client, model="tuned")
+            assert found.choices[0].message.content.strip() == wanted
+            sent = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)["input_ids"]
+            assert found.usage.prompt_tokens == len(sent)
+            raw = client.completions.create(model="tuned", prompt=sent)
+            assert raw.choices[0].text.strip() == wanted
+            assert raw.usage.prompt_tokens == len(sent)
+            assert ask(client, model="tuned", extra_body={"repetition_penalty": 1.2}).choices[0].message.content
+            with pytest.raises(openai.BadRequestError, match="no room"):
+                client.completions.create(model="tuned", prompt=[5] * (server.generator.room - 10))
+    finally:
+        server.end()
+        space.close()

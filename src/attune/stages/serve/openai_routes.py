@@ -122,6 +122,7 @@ class _Call:
         self.created = int(time.time())
         self.beside = _beside(endpoint)
         self.voice = _voice(self.beside, asked.model)
+        self.front = self.voice.specialist.model.in_front()
         self.questions: list[Question] = []
         self.rows: list[dict[str, Any]] = []
         """What is logged of each question."""
@@ -135,13 +136,17 @@ class _Call:
 
     def prepare_chat(self, asked: ChatRequest) -> None:
         """The conversation as token ids."""
-        prompt, row = forms.chat_prompt(asked, self.voice, self.beside.generator.room, self.endpoint.keys.max_text_chars)
+        prompt, row = forms.chat_prompt(asked, self.voice, self._room(), self.endpoint.keys.max_text_chars)
         self._ask([prompt], [row])
 
     def prepare_completion(self, asked: CompletionRequest) -> None:
         """Texts or token ids, each a prompt."""
-        prompts, rows = forms.raw_prompts(asked, self.voice, self.beside.generator.room, self.endpoint.keys)
+        prompts, rows = forms.raw_prompts(asked, self.voice, self._room(), self.endpoint.keys)
         self._ask(prompts, rows)
+
+    def _room(self) -> int:
+        """Tokens of a prompt and its answer, without the virtual ones in front."""
+        return self.beside.generator.room - len(self.front)
 
     def _ask(self, prompts: Sequence[list[int]], rows: Sequence[dict[str, Any]]) -> None:
         from attune.core.generation import Request as Question
@@ -156,7 +161,7 @@ class _Call:
                 index = number * times + turn
                 sampling = forms.sampling_of(self.asked, self.voice, index)
                 grammar = self.beside.grammar(self.voice, schema) if schema is not None else None
-                self.questions.append(Question(prompt, sampling, self.voice.stops, self.voice.specialist.tokenizer, self.voice.adapter, grammar, self._listener(index)))
+                self.questions.append(Question([*self.front, *prompt], sampling, self.voice.stops, self.voice.specialist.tokenizer, self.voice.adapter, grammar, self._listener(index)))
                 self.rows.append(row)
                 self.texts.append(forms.Written(self.voice.specialist.tokenizer, self.chat, forms.reader_of(self.asked, self.voice)))
 
