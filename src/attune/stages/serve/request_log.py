@@ -11,6 +11,7 @@ import hashlib
 import queue
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -117,30 +118,28 @@ class RequestLog:
             "specialist": entry.specialist or self.specialist,
             "release_id": entry.release_id,
             "at": entry.at,
-            "input": canonical_json(self._masked(entry.input)),
+            "input": canonical_json(self.masked(entry.input)),
             "output": canonical_json(self._kept(entry)),
             "confidence": entry.confidence,
         }
 
     def _kept(self, entry: Entry) -> Any:
-        """The output as it is stored: labels as they are, texts masked, vectors not at all (they can be made again)."""
+        """The output as it is stored: vectors not at all (they can be made again)."""
         output = entry.output
-        if isinstance(output, list) and output and all(isinstance(x, float) for x in output):
-            return None
-        known = output if isinstance(output, list) else [output]
-        return output if all(isinstance(one, str) and one in entry.labels for one in known) else self._masked(output)
+        return None if isinstance(output, list) and output and all(isinstance(x, float) for x in output) else self.masked(output, entry.labels)
 
-    def _masked(self, value: Any) -> Any:
+    def masked(self, value: Any, labels: Collection[str] = ()) -> Any:
+        """A value as it may be stored: texts masked where the recipe says so, labels as they are."""
         if not self.mask_pii:
             return value
         if isinstance(value, str):
             from attune.core.pii import mask
 
-            return mask(value)
+            return value if value in labels else mask(value)
         if isinstance(value, dict):
-            return {name: self._masked(inner) for name, inner in value.items()}
+            return {name: self.masked(inner, labels) for name, inner in value.items()}
         if isinstance(value, list):
-            return [self._masked(inner) for inner in value]
+            return [self.masked(inner, labels) for inner in value]
         return value
 
     def _forget(self) -> None:
