@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -304,6 +305,33 @@ def test_releases_are_loaded_asked_and_evicted_live(space: Workspace, server: Se
     assert turn(server, "evict", "poet").status_code == 404
     with pytest.raises(openai.NotFoundError):
         ask(client, model="poet")
+
+
+def test_requests_to_a_loaded_adapter_take_feedback_and_are_forgotten(base: Any, tmp_path: Any) -> None:
+    """They are its own specialist's, whose endpoint need not run; also after a start in which nothing is loaded."""
+    space = Workspace(tmp_path / "space")
+    writers.release(space, base, 1)
+    poet = writers.release(space, base, 2, "poet")
+    day = datetime.now(UTC) - timedelta(days=31)
+    old = {"release_id": poet.id, "at": day.isoformat(timespec="microseconds"), "input": "{}", "output": '""', "confidence": None}
+    space.ledger.log_requests([{**old, "id": "old", "specialist": "poet"}, {**old, "id": "other", "specialist": "stranger"}])
+    for again in (False, True):
+        server = Server(space, Told())
+        try:
+            with server.client() as client:
+                if not again:
+                    assert turn(server, "load", "poet").status_code == 200
+                    found = [ask(client, model="poet") for _ in range(5)]
+                    asked = next(one.id for one in found if one.attune["logged"])
+                for request_id, status in ((asked, 200), ("other", 404)):
+                    body = {"request_id": request_id, "answer": "it is here"}
+                    assert httpx.post(f"{server.url}/v1/feedback", json=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE).status_code == status
+        finally:
+            server.end()
+    assert next(row for row in space.ledger.requests("poet") if row["id"] == asked)["answer"] == "it is here"
+    assert "old" not in {row["id"] for row in space.ledger.requests("poet")}
+    assert {row["id"] for row in space.ledger.requests("stranger")} == {"other"}
+    space.close()
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,9 @@ class Endpoint:
                 raise Problem(422, "the answer is not one of the release's labels", field="answer", fix=did_you_mean(unknown[0], labels) + " For a class that is new, send new_label: true.")
         key = key or secrets.token_hex(16)
         answer, comment = self.log.masked(answer, labels), self.log.masked(comment)
-        outcome = self.workspace.ledger.add_feedback(key=key, request_id=request_id, specialist=self.specialist, answer=answer, comment=comment)
+        asked = self.workspace.ledger.asked(request_id)
+        specialist = asked if asked in self.log.specialists else self.specialist
+        outcome = self.workspace.ledger.add_feedback(key=key, request_id=request_id, specialist=specialist, answer=answer, comment=comment)
         return {"request_id": request_id, "key": key, "stored": outcome != "known", "replaced": outcome == "replaced"}
 
     def about(self) -> dict[str, Any]:

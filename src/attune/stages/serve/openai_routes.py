@@ -42,6 +42,7 @@ def add_openai_routes(app: FastAPI, endpoint: Endpoint) -> None:
         """Load a release's adapter beside the served one; what runs goes on."""
         beside = _beside(endpoint)
         voice = await run_in_threadpool(beside.load, asked.model)
+        await run_in_threadpool(endpoint.log.also, voice.release)
         endpoint.events.note(f"release '{voice.release.id}' of '{voice.release.specialist}' answers too", specialist=endpoint.specialist)
         return _model(voice.release.id, voice)
 

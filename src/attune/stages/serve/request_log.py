@@ -8,6 +8,7 @@ says `logged: false`. So the database can delay an answer by a quarter of a seco
 from __future__ import annotations
 
 import hashlib
+import json
 import queue
 import threading
 import time
@@ -20,12 +21,14 @@ from typing import Any
 from attune.core.events import Events
 from attune.core.ledger import Ledger
 from attune.core.recipe import LogKeys
-from attune.core.records import canonical_json
+from attune.core.records import Release, canonical_json
 from attune.stages.serve.metrics import Metrics
 
 PATIENCE = 0.25
 """Seconds that an answer waits for its log entry to be committed."""
 DAY = 24 * 3600.0
+LOADED = "adapter.load"
+"""Audit event: a release of another specialist answers at this endpoint too."""
 MOST_WAITING = 1000
 AT_ONCE = 64
 
@@ -46,11 +49,14 @@ class Entry:
 
 
 class RequestLog:
-    """Writes entries of one specialist to the ledger, and deletes them when their time is over."""
+    """Writes an endpoint's entries to the ledger, and deletes them when their time is over: those of its own specialist, and of others whose releases
+    were loaded beside it. Where several endpoints log for one specialist, the shortest retention holds."""
 
     def __init__(self, ledger: Ledger, specialist: str, keys: LogKeys, events: Events, metrics: Metrics) -> None:
         self.ledger = ledger
         self.specialist = specialist
+        self.specialists = {specialist}
+        """Whose requests are logged here."""
         self.sample, self.mask_pii, self.retention_days = keys.sample, keys.mask_pii, keys.retention_days
         self.events = events
         self.metrics = metrics
@@ -60,8 +66,16 @@ class RequestLog:
         self._thread = threading.Thread(target=self._work, name="attune-request-log", daemon=True)
 
     def start(self) -> None:
-        """Begin to write; the retention is applied first."""
+        """Begin to write; the retention is applied first, also to the specialists that answered here before."""
+        before = (json.loads(event["facts"]) for event in self.ledger.audit_log() if event["action"] == LOADED)
+        self.specialists |= {facts["specialist"] for facts in before if facts["endpoint"] == self.specialist}
         self._thread.start()
+
+    def also(self, release: Release) -> None:
+        """Log for another specialist too, from now on and after every start."""
+        if release.specialist not in self.specialists:
+            self.ledger.audit("attune", LOADED, release.id, {"endpoint": self.specialist, "specialist": release.specialist})
+            self.specialists.add(release.specialist)
 
     def stop(self) -> None:
         """Write everything that waits, then end."""
@@ -149,7 +163,7 @@ class RequestLog:
         self._forgotten_at = time.monotonic()
         before = (datetime.now(UTC) - timedelta(days=self.retention_days)).isoformat(timespec="microseconds")
         try:
-            gone = self.ledger.forget_requests(self.specialist, before)
+            gone = sum(self.ledger.forget_requests(name, before) for name in sorted(self.specialists))
         except Exception as error:
             self.events.warn(f"old requests could not be deleted: {type(error).__name__}", specialist=self.specialist)
             return
