@@ -48,6 +48,16 @@ def test_bundle_opens_elsewhere_and_leaves_the_test_texts_at_home(workspace, tmp
     assert (tmp_path / "full" / "bundle" / "reference.parquet").is_file()
 
 
+def test_one_format_twice_is_two_folders(workspace, tmp_path):
+    released = releases.release(workspace)
+    wanted = ["bundle", {"name": "bundle", "reference": True}]
+    found = register.export(workspace, released, wanted, tmp_path, Events())
+    assert [one["format"]["reference"] for one in (found["bundle"], found["bundle_2"])] == [False, True]
+    assert not (tmp_path / "bundle" / "reference.parquet").exists()
+    assert (tmp_path / "bundle_2" / "reference.parquet").is_file()
+    assert register.export(workspace, released, wanted, tmp_path, Events()) == found
+
+
 def test_a_base_that_is_only_a_folder_here_goes_along(workspace, tmp_path):
     from transformers import BertConfig, BertModel
 
