@@ -33,7 +33,7 @@ from attune.stages.serve.endpoint import Endpoint, approved_release
 from attune.stages.serve.messages import FeedbackAnswer, FeedbackRequest, PredictAnswer, PredictRequest, ProblemDocument
 from attune.stages.serve.openai_routes import add_openai_routes
 from attune.stages.serve.problems import MEDIA_TYPE, OPENAI_PATHS, TITLES, Problem, problem_of, written
-from attune.stages.serve.protocol import TimedProtocol
+from attune.stages.serve.protocol import TimedProtocol, url_of
 from attune.stages.serve.request_log import PATIENCE
 from attune.stages.serve.tokens import token_file, token_of
 
@@ -427,8 +427,7 @@ def run(
         endpoint.start()
         assert endpoint.current is not None
         release = endpoint.current.release
-        host = f"[{keys.host}]" if ":" in keys.host else keys.host
-        facts = {"url": f"http://{host}:{listener.getsockname()[1]}", "token": token, "token_file": str(token_file(workspace, specialist)), "release": release.id, "version": release.version}
+        facts = {"url": url_of(keys.host, listener.getsockname()[1]), "token": token, "token_file": str(token_file(workspace, specialist)), "release": release.id, "version": release.version}
 
         def told() -> None:
             events.note(f"release {release.version} of '{specialist}' answers at {facts['url']}", release=release.id)
