@@ -226,6 +226,13 @@ def test_a_judge_that_does_not_exist_is_told_when_the_recipe_is_read():
         probe("pepole")
 
 
+def test_contestants_that_write_nothing_are_named():
+    given = context(RIGHT, RIGHT)
+    given.answers["longer_answer"] = [Prediction(None, extra={"margin": 3.0}) for _ in ROWS]
+    with pytest.raises(RecipeError, match="'longer_answer' writes no answers"):
+        probe(against=["untouched_base", "longer_answer"]).run(given)
+
+
 def test_contestants_that_are_not_there_are_named():
     with pytest.raises(RecipeError, match="no contestant 'prompted_base'"):
         probe(against=["prompted_base"]).run(context(RIGHT, RIGHT))
