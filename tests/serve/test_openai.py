@@ -251,6 +251,28 @@ def test_settings_that_are_no_numbers_are_refused(server: Server, field: str) ->
     assert refused.json()["error"]["param"].startswith(field.split('"')[1])
 
 
+@pytest.mark.parametrize(
+    ("more", "param", "said"),
+    [
+        ({"temperature": "hot"}, "temperature", "this text does not fit: expected a number. "),
+        ({"n": 1.5}, "n", "this number does not fit: expected a whole number. "),
+        ({"n": 33}, "n", "this number does not fit: expected a number of 32 or less. "),
+        ({"extra_body": {"stop": 3}}, "stop", "this number does not fit: expected a text or a list. "),
+        ({"stop": ["a", 3]}, "stop[1]", "this number does not fit: expected a text. "),
+        ({"extra_body": {"stream_options": {"include_usage": "x"}}}, "stream_options.include_usage", "this text does not fit: expected true or false. "),
+        ({"extra_body": {"strength": 3}}, "strength", "'strength' is not known here. "),
+        ({"extra_body": {"response_format": "json"}}, "response_format", "this text does not fit: expected an object. "),
+        ({"model": "m" * 300}, "model", "this text does not fit: expected 200 characters or fewer. "),
+        ({"service_tier": "fast"}, "service_tier", "this text does not fit: expected 'auto' or 'default'. "),
+    ],
+)
+def test_values_of_another_form_are_told_in_plain_words(client: openai.OpenAI, more: dict[str, Any], param: str, said: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, **more)
+    assert refused.value.body["message"].startswith(said)
+    assert refused.value.param == param
+
+
 def test_settings_that_ask_for_nothing_are_taken_and_unknown_ones_named(client: openai.OpenAI) -> None:
     """Clients and frameworks send them with every request."""
     ask(client, parallel_tool_calls=False, service_tier="auto", max_tokens=1)
