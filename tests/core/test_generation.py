@@ -19,6 +19,7 @@ from attune.core.generation import Full, Generator, Request
 from attune.core.kv_cache import CachedReader, PlainReader, reader_of
 from attune.core.sampling import Said, Sampling, choose
 from attune.core.text_stream import TextStream, token_bytes
+from attune.core.tool_calls import CallForm, calls_in
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 FAMILIES: dict[str, Any] = {
@@ -565,6 +566,22 @@ def test_schemas_that_cannot_be_obeyed_are_refused(tokenizer: Any, schema: dict[
 
     with pytest.raises(DataError, match="schema"):
         Vocabulary(tokenizer, [tokenizer.eos_token_id]).grammar(schema)
+
+
+@pytest.mark.parametrize(
+    "form", [CallForm("", "", "name", "parameters", False), CallForm("[CALLS]", "", "name", "arguments", True), CallForm("<tool_call>", "</tool_call>", "name", "arguments", False)]
+)
+def test_a_call_is_written_in_the_form_of_the_template(tokenizer: Any, form: CallForm) -> None:
+    from attune.core.json_grammar import Vocabulary
+
+    inner = {"properties": {"at": {"enum": ['the "mat"']}}, "required": ["at"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": name, "parameters": inner}} for name in ("look", "sit \\ down")]
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 512})).eval()
+    stop, vocabulary = tokenizer.eos_token_id, Vocabulary(tokenizer, [tokenizer.eos_token_id])
+    asked = [Request([5, 6], Sampling(max_tokens=400, temperature=1.0, seed=number), frozenset({stop}), tokenizer, grammar=vocabulary.calls(form, tools)) for number in range(4)]
+    for one in Generator(model).run(asked):
+        said, [call] = calls_in(form, one.text, ("look", "sit \\ down")) or ("", [{}])
+        assert (said, one.finish, call["arguments"]) == ("", "stop", {"at": 'the "mat"'})
 
 
 def test_generate_numbers_the_rows_of_one_seed(tokenizer: Any) -> None:

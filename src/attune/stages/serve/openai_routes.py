@@ -25,6 +25,8 @@ from attune.stages.serve.request_log import PATIENCE, Entry
 if TYPE_CHECKING:
     from attune.core.generation import Piece, Ticket
     from attune.core.generation import Request as Question
+    from attune.core.json_grammar import Grammar
+    from attune.core.tool_calls import CallForm
     from attune.stages.serve.endpoint import Endpoint
 
 
@@ -155,16 +157,22 @@ class _Call:
         times = self.asked.n or 1
         if len(prompts) * times > self.endpoint.keys.max_items:
             raise Problem(422, f"{len(prompts) * times} answers are asked for; at most {self.endpoint.keys.max_items} are given at once", field="n", fix="send several requests")
-        schema = forms.schema_of(self.asked)
+        schema, forced = forms.schema_of(self.asked), forms.forced_calls(self.asked, self.voice)
         for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
             self.prompt_tokens += len(prompt)
             for turn in range(times):
                 index = number * times + turn
                 sampling = forms.sampling_of(self.asked, self.voice, index)
-                grammar = self.beside.grammar(self.voice, schema) if schema is not None else None
+                grammar = self._grammar(schema, forced)
                 self.questions.append(Question([*self.front, *prompt], sampling, self.voice.stops, self.voice.specialist.tokenizer, self.voice.adapter, grammar, self._listener(index)))
                 self.rows.append(row)
                 self.texts.append(forms.Written(self.voice.specialist.tokenizer, self.chat, forms.reader_of(self.asked, self.voice)))
+
+    def _grammar(self, schema: dict[str, Any] | None, forced: tuple[CallForm, list[dict[str, Any]]] | None) -> Grammar | None:
+        """What an answer has to obey; a call that is asked for goes before a schema, which is about texts."""
+        if forced is not None:
+            return self.beside.vocabulary(self.voice).calls(*forced)
+        return self.beside.vocabulary(self.voice).grammar(schema) if schema is not None else None
 
     def _listener(self, index: int) -> Any:
         def hear(piece: Piece) -> None:

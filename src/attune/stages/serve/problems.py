@@ -148,7 +148,7 @@ def _field(place: Sequence[int | str]) -> str:
     for part in place[1:]:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part != "str" and not part.startswith(("dict[", "list[")):
+        elif part != "str" and not part.startswith(("dict[", "list[", "literal[")):
             path += f".{part}" if path else part
     return path or "body"
 
