@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from attune.core.models import resolve_base
-from attune.core.recipe import make_recipe
+from attune.core.recipe import Recipe, make_recipe
 from attune.core.records import Release
 from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
@@ -43,9 +43,13 @@ def writer(folder: Path, seed: int, name: str = "writer", method: str = "lora", 
 
 def release(workspace: Workspace, folder: Path, seed: int, name: str = "writer", *, approved: bool = True, **more: Any) -> Release:
     """Register a release of a specialist of this name, and approve it."""
-    made, specialist = writer(folder, seed, name, **more)
-    with patch.object(releases, "NAME", name):
-        found = releases.release(workspace, made=made, model=specialist)
+    found = registered(workspace, *writer(folder, seed, name, **more))
     if approved:
         register.promote(workspace, found, actor="test")
     return found
+
+
+def registered(workspace: Workspace, made: Recipe, specialist: Specialist) -> Release:
+    """Register a model."""
+    with patch.object(releases, "NAME", specialist.name):
+        return releases.release(workspace, made=made, model=specialist)

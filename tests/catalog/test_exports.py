@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from attune.core import catalog
 from attune.core.commit import verify
 from attune.core.contracts import Prediction
 from attune.core.errors import IntegrityError, PlugError, Problems, Refused
@@ -46,6 +48,16 @@ def test_bundle_opens_elsewhere_and_leaves_the_test_texts_at_home(workspace, tmp
     kept = register.export(workspace, other, [{"name": "bundle", "reference": True}], tmp_path / "full", Events())
     assert kept["bundle"]["format"]["reference"] is True
     assert (tmp_path / "full" / "bundle" / "reference.parquet").is_file()
+
+
+def test_one_format_twice_is_two_folders(workspace, tmp_path):
+    released = releases.release(workspace)
+    wanted = ["bundle", {"name": "bundle", "reference": True}]
+    found = register.export(workspace, released, wanted, tmp_path, Events())
+    assert [one["format"]["reference"] for one in (found["bundle"], found["bundle_2"])] == [False, True]
+    assert not (tmp_path / "bundle" / "reference.parquet").exists()
+    assert (tmp_path / "bundle_2" / "reference.parquet").is_file()
+    assert register.export(workspace, released, wanted, tmp_path, Events()) == found
 
 
 def test_a_base_that_is_only_a_folder_here_goes_along(workspace, tmp_path):
@@ -126,7 +138,6 @@ def test_several_labels_leave_with_their_thresholds(workspace, tmp_path):
 @pytest.mark.parametrize(("task", "method"), [("embedding", "full"), ("text_generation", {"name": "lora", "rank": 2}), ("text_generation", "full")])
 def test_vectors_and_texts_leave_too(workspace, tmp_path, task, method):
     """Through the format plug itself: the release around it is the same for every task."""
-    from attune.core import catalog
     from attune.core.models import resolve_base
     from attune.core.specialist import Specialist
     from attune.testing.models import tiny_llama
@@ -148,6 +159,43 @@ def test_vectors_and_texts_leave_too(workspace, tmp_path, task, method):
     found = compare(specialist.predict(rows), plug.replay(folder, rows), rows)
     assert found["disagreements"] == []
     assert found["max_difference"] <= 1e-5
+
+
+@pytest.mark.parametrize("template", ["TAGS", "CHAT_TEMPLATE", "PLAIN"])
+def test_functions_and_their_calls_leave_too(tmp_path, template):
+    """By a template that writes functions, by one that knows calls alone, and by one that knows neither."""
+    from attune.catalog.exports import _transformers_predict as script
+    from attune.core.conversation import DEFAULT_TEMPLATE, render
+    from attune.core.models import resolve_base
+    from attune.core.specialist import Specialist
+    from attune.testing.models import CHAT_TEMPLATE, tiny_llama
+    from tests.core.test_tool_calls import TAGS, TOOLS
+
+    writes = TAGS.replace("{% if tools and false %}", "{% if tools %}")
+    texts = {"TAGS": writes, "CHAT_TEMPLATE": CHAT_TEMPLATE, "PLAIN": DEFAULT_TEMPLATE}
+    base = resolve_base(str(tiny_llama(tmp_path / "llama", ["where is it"], chat_template=texts[template])))
+    made = releases.recipe(task={"name": "text_generation", "max_new_tokens": 8}, method="full")
+    specialist = Specialist(made.task, {}, made.method.prepare(made.task.build(base, {}), seed=1), base.tokenizer(), base, 256, made.name, method=made.method)
+    specialist.signature = made.task.settle(specialist, [])
+    turns = [
+        {"role": "user", "content": "where is it"},
+        {"role": "assistant", "content": "", "tool_calls": [{"name": "look", "arguments": {"at": "door"}}]},
+        {"role": "tool", "content": "there", "name": "look"},
+    ]
+    rows = [{"row_id": "1", "prompt": turns, "tools": TOOLS}, {"row_id": "2", "prompt": [{"role": "system", "content": "be kind"}, *turns], "tools": TOOLS}, {"row_id": "3", "prompt": "where is it"}]
+    rows += [{"row_id": "4", "prompt": turns[:1], "tools": TOOLS}, {"row_id": "5", "prompt": [{"role": "segment", "content": "where is it"}]}]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    plug = catalog.build("exports", "transformers")
+    plug.write(specialist, tmp_path, folder)
+    assert compare(specialist.predict(rows), plug.replay(folder, rows), rows)["disagreements"] == []
+    model = SimpleNamespace(facts=json.loads((folder / "answering.json").read_text()), tokenizer=specialist.tokenizer)
+    wire = [turns[0], {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": '{"at": "door"}'}}]}, turns[2]]
+    for row in rows:
+        prompt = row["prompt"] if isinstance(row["prompt"], list) else turns[:1]
+        wanted = render(specialist, prompt, to_answer=True, tools=row.get("tools"))
+        assert script.Model.rendered(model, prompt, to_answer=True, tools=row.get("tools")) == wanted
+    assert script.Model.rendered(model, wire, to_answer=True, tools=TOOLS) == render(specialist, turns, to_answer=True, tools=TOOLS)
 
 
 def _swap_labels(folder: Path) -> None:

@@ -146,7 +146,7 @@ def test_people_judge_through_a_file(tmp_path, name):
     assert "nothing was judged yet" in first.meaning
     path = tmp_path / name
     empty = contents([probe(judge, tmp_path)])
-    rows = json.loads(path.read_text()) if name.endswith("json") else list(csv.DictReader(path.open(newline="")))
+    rows = json.loads(path.read_text()) if name.endswith("json") else list(csv.DictReader(path.open(newline="", encoding="utf-8-sig")))
     assert len(rows) == 8
     assert {row["answer_1"] in RIGHT for row in rows} == {True, False}, "the order is not drawn"
     if name.endswith("csv"):
@@ -168,14 +168,42 @@ def test_people_judge_through_a_file(tmp_path, name):
     assert "1 judgements are missing" in again.meaning
 
 
+@pytest.mark.parametrize(("encoding", "delimiter"), [("utf-8-sig", ","), ("utf-8", ";"), ("cp1252", ";"), ("cp1252", ","), ("utf-16", "\t")])
+def test_people_may_save_in_whatever_way_their_program_does(tmp_path, encoding, delimiter):
+    judge = {"name": "people"}
+    other = ["café für alle; |a, b|", "zwei\nZeilen, “so”", *["no idea"] * 6]
+    probe(judge, tmp_path).run(context(RIGHT, other))
+    path = tmp_path / "judgements.csv"
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf"), "a spreadsheet would take it for another encoding"
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert any("café" in cell for row in rows for cell in row.values())
+    for row in rows[:7]:
+        row["better"] = "1" if row["answer_1"] in RIGHT else "2"
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.DictWriter(file, rows[0], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    assert probe(judge, tmp_path).run(context(RIGHT, other)).rows == 7
+    probe(judge, tmp_path).run(context(RIGHT, ["something new", *other[1:]]))
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        kept = {row["id"]: row for row in csv.DictReader(file)}
+    assert [kept[row["id"]] for row in rows] == rows, "what was filled in stays as it was"
+    assert len(kept) == 9
+
+
 def test_what_people_wrote_wrongly_is_placed(tmp_path):
     judge = {"name": "people"}
     probe(judge, tmp_path).run(context(RIGHT, ["no idea"] * 8))
     path = tmp_path / "judgements.csv"
-    path.write_text(path.read_text().replace(",\n", ",left\n"))
+    path.write_text(path.read_text(encoding="utf-8-sig").replace(",\n", ",left\n"))
     with pytest.raises(DataError, match="'left' does not say which answer is better"):
         probe(judge, tmp_path).run(context(RIGHT, ["no idea"] * 8))
     path.write_text("something else\n1\n")
+    with pytest.raises(DataError, match="column 'id' is missing") as told:
+        probe(judge, tmp_path).run(context(RIGHT, ["no idea"] * 8))
+    assert "remove" not in told.value.fix, "nobody is told to throw judgements away"
+    path.write_text("")
     with pytest.raises(DataError, match="cannot be read"):
         probe(judge, tmp_path).run(context(RIGHT, ["no idea"] * 8))
 
@@ -196,6 +224,13 @@ def test_a_local_model_judges_by_likelihood_alike_in_both_orders(tmp_path):
 def test_a_judge_that_does_not_exist_is_told_when_the_recipe_is_read():
     with pytest.raises(PlugError, match="no judge 'pepole'"):
         probe("pepole")
+
+
+def test_contestants_that_write_nothing_are_named():
+    given = context(RIGHT, RIGHT)
+    given.answers["longer_answer"] = [Prediction(None, extra={"margin": 3.0}) for _ in ROWS]
+    with pytest.raises(RecipeError, match="'longer_answer' writes no answers"):
+        probe(against=["untouched_base", "longer_answer"]).run(given)
 
 
 def test_contestants_that_are_not_there_are_named():

@@ -6,7 +6,10 @@ import json
 from collections import Counter
 from types import SimpleNamespace
 
-from attune.cli.summary import many_set_aside, set_aside
+from rich.console import Console
+
+from attune.cli.summary import contestants, many_set_aside, set_aside
+from attune.core.records import Estimate
 
 
 def dataset(aside, read=100):
@@ -36,3 +39,17 @@ def test_few_rows_set_aside_are_not_told(tmp_path):
 
 def test_reasons_without_a_rest():
     assert set_aside(3, 10, Counter({"no text": 3})) == "3 of 10 rows (30.0%) were set aside: no text 3"
+
+
+def test_a_metric_that_is_measured_twice_is_shown_twice():
+    def estimate(value):
+        return Estimate(value=value, low=value - 0.1, high=value + 0.1)
+
+    results = {"tuned": {"hit_at_1": estimate(0.5), "hit_at_1_2": estimate(0.25)}, "majority": {"hit_at_1": estimate(0.1), "hit_at_1_2": estimate(0.2)}}
+    scorecard = SimpleNamespace(results=results, comparisons=(), confidence=0.95, test_rows=8)
+    console = Console(width=200, record=True)
+    console.print(contestants("hit_at_1", scorecard))
+    shown = console.export_text()
+    assert "hit at 1 2" in shown
+    assert "50.0%" in shown
+    assert "25.0%" in shown

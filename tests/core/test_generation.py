@@ -14,11 +14,12 @@ import transformers
 
 from attune.core import generation, kv_cache
 from attune.core.adapter_bank import Adapter, Bank, own_adapter, read_adapter
-from attune.core.errors import DataError, IntegrityError, RecipeError, Refused
+from attune.core.errors import DataError, IntegrityError, MachineError, RecipeError, Refused
 from attune.core.generation import Full, Generator, Request
 from attune.core.kv_cache import CachedReader, PlainReader, reader_of
 from attune.core.sampling import Said, Sampling, choose
 from attune.core.text_stream import TextStream, token_bytes
+from attune.core.tool_calls import CallForm, calls_in
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 FAMILIES: dict[str, Any] = {
@@ -295,6 +296,71 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_thread(monkeypatch: pyt
         generator.stop()
 
 
+def test_a_temperature_of_almost_nothing_is_greedy() -> None:
+    model, asked = network(), prompts(3)
+    wanted = [reference(model, one, 8) for one in asked]
+    settings = [Sampling(max_tokens=8, temperature=1e-40), Sampling(max_tokens=8), Sampling(max_tokens=8, temperature=1e-40, top_p=0.5, as_drawn=True)]
+    assert [one.ids for one in Generator(model).run([Request(one, sampling) for one, sampling in zip(asked, settings, strict=True)])] == wanted
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_tokens=8, temperature=1.0, repetition_penalty=1e-44),
+        Sampling(max_tokens=8, temperature=1.0, top_p=0.9, repetition_penalty=1e-44),
+        Sampling(max_tokens=8, temperature=1.0, min_p=0.1, top_k=3, repetition_penalty=1e-44),
+    ],
+)
+def test_an_answer_without_probabilities_fails_alone(sampling: Sampling) -> None:
+    model, asked = network(), prompts(3)
+    generator = Generator(model)
+    tickets = [generator.submit(Request(one, sampling if number == 1 else Sampling(max_tokens=8))) for number, one in enumerate(asked)]
+    while generator.step():
+        pass
+    with pytest.raises(MachineError, match="no probabilities"):
+        tickets[1].answer.result(0)
+    assert [tickets[i].answer.result(0).ids for i in (0, 2)] == [reference(model, asked[i], 8) for i in (0, 2)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_network_that_gives_no_numbers_for_one_row_fails_that_row(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = network(), prompts(3)
+    generator = Generator(model)
+    read = generator.reader.tokens
+    monkeypatch.setattr(generator.reader, "tokens", lambda *given: torch.cat([(found := read(*given))[:1] * float("nan"), found[1:]]) if generator.steps == 2 else read(*given))
+    tickets = [generator.submit(Request(one, Sampling(max_tokens=8, temperature=temperature if number == 0 else 0.0))) for number, one in enumerate(asked)]
+    while generator.step():
+        pass
+    with pytest.raises(MachineError, match="no probabilities"):
+        tickets[0].answer.result(0)
+    assert [tickets[i].answer.result(0).ids for i in (1, 2)] == [reference(model, asked[i], 8) for i in (1, 2)]
+
+
+@pytest.mark.parametrize("name", ["repeat", "prompts"])
+def test_a_join_that_fails_leaves_nobody_waiting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Generator(network())
+
+    def planted(*_: Any) -> Any:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(generator.reader, name, planted)
+    tickets = [generator.submit(Request([5, 6, 7], Sampling(max_tokens=4, temperature=1.0, seed=number))) for number in range(3)]
+    generator.start()
+    try:
+        for one in tickets:
+            with pytest.raises(ValueError, match="planted"):
+                one.answer.result(60)
+        monkeypatch.undo()
+        assert len(generator.run([Request([5, 6], Sampling(max_tokens=5))])[0].ids) == 5
+    finally:
+        generator.stop()
+
+
+def test_biases_must_be_numbers() -> None:
+    with pytest.raises(RecipeError, match="logit_bias"):
+        Sampling(logit_bias={5: float("nan")})
+
+
 # ---------------------------------------------------------------- adapters
 
 
@@ -500,6 +566,22 @@ def test_schemas_that_cannot_be_obeyed_are_refused(tokenizer: Any, schema: dict[
 
     with pytest.raises(DataError, match="schema"):
         Vocabulary(tokenizer, [tokenizer.eos_token_id]).grammar(schema)
+
+
+@pytest.mark.parametrize(
+    "form", [CallForm("", "", "name", "parameters", False), CallForm("[CALLS]", "", "name", "arguments", True), CallForm("<tool_call>", "</tool_call>", "name", "arguments", False)]
+)
+def test_a_call_is_written_in_the_form_of_the_template(tokenizer: Any, form: CallForm) -> None:
+    from attune.core.json_grammar import Vocabulary
+
+    inner = {"properties": {"at": {"enum": ['the "mat"']}}, "required": ["at"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": name, "parameters": inner}} for name in ("look", "sit \\ down")]
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 512})).eval()
+    stop, vocabulary = tokenizer.eos_token_id, Vocabulary(tokenizer, [tokenizer.eos_token_id])
+    asked = [Request([5, 6], Sampling(max_tokens=400, temperature=1.0, seed=number), frozenset({stop}), tokenizer, grammar=vocabulary.calls(form, tools)) for number in range(4)]
+    for one in Generator(model).run(asked):
+        said, [call] = calls_in(form, one.text, ("look", "sit \\ down")) or ("", [{}])
+        assert (said, one.finish, call["arguments"]) == ("", "stop", {"at": 'the "mat"'})
 
 
 def test_generate_numbers_the_rows_of_one_seed(tokenizer: Any) -> None:

@@ -110,7 +110,7 @@ def test_promote_predict_and_roll_back(attune, folder):
     answers = document(attune("predict", "claims", "where is parcel 5", "--json"))
     assert (answers[0]["output"], answers[0]["input"]) == ("delivery", {"text": "where is parcel 5"})
     assert sum(answers[0]["scores"].values()) == pytest.approx(1)
-    write_csv(folder / "new.csv", {"What they wrote": ["refund invoice 9", "order 3 is late"], "Clerk": ["x", "y"]})
+    write_csv(folder / "new.csv", {"What they wrote": ["=refund invoice 9", "order 3 is late"], "Clerk": ["x", "y"]})
     code, out, _ = attune("predict", "claims", "--file", "new.csv", "--out", "answers.csv")
     assert code == 0
     assert "2 answers of version 1" in out
@@ -118,6 +118,7 @@ def test_promote_predict_and_roll_back(attune, folder):
         rows = list(csv.DictReader(stream))
     assert [row["output"] for row in rows] == ["refund", "delivery"]
     assert rows[0]["place"] == "new.csv:2"
+    assert rows[0]["text"] == "'=refund invoice 9", "a spreadsheet would compute it"
     code, _, err = attune("rollback", "claims")
     assert code == 5
     assert 'attune rollback claims --reason "..."' in err

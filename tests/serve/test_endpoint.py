@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from attune.core.errors import IntegrityError
 from attune.core.events import Events
+from attune.core.ledger import FEEDBACK
 from attune.core.recipe import LogKeys, ServeKeys
 from attune.core.releases import open_release
 from attune.stages.serve import make_app, run
@@ -104,6 +106,23 @@ def test_answers_are_logged_masked_before_they_leave_and_take_feedback(workspace
     assert (other["stored"], other["replaced"]) == (True, True)
     [row] = [row for row in workspace.ledger.requests(releases.NAME) if row["id"] == answer["request_id"]]
     assert row["answer"] == "refund"
+
+
+def test_feedback_is_masked_as_the_answer_was(workspace, client, monkeypatch):
+    """A right answer stays equal to the output that was logged; known labels are no personal data, whatever they look like."""
+    labels = client.app.state.endpoint.current.specialist.signature["labels"]
+    [answer] = ask(client, "hello")["predictions"]
+    monkeypatch.setattr(client.app.state.endpoint.current.specialist, "signature", {"labels": [*labels, "help@example.org"], "multi_label": False})
+    body = {"request_id": answer["request_id"], "comment": "told by jane.doe@example.org", "answer": "mail jane.doe@example.org", "new_label": True, "key": "masked"}
+    assert client.post("/v1/feedback", json=body).json()["stored"]
+    assert not client.post("/v1/feedback", json=body).json()["stored"]
+    with workspace.ledger.engine.connect() as connection:
+        [row] = connection.execute(sa.select(FEEDBACK).where(FEEDBACK.c.key == "masked"))
+    assert "jane.doe" not in row.answer + row.comment
+    assert json.loads(row.answer) == client.app.state.endpoint.log.masked("mail jane.doe@example.org")
+    assert client.post("/v1/feedback", json={"request_id": answer["request_id"], "answer": "help@example.org"}).json()["replaced"]
+    [logged] = [row for row in workspace.ledger.requests(releases.NAME) if row["id"] == answer["request_id"]]
+    assert logged["answer"] == "help@example.org"
 
 
 def test_feedback_that_cannot_be_used_is_refused_with_the_way_out(workspace, client):

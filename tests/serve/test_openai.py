@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -34,9 +35,9 @@ QUESTION = [{"role": "user", "content": "where is my parcel"}]
 class Server:
     """The web application in a thread, on a port of its own."""
 
-    def __init__(self, workspace: Workspace, told: Told, **keys: Any) -> None:
-        self.endpoint = Endpoint(workspace, "writer", ServeKeys(**keys), events=Events(listeners=[told]), poll_seconds=3600)
-        app = make_app(workspace, "writer", self.endpoint.keys, token=TOKEN, endpoint=self.endpoint)
+    def __init__(self, workspace: Workspace, told: Told, specialist: str = "writer", **keys: Any) -> None:
+        self.endpoint = Endpoint(workspace, specialist, ServeKeys(**keys), events=Events(listeners=[told]), poll_seconds=3600)
+        app = make_app(workspace, specialist, self.endpoint.keys, token=TOKEN, endpoint=self.endpoint)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
@@ -242,6 +243,36 @@ def test_what_cannot_be_done_is_refused_in_openais_form(client: openai.OpenAI, m
     assert refused.value.body["message"]
 
 
+@pytest.mark.parametrize("field", ['"temperature": NaN', '"logit_bias": {"5": NaN}', '"logit_bias": {"5": 1e999}'])
+def test_settings_that_are_no_numbers_are_refused(server: Server, field: str) -> None:
+    body = '{"model": "writer", "prompt": "where", ' + field + "}"
+    refused = httpx.post(f"{server.url}/v1/completions", content=body, headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}, timeout=PATIENCE)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"].startswith(field.split('"')[1])
+
+
+@pytest.mark.parametrize(
+    ("more", "param", "said"),
+    [
+        ({"temperature": "hot"}, "temperature", "this text does not fit: expected a number. "),
+        ({"n": 1.5}, "n", "this number does not fit: expected a whole number. "),
+        ({"n": 33}, "n", "this number does not fit: expected a number of 32 or less. "),
+        ({"extra_body": {"stop": 3}}, "stop", "this number does not fit: expected a text or a list. "),
+        ({"stop": ["a", 3]}, "stop[1]", "this number does not fit: expected a text. "),
+        ({"extra_body": {"stream_options": {"include_usage": "x"}}}, "stream_options.include_usage", "this text does not fit: expected true or false. "),
+        ({"extra_body": {"strength": 3}}, "strength", "'strength' is not known here. "),
+        ({"extra_body": {"response_format": "json"}}, "response_format", "this text does not fit: expected an object. "),
+        ({"model": "m" * 300}, "model", "this text does not fit: expected 200 characters or fewer. "),
+        ({"service_tier": "fast"}, "service_tier", "this text does not fit: expected 'auto' or 'default'. "),
+    ],
+)
+def test_values_of_another_form_are_told_in_plain_words(client: openai.OpenAI, more: dict[str, Any], param: str, said: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, **more)
+    assert refused.value.body["message"].startswith(said)
+    assert refused.value.param == param
+
+
 def test_settings_that_ask_for_nothing_are_taken_and_unknown_ones_named(client: openai.OpenAI) -> None:
     """Clients and frameworks send them with every request."""
     ask(client, parallel_tool_calls=False, service_tier="auto", max_tokens=1)
@@ -296,6 +327,33 @@ def test_releases_are_loaded_asked_and_evicted_live(space: Workspace, server: Se
     assert turn(server, "evict", "poet").status_code == 404
     with pytest.raises(openai.NotFoundError):
         ask(client, model="poet")
+
+
+def test_requests_to_a_loaded_adapter_take_feedback_and_are_forgotten(base: Any, tmp_path: Any) -> None:
+    """They are its own specialist's, whose endpoint need not run; also after a start in which nothing is loaded."""
+    space = Workspace(tmp_path / "space")
+    writers.release(space, base, 1)
+    poet = writers.release(space, base, 2, "poet")
+    day = datetime.now(UTC) - timedelta(days=31)
+    old = {"release_id": poet.id, "at": day.isoformat(timespec="microseconds"), "input": "{}", "output": '""', "confidence": None}
+    space.ledger.log_requests([{**old, "id": "old", "specialist": "poet"}, {**old, "id": "other", "specialist": "stranger"}])
+    for again in (False, True):
+        server = Server(space, Told())
+        try:
+            with server.client() as client:
+                if not again:
+                    assert turn(server, "load", "poet").status_code == 200
+                    found = [ask(client, model="poet") for _ in range(5)]
+                    asked = next(one.id for one in found if one.attune["logged"])
+                for request_id, status in ((asked, 200), ("other", 404)):
+                    body = {"request_id": request_id, "answer": "it is here"}
+                    assert httpx.post(f"{server.url}/v1/feedback", json=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE).status_code == status
+        finally:
+            server.end()
+    assert next(row for row in space.ledger.requests("poet") if row["id"] == asked)["answer"] == "it is here"
+    assert "old" not in {row["id"] for row in space.ledger.requests("poet")}
+    assert {row["id"] for row in space.ledger.requests("stranger")} == {"other"}
+    space.close()
 
 
 @pytest.mark.parametrize(
@@ -485,3 +543,31 @@ def test_predict_answers_through_the_same_generator(space: Workspace, server: Se
     found = httpx.post(f"{server.url}/v1/predict", json={"input": "where is my parcel"}, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE).json()
     assert found["predictions"][0]["output"] == offline(space, "writer")
     assert server.generator.tokens == before + 12
+
+
+def test_virtual_tokens_stand_in_front_of_every_prompt(base: Any, tmp_path: Any) -> None:
+    """Of a release by prompt tuning: answered as /v1/predict and the graded model answer, and only what was sent is counted."""
+    import torch
+
+    space = Workspace(tmp_path / "space")
+    made, specialist = writers.writer(base, 1, "tuned", method="prompt_tuning")
+    with torch.no_grad():
+        specialist.model.body.get_input_embeddings().virtual.normal_(generator=torch.Generator().manual_seed(2))
+    register.promote(space, writers.registered(space, made, specialist), actor="test")
+    server = Server(space, Told(), specialist="tuned")
+    try:
+        wanted, tokenizer = offline(space, "tuned"), open_release(space, the(space, "tuned")).tokenizer
+        with server.client() as client:
+            found = ask(client, model="tuned")
+            assert found.choices[0].message.content.strip() == wanted
+            sent = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)["input_ids"]
+            assert found.usage.prompt_tokens == len(sent)
+            raw = client.completions.create(model="tuned", prompt=sent)
+            assert raw.choices[0].text.strip() == wanted
+            assert raw.usage.prompt_tokens == len(sent)
+            assert ask(client, model="tuned", extra_body={"repetition_penalty": 1.2}).choices[0].message.content
+            with pytest.raises(openai.BadRequestError, match="no room"):
+                client.completions.create(model="tuned", prompt=[5] * (server.generator.room - 10))
+    finally:
+        server.end()
+        space.close()

@@ -256,7 +256,7 @@ def test_a_reference_without_embeddings_leaves_the_other_detectors_at_work(works
 
 
 def test_without_an_approved_release_there_is_nothing_to_watch(workspace):
-    with pytest.raises(Refused, match="no release of 'tickets' is approved"):
+    with pytest.raises(Refused, match=r"no release of .tickets. is approved[^`]*`attune promote tickets`"):
         watch.run(workspace, "tickets", KEYS, Events(None))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -125,15 +123,14 @@ def _output(value: Any) -> str:
 
 def _write(out: Path, answers: list[dict[str, Any]]) -> None:
     from attune.core.commit import write_text
+    from attune.core.files import table_text
 
     if out.suffix == ".jsonl":
         write_text(out, "".join(json_text(answer, None) + "\n" for answer in answers))
         return
     names = list(answers[0]["input"])
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow(["place", *names, "output", "confidence", "release"])
+    rows: list[list[Any]] = [["place", *names, "output", "confidence", "release"]]
     for answer in answers:
         output = answer["output"] if isinstance(answer["output"], str) else json.dumps(answer["output"], ensure_ascii=False)
-        writer.writerow([answer["place"], *(answer["input"].get(name, "") for name in names), output, answer["confidence"], answer["release"]])
-    write_text(out, stream.getvalue())
+        rows.append([answer["place"], *(answer["input"].get(name, "") for name in names), output, answer["confidence"], answer["release"]])
+    write_text(out, table_text(rows))

@@ -127,10 +127,10 @@ def verdict(name: str, scorecard: Scorecard, version: int | None) -> Text:
 
 
 def metrics_of(names: list[str]) -> dict[str, Metric]:
-    """Metric plugs by name, for how their values are shown."""
+    """Metric plugs by their names in a scorecard, for how their values are shown."""
     from attune.core import catalog
 
-    return {name: catalog.build("metrics", name) for name in names}
+    return {name: catalog.build("metrics", catalog.plug_name("metrics", name)) for name in names}
 
 
 def contestants(main_metric: str, scorecard: Scorecard) -> Table:

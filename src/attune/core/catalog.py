@@ -7,7 +7,7 @@ import ast
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -226,6 +226,24 @@ def put_in(folder: Path, plug: Any, place: str) -> Any:
         if missing is not None:
             raise RecipeError(f"there is no '{missing}', which {one.kind[:-1]} '{one.name}' reads", place=place, fix="mend the path, which begins in the recipe's folder, or put it there")
     return plug
+
+
+def named(plugs: Iterable[Any], taken: Collection[str] = ()) -> dict[str, Any]:
+    """Plugs by name; a second one of the same name, or one whose name is taken, is called name_2."""
+    found: dict[str, Any] = {}
+    for plug in plugs:
+        name, number = plug.name, 1
+        while name in found or name in taken:
+            number += 1
+            name = f"{plug.name}_{number}"
+        found[name] = plug
+    return found
+
+
+def plug_name(kind: str, name: str) -> str:
+    """The plug behind a name that `named` gave."""
+    before, _, number = name.rpartition("_")
+    return before if number.isdigit() and name not in {entry.name for entry in entries(kind)} else name
 
 
 def validate(model: type[Keys], values: Mapping[str, Any], place: str) -> Keys:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from attune.core.commit import sha256_file
 from attune.core.errors import DataError
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet would compute."""
 
 
 def expand(location: str, folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -133,3 +139,10 @@ def _split(text: str) -> list[str]:
     if lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def table_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows of cells as CSV for people; a text that a spreadsheet would compute gets an apostrophe in front."""
+    made = io.StringIO()
+    csv.writer(made, lineterminator="\n").writerows([f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell for cell in row] for row in rows)
+    return made.getvalue()

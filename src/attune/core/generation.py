@@ -369,7 +369,7 @@ class Generator:
         heads = [group[0] for group in groups.values()]
         try:
             logits = self.reader.prompts([one.request.prompt for one in heads], [self._adapter(one) for one in heads])
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             if not ran_out(error):
                 self._running += tickets  # the caller ends whatever runs
                 raise
@@ -379,13 +379,11 @@ class Generator:
             for ticket in tickets:
                 self._join([ticket])
             return
-        joined, source = list(heads), []
-        for number, group in enumerate(groups.values()):
-            for ticket in group[1:]:
-                self.reader.repeat(first + number)
-                joined.append(ticket)
-                source.append(number)
-        self._running += joined
+        joined = heads + [ticket for group in groups.values() for ticket in group[1:]]
+        source = [number for number, group in enumerate(groups.values()) for _ in group[1:]]
+        self._running += joined  # before anything else can fail: the caller ends whatever runs
+        for number in source:
+            self.reader.repeat(first + number)
         everything = torch.cat([logits, logits[source]]) if source else logits
         self._leave(self._push(everything, joined, first))
 
@@ -396,7 +394,7 @@ class Generator:
             try:
                 said.append(ticket.said(logits.shape[1]))
                 asked.append(number)
-            except DataError as error:
+            except Exception as error:  # a grammar of one answer is no matter of the others
                 ticket.fail(error)
                 ended.append(first + number)
         if not asked:
@@ -404,9 +402,11 @@ class Generator:
         for number, choice in zip(asked, choose(logits if len(asked) == len(tickets) else logits[asked], said), strict=True):
             self.tokens += 1
             try:
+                if choice is None:
+                    raise MachineError("the model gives no probabilities", place="answer", fix="ask with less extreme settings; where it happens with none, look at the checkpoint's weights")
                 if tickets[number].push(choice):
                     ended.append(first + number)
-            except Exception as error:  # a listener or a grammar of one answer is no matter of the others
+            except Exception as error:  # nor is a listener
                 tickets[number].fail(error)
                 ended.append(first + number)
         return ended

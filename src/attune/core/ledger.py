@@ -361,6 +361,11 @@ class Ledger:
             found.append(item)
         return found
 
+    def asked(self, request_id: str) -> str | None:
+        """The specialist of a logged request; None where none is logged."""
+        rows = self._all(sa.select(REQUESTS.c.specialist).where(REQUESTS.c.id == request_id))
+        return str(rows[0].specialist) if rows else None
+
     def forget_requests(self, specialist: str, before: str) -> int:
         """Delete requests older than `before` and their feedback (retention); returns how many requests went."""
         with self._begin() as connection:

@@ -5,6 +5,7 @@ A drawn token is a pure function of the network's answer and of (seed, request, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ import torch
 from attune.core.errors import RecipeError
 from attune.core.randomness import key as random_key
 
+COLDEST = 1e-5
+"""Temperatures below it are 0: logits divided by them are no numbers."""
 HEAD = 512
 """So many of the likeliest tokens are sorted first; all of them only where these do not reach `top_p`."""
 
@@ -23,7 +26,7 @@ class Sampling:
 
     max_tokens: int = 64
     temperature: float = 0.0
-    """0: always the likeliest token."""
+    """0 (or below COLDEST): always the likeliest token."""
     top_p: float = 1.0
     """Draw from the likeliest tokens whose probabilities reach this sum (Holtzman et al. 2020, section 3.1)."""
     top_k: int = 0
@@ -56,10 +59,16 @@ class Sampling:
             ("top_k", self.top_k >= 0, "0 or more"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
             ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0, up to 100"),
+            ("logit_bias", all(math.isfinite(one) for one in self.logit_bias.values()), "numbers"),
             ("stop", all(self.stop), "texts that are not empty"),
         ):
             if not fits:
                 raise RecipeError(f"{name} = {getattr(self, name)!r} means nothing", place=name, fix=f"give {wanted}")
+
+    @property
+    def draws(self) -> bool:
+        """True when tokens are drawn."""
+        return self.temperature >= COLDEST
 
     @property
     def edits(self) -> bool:
@@ -87,8 +96,8 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def choose(logits: torch.Tensor, said: Sequence[Said]) -> list[Choice]:
-    """The next token of every request.
+def choose(logits: torch.Tensor, said: Sequence[Said]) -> list[Choice | None]:
+    """The next token of every request; None where its logits, or what its settings make of them, are no distribution.
 
     Args:
         logits: [requests, vocabulary]; not changed.
@@ -102,9 +111,11 @@ def choose(logits: torch.Tensor, said: Sequence[Said]) -> list[Choice]:
                 shaped = own.clone()
             _edit(shaped[row], one)
     tokens = shaped.argmax(-1)
-    drawn = [row for row, one in enumerate(said) if one.sampling.temperature > 0]
+    drawn = [row for row, one in enumerate(said) if one.sampling.draws]
     if drawn:
         tokens[torch.tensor(drawn)] = _draw(shaped[drawn] if len(drawn) < len(said) else shaped, [said[row] for row in drawn])
+    sound = (spread.isfinite() & (tokens >= 0)).tolist()
+    tokens = tokens.clamp(min=0)
     logprobs = (own.gather(1, tokens.unsqueeze(1)).squeeze(1) - spread).tolist()
     warm = [row for row in drawn if said[row].sampling.as_drawn and said[row].sampling.temperature != 1]
     if warm:
@@ -117,14 +128,14 @@ def choose(logits: torch.Tensor, said: Sequence[Said]) -> list[Choice]:
         values, ids = own.topk(min(most, own.shape[1]), -1)
         values = values - spread.unsqueeze(1)
         tops = [tuple(zip(i[: one.sampling.top_logprobs], v[: one.sampling.top_logprobs], strict=True)) for one, i, v in zip(said, ids.tolist(), values.tolist(), strict=True)]
-    return [Choice(token, logprob, top) for token, logprob, top in zip(tokens.tolist(), logprobs, tops, strict=True)]
+    return [Choice(token, logprob, top) if fits else None for fits, token, logprob, top in zip(sound, tokens.tolist(), logprobs, tops, strict=True)]
 
 
 def _edit(row: torch.Tensor, one: Said) -> None:
     """Penalties, biases and the grammar, in place on logits [vocabulary]."""
     sampling = one.sampling
     if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*one.prompt, *one.answer}))
+        seen = torch.tensor(sorted(token for token in {*one.prompt, *one.answer} if token < len(row)), dtype=torch.long)  # virtual tokens lie behind the vocabulary
         there = row[seen]
         row[seen] = torch.where(there > 0, there / sampling.repetition_penalty, there * sampling.repetition_penalty)
     if (sampling.frequency_penalty or sampling.presence_penalty) and one.answer:
@@ -137,7 +148,7 @@ def _edit(row: torch.Tensor, one: Said) -> None:
 
 
 def _draw(logits: torch.Tensor, said: Sequence[Said]) -> torch.Tensor:
-    """int64 [requests]: temperature, then top_k, then top_p, then min_p, then one draw by the inverse of the distribution function."""
+    """int64 [requests]: temperature, then top_k, then top_p, then min_p, then one draw by the inverse of the distribution function; -1 as `_inverse`."""
     scaled = logits / torch.tensor([[one.sampling.temperature] for one in said])
     chance = torch.tensor([[random_key(one.sampling.seed, "token", one.sampling.request, len(one.answer)) / 2**63] for one in said], dtype=torch.float64)
     limited = [bool(one.sampling.top_k) or one.sampling.top_p < 1 or one.sampling.min_p > 0 for one in said]
@@ -169,12 +180,13 @@ def _limited(scaled: torch.Tensor, chance: torch.Tensor, samplings: Sequence[Sam
     kept = kept.masked_fill(~inside, 0.0)
     if head < vocabulary and bool((inside[:, -1] & (top_k > head).squeeze(1)).any()):
         return _limited(scaled, chance, samplings, vocabulary)
-    return ids.gather(1, _inverse(kept, chance).unsqueeze(1)).squeeze(1)
+    place = _inverse(kept, chance)
+    return torch.where(place < 0, place, ids.gather(1, place.clamp(min=0).unsqueeze(1)).squeeze(1))
 
 
 def _inverse(weights: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
-    """The first place at which the running sum of weights [rows, n] exceeds chance x total."""
+    """The first place at which the running sum of weights [rows, n] exceeds chance x total; -1 where the total is no number above 0."""
     sums = weights.double().cumsum(-1)
     place = torch.searchsorted(sums, chance * sums[:, -1:], right=True).squeeze(1)
     last = (weights > 0).long().mul(torch.arange(1, weights.shape[1] + 1)).amax(-1) - 1  # rounding must not lead behind the last possible one
-    return torch.minimum(place, last)
+    return torch.minimum(place, last).masked_fill(~(sums[:, -1] > 0), -1)

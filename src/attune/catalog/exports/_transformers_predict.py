@@ -89,15 +89,24 @@ class Model:
             ids = ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
         return {"output": float(torch.nn.functional.linear(self.vector(ids), self.head["weight"])[0])}
 
-    def rendered(self, messages: list[dict[str, str]], *, to_answer: bool) -> str:
-        """A conversation through the chat template that the model was tuned with."""
-        text: str = self.tokenizer.apply_chat_template(messages, chat_template=self.facts["chat_template"], tokenize=False, add_generation_prompt=to_answer)
+    def rendered(self, messages: list[dict[str, Any]], *, to_answer: bool, tools: Any = None) -> str:
+        """A conversation through the chat template that the model was tuned with; texts of role segment have none."""
+        if all(m["role"] == "segment" for m in messages):
+            plain, begin = "".join(m["content"] for m in messages), self.tokenizer.bos_token or ""
+            return plain if plain.startswith(begin) else begin + plain
+        template = self.facts["chat_template"]
+        turns = [turn_of(m, "tool_calls" in template) for m in messages]
+        if tools and "tools" not in template:  # it has no place for functions: they stand in the system's turn
+            said = "Functions that may be called:\n" + "\n".join(json.dumps(one, ensure_ascii=False) for one in tools)
+            system = turns.pop(0)["content"] + "\n\n" if turns[0]["role"] == "system" else ""
+            turns, tools = [{"role": "system", "content": system + said}, *turns], None
+        text: str = self.tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=to_answer, **({"tools": tools} if tools else {}))
         return text
 
-    def generation(self, prompt: Any) -> dict[str, Any]:
-        """The greedy answer to a text, or to a list of messages with role and content."""
-        messages = messages_of(prompt)
-        text = self.rendered(messages, to_answer=True)
+    def generation(self, asked: Any) -> dict[str, Any]:
+        """The greedy answer to a text, to a list of messages, or to an object with either as prompt and, where functions may be called, tools."""
+        given = asked if isinstance(asked, dict) else {"prompt": asked}
+        text = self.rendered(messages_of(given["prompt"]), to_answer=True, tools=given.get("tools"))
         if len(text) > self.facts["max_length"] * CHARACTERS:
             begin = self.tokenizer.bos_token or ""
             text = (begin if text.startswith(begin) else "") + text[-self.facts["max_length"] * CHARACTERS :]
@@ -121,9 +130,23 @@ class Model:
         return found
 
 
-def messages_of(prompt: Any) -> list[dict[str, str]]:
-    """A text as the user's turn, or messages with role and content."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [{"role": m["role"], "content": m["content"]} for m in prompt]
+def messages_of(prompt: Any) -> list[dict[str, Any]]:
+    """A text as the user's turn, or messages."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def turn_of(message: dict[str, Any], knows_calls: bool) -> dict[str, Any]:
+    """A message as the chat template reads it; calls of functions are written into the text for a template without a place for them."""
+    turn: dict[str, Any] = {name: message[name] for name in ("role", "content", "name", "tool_call_id") if name in message}
+    calls = [one.get("function", one) for one in message.get("tool_calls") or []]
+    calls = [{"name": one["name"], "arguments": json.loads(one["arguments"] or "{}") if isinstance(one["arguments"], str) else one["arguments"]} for one in calls]
+    if not calls:
+        return turn
+    if knows_calls:
+        return {**turn, "content": turn.get("content") or "", "tool_calls": [{"type": "function", "function": one} for one in calls]}
+    text = turn.get("content") or ""
+    blocks = [f"<tool_call>\n{json.dumps(one, ensure_ascii=False)}\n</tool_call>" for one in calls]
+    return {**turn, "content": "\n".join([*([text] if text.strip() else []), *blocks])}
 
 
 def main() -> None:
@@ -132,8 +155,8 @@ def main() -> None:
     for line in sys.stdin:
         if line.strip():
             row = json.loads(line)
-            inputs = model.facts["inputs"]
-            asked = row if isinstance(row, str) or len(inputs) > 1 else row[inputs[0]]
+            inputs, kind = model.facts["inputs"], model.facts["kind"]
+            asked = row[inputs[0]] if isinstance(row, dict) and kind not in ("generation", "score") else row
             sys.stdout.write(json.dumps(model.answer(asked), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 

@@ -84,6 +84,7 @@ class Transformers(Export):
             "kind": kinds[0],
             "adapter": adapter,
             "inputs": [role.name for role in task.roles if not role.target and role.required],
+            "optional": [role.name for role in task.roles if not role.target and not role.required],
             "signature": specialist.signature,
             "task": task.keys.model_dump(mode="json"),
             "max_length": specialist.max_length,
@@ -93,7 +94,8 @@ class Transformers(Export):
     def replay(self, folder: Path, rows: Sequence[Row]) -> list[Prediction]:
         """Ask predict.py in a process of its own that cannot import Attune and may not reach the network."""
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        lines = "".join(json.dumps({k: v for k, v in row.items() if k in facts["inputs"]}, ensure_ascii=False) + "\n" for row in rows)
+        known = {*facts["inputs"], *facts["optional"]}
+        lines = "".join(json.dumps({k: v for k, v in row.items() if k in known}, ensure_ascii=False) + "\n" for row in rows)
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
         try:

@@ -12,12 +12,15 @@ from typing import ClassVar
 from attune.core.commit import write_text
 from attune.core.contracts import Duel, Judge
 from attune.core.errors import DataError
+from attune.core.files import decode_lines, table_text
 from attune.core.keys import Keys, key
 
 COLUMNS = ("id", "question", "right_answer", "answer_1", "answer_2", "better")
+MARK = "\ufeff"
+"""Without it spreadsheets take UTF-8 for another encoding."""
 SAID = {"1": 1.0, "2": 0.0, "tie": 0.5, "0": 0.5, "equal": 0.5, "": None}
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that a spreadsheet would compute."""
+DELIMITERS = ",;\t|"
+"""What programs put between the cells when they save a table as text."""
 
 
 class PeopleKeys(Keys):
@@ -59,19 +62,18 @@ def _verdict(row: dict[str, str], path: Path) -> float | None:
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
+    """The file as whatever program saved it: in its encoding, with its sign between the cells."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(io.StringIO(text), delimiter=";" if text.split("\n", 1)[0].count(";") > 2 else ","))
-        return {str(row["id"]): {name: str(row.get(name) if row.get(name) is not None else "") for name in COLUMNS} for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise DataError(f"the judgements cannot be read: {type(error).__name__}: {error}", place=str(path), fix=f"keep the columns {', '.join(COLUMNS)}, or remove the file to begin anew") from error
+        lines = [line for line, _ in decode_lines(path.read_bytes())]
+        text = "\n".join(lines)
+        rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=lines[0].count)))
+        return {str(row["id"]): {name: str(row[name] if row[name] is not None else "") for name in COLUMNS} for row in rows}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        why = f"column {error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise DataError(f"the judgements cannot be read: {why}", place=str(path), fix=f"keep the columns {', '.join(COLUMNS)}, and save it as 'CSV UTF-8' or, where it is JSON, as JSON") from error
 
 
 def _written(path: Path, rows: Sequence[dict[str, str]]) -> str:
     if path.suffix == ".json":
         return json.dumps(list(rows), indent=1, ensure_ascii=False) + "\n"
-    made = io.StringIO()
-    writer = csv.DictWriter(made, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"'{value}" if value.startswith(FORMULAS) else value for name, value in row.items()} for row in rows)
-    return made.getvalue()
+    return MARK + table_text([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)])

@@ -54,6 +54,9 @@ class WinRate(Probe):
     def run(self, context: ProbeContext) -> ProbeResult:
         """Share of duels won against all named contestants together; a measure for each of them."""
         self.prepare(context.specialist.task, [who for who in context.answers if who != "tuned"])
+        silent = [who for who in self.keys.against if any(answer.output is None for answer in context.answers[who])]
+        if silent:
+            raise RecipeError(f"'{silent[0]}' writes no answers, so there is nothing to compare", place="grade.probes: win_rate.against", fix="name contestants that write")
         chosen = sorted(randomness.generator(context.seed, "probe.win_rate.rows").permutation(len(context.rows))[: self.keys.rows])
         duels = _Duels(self._judge, context, chosen, self.keys.show_right)
         measures, said, scores = [], [], []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attune.cli.screen import Screen, json_text
 from attune.cli.verb import LIVE, verb
+
+if TYPE_CHECKING:
+    from attune.core.contracts import Task
 
 
 @verb(
@@ -39,9 +42,7 @@ def serve(
     workspace = screen.workspace(create=False)
     given = [f"serve.{key}={value}" for key, value in (("port", port), ("host", json.dumps(host) if host else None)) if value is not None]
     recipe = recipe_of(workspace, release, (*screen.settings, *given))
-    role = next((role for role in recipe.task.roles if not role.target and role.required), None)
-    example = '{"features": {"COLUMN": 1}}' if role is not None and role.type == "features" else f'"a {role.name if role else "text"}"'
-    path, body = "v1/predict", f'{{"input": {example}}}'
+    path, body = "v1/predict", json.dumps({"input": example_of(recipe.task)})
     if "text-out" in recipe.task.traits:
         path, body = "v1/chat/completions", json.dumps({"model": release.specialist, "messages": [{"role": "user", "content": "a question"}]})
 
@@ -61,3 +62,11 @@ def serve(
 
     stage.run(workspace, release.specialist, recipe.keys.serve, insecure_bind=insecure_bind, base_folder=recipe_folder(workspace, release), announce=announce)
     return None
+
+
+def example_of(task: Task) -> Any:
+    """An item that `/v1/predict` takes: a text, or an object where a task needs more than one."""
+    asked = [role for role in task.roles if not role.target and role.required] or [role for role in task.roles if not role.target][:1]
+    item = {role.name: {"COLUMN": 1} if role.type == "features" else f"a {role.name}" for role in asked}
+    [first, *more] = item.values()
+    return item if more or not isinstance(first, str) else first

@@ -79,22 +79,10 @@ def plugs_of(recipe: Recipe) -> Plugs:
                 require_fit(recipe.task, plug)
             except AttuneError as error:
                 problems.append(error)
-        built[kind] = _named(found)
+        built[kind] = catalog.named(found, (TUNED, CURRENT, BEST))
     if problems:
         raise Problems(problems, title=f"grading of '{recipe.name}' cannot start:")
     return Plugs(**built)
-
-
-def _named(plugs: Sequence[Any]) -> dict[str, Any]:
-    """Plugs by name; a second one of the same name is called name_2."""
-    found: dict[str, Any] = {}
-    for plug in plugs:
-        name, number = plug.name, 1
-        while name in found or name in (TUNED, CURRENT, BEST):
-            number += 1
-            name = f"{plug.name}_{number}"
-        found[name] = plug
-    return found
 
 
 def check(recipe: Recipe) -> None:

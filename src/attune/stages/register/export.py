@@ -26,7 +26,7 @@ BEGINNING = 200
 
 
 def export(workspace: Workspace, release: Release, format_names: list[Any], folder: Path, events: Events, recipe_folder: Path | None = None, golden: Path | None = None) -> dict[str, Any]:
-    """Write the release in several formats, each into `folder/<format>`, and return what was proven of each.
+    """Write the release in several formats, each into `folder/<format>` (the second of one format into `<format>_2`), and return what was proven of each.
 
     Args:
         workspace: where the release is.
@@ -63,12 +63,10 @@ def export(workspace: Workspace, release: Release, format_names: list[Any], fold
     own = specialist.predict(rows)
     voice = voice_of(specialist) if {"text-out", "torch"} <= specialist.task.traits else None
     found = {}
-    for done, plug in enumerate(plugs, start=1):
-        found[plug.name] = _write(plug, specialist, bundle, release, rows, own, voice, about, folder / plug.name)
-        if found[plug.name]["status"] == "unverified":
-            events.warn(f"format '{plug.name}' is {found[plug.name]['words']}", folder=str(folder / plug.name))
-        else:
-            events.note(f"format '{plug.name}' is {found[plug.name]['words']}", folder=str(folder / plug.name))
+    for done, (name, plug) in enumerate(catalog.named(plugs).items(), start=1):
+        found[name] = _write(plug, specialist, bundle, release, rows, own, voice, about, folder / name)
+        tell = events.warn if found[name]["status"] == "unverified" else events.note
+        tell(f"format '{name}' is {found[name]['words']}", folder=str(folder / name))
         events.progress("export", done, len(plugs))
     return found
 

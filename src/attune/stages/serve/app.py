@@ -32,8 +32,8 @@ from attune.stages.serve import limits, vllm
 from attune.stages.serve.endpoint import Endpoint, approved_release
 from attune.stages.serve.messages import FeedbackAnswer, FeedbackRequest, PredictAnswer, PredictRequest, ProblemDocument
 from attune.stages.serve.openai_routes import add_openai_routes
-from attune.stages.serve.problems import MEDIA_TYPE, OPENAI_PATHS, TITLES, Problem, problem_of, written
-from attune.stages.serve.protocol import TimedProtocol
+from attune.stages.serve.problems import MEDIA_TYPE, OPENAI_PATHS, TITLES, Problem, misshapen, problem_of, written
+from attune.stages.serve.protocol import TimedProtocol, url_of
 from attune.stages.serve.request_log import PATIENCE
 from attune.stages.serve.tokens import token_file, token_of
 
@@ -244,19 +244,7 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        found = [{"field": _field(one["loc"]), "detail": f"'{one['loc'][-1]}' is not known here" if one["type"] == "extra_forbidden" else str(one["msg"])} for one in error.errors()]
-        return answer(request, Problem(422, found[0]["detail"], field=found[0]["field"], fix="/openapi.json describes the request", errors=found))
-
-
-def _field(place: tuple[int | str, ...]) -> str:
-    """A validation error's place as a dotted path."""
-    path = ""
-    for part in place[1:]:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not part.startswith(("dict[", "str", "list[")):
-            path += f".{part}" if path else part
-    return path or "body"
+        return answer(request, misshapen(error.errors()))
 
 
 def _add_routes(app: FastAPI, endpoint: Endpoint) -> None:
@@ -427,8 +415,7 @@ def run(
         endpoint.start()
         assert endpoint.current is not None
         release = endpoint.current.release
-        host = f"[{keys.host}]" if ":" in keys.host else keys.host
-        facts = {"url": f"http://{host}:{listener.getsockname()[1]}", "token": token, "token_file": str(token_file(workspace, specialist)), "release": release.id, "version": release.version}
+        facts = {"url": url_of(keys.host, listener.getsockname()[1]), "token": token, "token_file": str(token_file(workspace, specialist)), "release": release.id, "version": release.version}
 
         def told() -> None:
             events.note(f"release {release.version} of '{specialist}' answers at {facts['url']}", release=release.id)

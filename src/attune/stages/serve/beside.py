@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attune.core import catalog
 from attune.core.conversation import stop_ids, template_of
@@ -19,7 +19,7 @@ from attune.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from attune.core.generation import Generator
-    from attune.core.json_grammar import Grammar, Vocabulary
+    from attune.core.json_grammar import Vocabulary
 
 GRACE = 5.0
 """Seconds that a replaced generator goes on taking requests, for those that had read the old reference."""
@@ -176,14 +176,14 @@ class Beside:
 
     # -------------------------------------------------------- JSON
 
-    def grammar(self, voice: Voice, schema: dict[str, Any]) -> Grammar:
-        """A schema's grammar over a release's vocabulary."""
+    def vocabulary(self, voice: Voice) -> Vocabulary:
+        """A release's vocabulary as grammars see it."""
         from attune.core.json_grammar import Vocabulary
 
         if voice.release.id not in self._vocabularies:
             self._vocabularies = {id: one for id, one in self._vocabularies.items() if id in self.ids()}
             self._vocabularies[voice.release.id] = Vocabulary(voice.specialist.tokenizer, sorted(voice.stops))
-        return self._vocabularies[voice.release.id].grammar(schema)
+        return self._vocabularies[voice.release.id]
 
     # -------------------------------------------------------- end
 

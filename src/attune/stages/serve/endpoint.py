@@ -203,7 +203,7 @@ class Endpoint:
         """
         served = self.current
         signature = served.specialist.signature if served else {}
-        labels = signature.get("labels")
+        labels = signature.get("labels") or ()
         if labels and not new_label:
             given = answer if signature.get("multi_label") else [answer]
             if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
@@ -214,7 +214,10 @@ class Endpoint:
             if unknown:
                 raise Problem(422, "the answer is not one of the release's labels", field="answer", fix=did_you_mean(unknown[0], labels) + " For a class that is new, send new_label: true.")
         key = key or secrets.token_hex(16)
-        outcome = self.workspace.ledger.add_feedback(key=key, request_id=request_id, specialist=self.specialist, answer=answer, comment=comment)
+        answer, comment = self.log.masked(answer, labels), self.log.masked(comment)
+        asked = self.workspace.ledger.asked(request_id)
+        specialist = asked if asked in self.log.specialists else self.specialist
+        outcome = self.workspace.ledger.add_feedback(key=key, request_id=request_id, specialist=specialist, answer=answer, comment=comment)
         return {"request_id": request_id, "key": key, "stored": outcome != "known", "replaced": outcome == "replaced"}
 
     def about(self) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from attune.core.conversation import CARRIED, Message, calls_as_text, messages_of, prompt_ids, tools_of
-from attune.core.errors import AttuneError, DataError, RecipeError
+from attune.core.errors import AttuneError, DataError, RecipeError, did_you_mean
 from attune.core.recipe import ServeKeys
-from attune.core.tool_calls import CallReader, form_of
+from attune.core.tool_calls import CallForm, CallReader, form_of
 from attune.stages.serve import limits
 from attune.stages.serve.beside import Voice
 from attune.stages.serve.openai_messages import ChatRequest, CompletionRequest
@@ -48,6 +48,29 @@ def reader_of(asked: ChatRequest | CompletionRequest, voice: Voice) -> CallReade
         return None
     form = form_of(voice.specialist)
     return CallReader(form, asked.tools) if form is not None else None
+
+
+def forced_calls(asked: ChatRequest | CompletionRequest, voice: Voice) -> tuple[CallForm, list[dict[str, Any]]] | None:
+    """Where the answer has to be a call: the form of the template, and the functions that may be called."""
+    choice = asked.tool_choice if isinstance(asked, ChatRequest) else None
+    if choice in (None, "auto", "none"):
+        return None
+    tools = tools_of(asked.tools) if isinstance(asked, ChatRequest) else None
+    if not tools:
+        raise Problem(422, "a call is asked for, and there are no functions", field="tool_choice", fix="send tools")
+    if isinstance(choice, dict):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        if choice.get("type") != "function" or not isinstance(name, str):
+            raise Problem(422, "the form is not known", field="tool_choice", fix='send auto, none, required or {"type": "function", "function": {"name": "..."}}')
+        known = [one.get("function", one)["name"] for one in tools]
+        tools = [one for one, its in zip(tools, known, strict=True) if its == name]
+        if not tools:
+            raise Problem(422, f"there is no function '{name[:100]}'", field="tool_choice", fix=did_you_mean(name, known))
+    form = form_of(voice.specialist)
+    if form is None:
+        raise Problem(422, "this model's template writes no calls in JSON, so none can be asked for", field="tool_choice", fix="send auto")
+    return form, tools
 
 
 def _plain(message: dict[str, Any], place: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class _Writing(_Strict):
     repetition_penalty: Number | None = Field(None, gt=0, le=10)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = None
     n: int | None = Field(None, ge=1, le=32)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
@@ -50,7 +50,7 @@ class ChatRequest(_Writing):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = Field(None, description="handed to the chat template; answers in the form in which it writes calls are told as tool_calls")
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Literal["auto", "none", "required"] | dict[str, Any] | None = Field(None, description='required, or {"type": "function", "function": {"name": ...}}: the answer is a call')
     parallel_tool_calls: bool | None = Field(None, description="not used: an answer's calls stand in its text")
     service_tier: Literal["auto", "default"] | None = Field(None, description="not used")
     metadata: dict[str, str] | None = Field(None, description="not used")

@@ -25,6 +25,8 @@ from attune.stages.serve.request_log import PATIENCE, Entry
 if TYPE_CHECKING:
     from attune.core.generation import Piece, Ticket
     from attune.core.generation import Request as Question
+    from attune.core.json_grammar import Grammar
+    from attune.core.tool_calls import CallForm
     from attune.stages.serve.endpoint import Endpoint
 
 
@@ -42,6 +44,7 @@ def add_openai_routes(app: FastAPI, endpoint: Endpoint) -> None:
         """Load a release's adapter beside the served one; what runs goes on."""
         beside = _beside(endpoint)
         voice = await run_in_threadpool(beside.load, asked.model)
+        await run_in_threadpool(endpoint.log.also, voice.release)
         endpoint.events.note(f"release '{voice.release.id}' of '{voice.release.specialist}' answers too", specialist=endpoint.specialist)
         return _model(voice.release.id, voice)
 
@@ -122,6 +125,7 @@ class _Call:
         self.created = int(time.time())
         self.beside = _beside(endpoint)
         self.voice = _voice(self.beside, asked.model)
+        self.front = self.voice.specialist.model.in_front()
         self.questions: list[Question] = []
         self.rows: list[dict[str, Any]] = []
         """What is logged of each question."""
@@ -135,13 +139,17 @@ class _Call:
 
     def prepare_chat(self, asked: ChatRequest) -> None:
         """The conversation as token ids."""
-        prompt, row = forms.chat_prompt(asked, self.voice, self.beside.generator.room, self.endpoint.keys.max_text_chars)
+        prompt, row = forms.chat_prompt(asked, self.voice, self._room(), self.endpoint.keys.max_text_chars)
         self._ask([prompt], [row])
 
     def prepare_completion(self, asked: CompletionRequest) -> None:
         """Texts or token ids, each a prompt."""
-        prompts, rows = forms.raw_prompts(asked, self.voice, self.beside.generator.room, self.endpoint.keys)
+        prompts, rows = forms.raw_prompts(asked, self.voice, self._room(), self.endpoint.keys)
         self._ask(prompts, rows)
+
+    def _room(self) -> int:
+        """Tokens of a prompt and its answer, without the virtual ones in front."""
+        return self.beside.generator.room - len(self.front)
 
     def _ask(self, prompts: Sequence[list[int]], rows: Sequence[dict[str, Any]]) -> None:
         from attune.core.generation import Request as Question
@@ -149,16 +157,22 @@ class _Call:
         times = self.asked.n or 1
         if len(prompts) * times > self.endpoint.keys.max_items:
             raise Problem(422, f"{len(prompts) * times} answers are asked for; at most {self.endpoint.keys.max_items} are given at once", field="n", fix="send several requests")
-        schema = forms.schema_of(self.asked)
+        schema, forced = forms.schema_of(self.asked), forms.forced_calls(self.asked, self.voice)
         for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
             self.prompt_tokens += len(prompt)
             for turn in range(times):
                 index = number * times + turn
                 sampling = forms.sampling_of(self.asked, self.voice, index)
-                grammar = self.beside.grammar(self.voice, schema) if schema is not None else None
-                self.questions.append(Question(prompt, sampling, self.voice.stops, self.voice.specialist.tokenizer, self.voice.adapter, grammar, self._listener(index)))
+                grammar = self._grammar(schema, forced)
+                self.questions.append(Question([*self.front, *prompt], sampling, self.voice.stops, self.voice.specialist.tokenizer, self.voice.adapter, grammar, self._listener(index)))
                 self.rows.append(row)
                 self.texts.append(forms.Written(self.voice.specialist.tokenizer, self.chat, forms.reader_of(self.asked, self.voice)))
+
+    def _grammar(self, schema: dict[str, Any] | None, forced: tuple[CallForm, list[dict[str, Any]]] | None) -> Grammar | None:
+        """What an answer has to obey; a call that is asked for goes before a schema, which is about texts."""
+        if forced is not None:
+            return self.beside.vocabulary(self.voice).calls(*forced)
+        return self.beside.vocabulary(self.voice).grammar(schema) if schema is not None else None
 
     def _listener(self, index: int) -> Any:
         def hear(piece: Piece) -> None:

@@ -27,6 +27,32 @@ TITLES = {
     503: "Not available now",
 }
 
+KINDS: tuple[tuple[type, str], ...] = ((bool, "true or false"), (int, "this number"), (float, "this number"), (str, "this text"), (list, "a list"), (dict, "an object"))
+EXPECTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a number that is finite",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "literal_error": "{expected}",
+    "greater_than": "a number above {gt:.12g}",
+    "greater_than_equal": "a number of {ge:.12g} or more",
+    "less_than": "a number below {lt:.12g}",
+    "less_than_equal": "a number of {le:.12g} or less",
+    "string_too_short": "{min_length} character(s) or more",
+    "string_too_long": "{max_length} characters or fewer",
+    "too_short": "{min_length} item(s) or more",
+}
+"""Kinds of pydantic's errors -> what was expected."""
+
 
 class Problem(Exception):
     """A refusal with its HTTP status.
@@ -98,3 +124,35 @@ def problem_of(error: AttuneError) -> Problem:
     if isinstance(error, MachineError):
         return Problem(503, "a part that this needs is not available", fix="try again later", headers={"Retry-After": "5"})
     return Problem(500, "the server could not answer; its operator finds the reason in the events")
+
+
+def misshapen(errors: Sequence[Any]) -> Problem:
+    """The refusal of a body that has not its form, from pydantic's errors on it: of every field what was expected. Of values that may
+    have one of several forms the innermost faults are told."""
+    told: dict[str, str] = {}
+    wanted: dict[str, list[str]] = {}
+    for one in errors:
+        field, kind = _field(one["loc"]), one["type"]
+        if kind in EXPECTED:
+            wanted.setdefault(field, []).append(EXPECTED[kind].format(**one.get("ctx", {})))
+            told[field] = f"{_kind(one['input'])} does not fit: expected {' or '.join(dict.fromkeys(wanted[field]))}"
+        else:
+            told[field] = {"extra_forbidden": f"'{one['loc'][-1]}' is not known here", "missing": f"'{one['loc'][-1]}' is missing"}.get(kind, str(one["msg"]))
+    inner = [field for field in told if not any(other.startswith((f"{field}.", f"{field}[")) for other in told)]
+    return Problem(422, told[inner[0]], field=inner[0], fix="/openapi.json describes the request", errors=[{"field": field, "detail": told[field]} for field in inner])
+
+
+def _field(place: Sequence[int | str]) -> str:
+    """A validation error's place in the body as a dotted path; pydantic's names of the forms that a value may have are left out."""
+    path = ""
+    for part in place[1:]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part != "str" and not part.startswith(("dict[", "list[", "literal[")):
+            path += f".{part}" if path else part
+    return path or "body"
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in words; the value itself is repeated nowhere."""
+    return next((words for kind, words in KINDS if isinstance(value, kind)), "nothing")

@@ -11,6 +11,11 @@ HEADER_SECONDS = 10.0
 """A request whose headers take longer to arrive is cut, so that slow senders cannot hold the connections."""
 
 
+def url_of(host: str, port: int) -> str:
+    """Where an address is asked; one of IPv6 stands in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class TimedProtocol(H11Protocol):
     """HTTP/1.1 that closes a connection whose request line and headers take longer than HEADER_SECONDS; the server's own timeout covers idle
     connections only, and ends with the first byte of a request."""

@@ -8,9 +8,11 @@ says `logged: false`. So the database can delay an answer by a quarter of a seco
 from __future__ import annotations
 
 import hashlib
+import json
 import queue
 import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,12 +21,14 @@ from typing import Any
 from attune.core.events import Events
 from attune.core.ledger import Ledger
 from attune.core.recipe import LogKeys
-from attune.core.records import canonical_json
+from attune.core.records import Release, canonical_json
 from attune.stages.serve.metrics import Metrics
 
 PATIENCE = 0.25
 """Seconds that an answer waits for its log entry to be committed."""
 DAY = 24 * 3600.0
+LOADED = "adapter.load"
+"""Audit event: a release of another specialist answers at this endpoint too."""
 MOST_WAITING = 1000
 AT_ONCE = 64
 
@@ -45,11 +49,14 @@ class Entry:
 
 
 class RequestLog:
-    """Writes entries of one specialist to the ledger, and deletes them when their time is over."""
+    """Writes an endpoint's entries to the ledger, and deletes them when their time is over: those of its own specialist, and of others whose releases
+    were loaded beside it. Where several endpoints log for one specialist, the shortest retention holds."""
 
     def __init__(self, ledger: Ledger, specialist: str, keys: LogKeys, events: Events, metrics: Metrics) -> None:
         self.ledger = ledger
         self.specialist = specialist
+        self.specialists = {specialist}
+        """Whose requests are logged here."""
         self.sample, self.mask_pii, self.retention_days = keys.sample, keys.mask_pii, keys.retention_days
         self.events = events
         self.metrics = metrics
@@ -59,8 +66,16 @@ class RequestLog:
         self._thread = threading.Thread(target=self._work, name="attune-request-log", daemon=True)
 
     def start(self) -> None:
-        """Begin to write; the retention is applied first."""
+        """Begin to write; the retention is applied first, also to the specialists that answered here before."""
+        before = (json.loads(event["facts"]) for event in self.ledger.audit_log() if event["action"] == LOADED)
+        self.specialists |= {facts["specialist"] for facts in before if facts["endpoint"] == self.specialist}
         self._thread.start()
+
+    def also(self, release: Release) -> None:
+        """Log for another specialist too, from now on and after every start."""
+        if release.specialist not in self.specialists:
+            self.ledger.audit("attune", LOADED, release.id, {"endpoint": self.specialist, "specialist": release.specialist})
+            self.specialists.add(release.specialist)
 
     def stop(self) -> None:
         """Write everything that waits, then end."""
@@ -117,30 +132,28 @@ class RequestLog:
             "specialist": entry.specialist or self.specialist,
             "release_id": entry.release_id,
             "at": entry.at,
-            "input": canonical_json(self._masked(entry.input)),
+            "input": canonical_json(self.masked(entry.input)),
             "output": canonical_json(self._kept(entry)),
             "confidence": entry.confidence,
         }
 
     def _kept(self, entry: Entry) -> Any:
-        """The output as it is stored: labels as they are, texts masked, vectors not at all (they can be made again)."""
+        """The output as it is stored: vectors not at all (they can be made again)."""
         output = entry.output
-        if isinstance(output, list) and output and all(isinstance(x, float) for x in output):
-            return None
-        known = output if isinstance(output, list) else [output]
-        return output if all(isinstance(one, str) and one in entry.labels for one in known) else self._masked(output)
+        return None if isinstance(output, list) and output and all(isinstance(x, float) for x in output) else self.masked(output, entry.labels)
 
-    def _masked(self, value: Any) -> Any:
+    def masked(self, value: Any, labels: Collection[str] = ()) -> Any:
+        """A value as it may be stored: texts masked where the recipe says so, labels as they are."""
         if not self.mask_pii:
             return value
         if isinstance(value, str):
             from attune.core.pii import mask
 
-            return mask(value)
+            return value if value in labels else mask(value)
         if isinstance(value, dict):
-            return {name: self._masked(inner) for name, inner in value.items()}
+            return {name: self.masked(inner, labels) for name, inner in value.items()}
         if isinstance(value, list):
-            return [self._masked(inner) for inner in value]
+            return [self.masked(inner, labels) for inner in value]
         return value
 
     def _forget(self) -> None:
@@ -150,7 +163,7 @@ class RequestLog:
         self._forgotten_at = time.monotonic()
         before = (datetime.now(UTC) - timedelta(days=self.retention_days)).isoformat(timespec="microseconds")
         try:
-            gone = self.ledger.forget_requests(self.specialist, before)
+            gone = sum(self.ledger.forget_requests(name, before) for name in sorted(self.specialists))
         except Exception as error:
             self.events.warn(f"old requests could not be deleted: {type(error).__name__}", specialist=self.specialist)
             return

@@ -10,6 +10,8 @@ import os
 import shutil
 import signal
 import subprocess
+import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +27,7 @@ from attune.core.recipe import ServeKeys
 from attune.core.records import Release
 from attune.core.releases import open_release, release_folder
 from attune.core.workspace import Workspace
+from attune.stages.serve.protocol import url_of
 
 PROGRAM = "vllm"
 TOKEN_VARIABLE = "VLLM_API_KEY"
@@ -32,6 +35,12 @@ TOKEN_VARIABLE = "VLLM_API_KEY"
 GREEDY = '{"temperature": 0}'
 """What a request gets that names no temperature: what was graded."""
 TEMPLATE = "chat_template.jinja"
+OURS = ("allowed_hosts", "max_body_bytes", "max_text_chars", "max_items", "max_waiting", "max_adapters", "log")
+"""Keys of our own endpoint that vLLM has nothing for."""
+ENDED = (0, -signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT)
+"""Exit codes after it was told to stop; Ctrl-C reaches it as well as us."""
+ASK_EVERY = 0.5
+"""Seconds between two questions whether it answers."""
 
 
 def command(program: str, folder: Path, name: str, keys: ServeKeys, length: int | None = None) -> list[str]:
@@ -75,6 +84,32 @@ def require_vllm() -> str:
     return program
 
 
+def require_no_more(keys: ServeKeys) -> None:
+    """Refuse settings that vLLM would not obey; raises Refused that names them. A release carries its whole recipe, so one counts as set where it is not its default."""
+    own, default = keys.model_dump(mode="json"), ServeKeys().model_dump(mode="json")
+    found: list[str] = []
+    for name in OURS:
+        inner = own[name] if isinstance(own[name], dict) else None
+        found += [name] * (inner is None and own[name] != default[name])
+        found += [f"{name}.{part}" for part in inner or () if own[name][part] != default[name][part]]
+    if found:
+        one = len(found) == 1
+        raise Refused(
+            f"{', '.join(f'serve.{name}' for name in found)} {'is a setting' if one else 'are settings'} of our own endpoint, which vLLM does not obey",
+            place="serve.engine",
+            fix=f"leave {'it' if one else 'them'} at the default, or set serve.engine: own",
+        )
+
+
+def _answers(url: str) -> bool:
+    """Whether vLLM is ready; asked without any proxy."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/health", timeout=5) as reply:
+            return int(reply.status) == 200
+    except OSError:
+        return False
+
+
 def run(
     workspace: Workspace,
     release: Release,
@@ -85,12 +120,13 @@ def run(
     announce: Callable[[dict[str, Any]], None],
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, which vLLM is told of; returns when it ended.
+    """Serve until SIGTERM or SIGINT, which vLLM is told of; returns when it ended. What was started is announced once it answers.
 
     Raises:
         MachineError: vLLM or a graphics card is missing, or vLLM ended with an error.
-        Refused: port 0, or the release does not write.
+        Refused: port 0, settings that vLLM does not obey, or the release does not write.
     """
+    require_no_more(keys)
     if keys.port == 0:
         raise Refused("vLLM does not say which free port it took", place="serve.port", fix="give a port")
     program = require_vllm()
@@ -102,7 +138,11 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, lambda *_: child.terminate())
             restored.callback(signal.signal, number, before)
-        announce({"url": f"http://{keys.host}:{keys.port}"})
+        url = url_of(keys.host, keys.port)
+        while child.poll() is None and not _answers(url):
+            time.sleep(ASK_EVERY)
+        if child.poll() is None:
+            announce({"url": url})
         ended = child.wait()
-    if ended not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+    if ended not in ENDED:
         raise MachineError(f"vLLM ended with {ended}", place="serve.engine", fix="its own lines above say why; or set serve.engine: own")

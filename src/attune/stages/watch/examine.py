@@ -46,7 +46,7 @@ def run(
     """
     release = workspace.ledger.approved(specialist)
     if release is None:
-        raise Refused(f"no release of '{specialist}' is approved", place="watch", fix=f"promote one with `attune register promote {specialist}`; what does not serve cannot be watched")
+        raise Refused(f"no release of '{specialist}' is approved", place="watch", fix=f"promote one with `attune promote {specialist}`; what does not serve cannot be watched")
     now = now or datetime.now(UTC)
     if now.tzinfo is None:
         raise ValueError("now needs a time zone")
