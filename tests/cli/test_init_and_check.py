@@ -65,7 +65,7 @@ def test_odd_column_names_and_a_semicolon(attune, tmp_path, tickets):
     assert "tuning would take at most about" in checked.out
     assert checked.code == 0
     assert "no problem found" in checked.out
-    assert "about 43 training rows" in checked.out
+    assert "about 42 training rows" in checked.out
     assert [path.name for path in (tmp_path / ".attune").iterdir()] == ["forecasts"], "a check keeps its forecast and makes no ledger"
 
 

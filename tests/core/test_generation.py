@@ -587,8 +587,10 @@ def test_a_call_is_written_in_the_form_of_the_template(tokenizer: Any, form: Cal
 def test_generate_numbers_the_rows_of_one_seed(tokenizer: Any) -> None:
     from types import SimpleNamespace
 
-    specialist: Any = SimpleNamespace(model=SimpleNamespace(body=network()), tokenizer=tokenizer, generator=None)
+    heard: list[tuple[str, int, int]] = []
+    specialist: Any = SimpleNamespace(model=SimpleNamespace(body=network()), tokenizer=tokenizer, generator=None, told=lambda *said: heard.append(said))
     asked = prompts(4)
     found = generation.generate(specialist, asked, Sampling(max_tokens=6, temperature=1.0, seed=4), stops=[])
     again = [Generator(network()).run([Request(one, Sampling(max_tokens=6, temperature=1.0, seed=4, request=number))])[0].ids for number, one in enumerate(asked)]
     assert [one.ids for one in found] == again
+    assert heard[-1] == ("writes answers", 4, 4)

@@ -271,6 +271,7 @@ class Generator:
             except BaseException:
                 self._clear()
                 raise
+            told(len(requests), len(requests))
         return [ticket.answer.result() for ticket in tickets]
 
     @property
