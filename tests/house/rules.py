@@ -66,7 +66,7 @@ def central_lists(text: str, names: dict[str, set[str]]) -> Iterator[str]:
     every = set().union(*names.values())
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.List, ast.Tuple, ast.Set, ast.Dict)):
-            items = node.keys if isinstance(node, ast.Dict) else node.elts
+            items = [*node.keys, *node.values] if isinstance(node, ast.Dict) else node.elts
             held = {item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)}
             for kind, known in names.items():
                 if len(held & known) > 1:

@@ -94,6 +94,7 @@ def test_a_clean_file_is_left_alone(rule: Callable[[str], Iterable[str]]) -> Non
     [
         ("X = ['lora', 'full']", True),
         ("X = {'accuracy': 1, 'f1_macro': 2}", True),
+        ("X = {'raw text': 'pretraining', 'pairs': 'dpo'}", True),
         ("if method.name == 'lora':\n    pass", True),
         ("if 'embedding' == recipe.task:\n    pass", True),
         ("X = ['lora', 'accuracy']", False),

@@ -19,7 +19,7 @@ from attune.cli.screen import Screen
 from attune.cli.tables import add, table
 from attune.core import catalog
 from attune.core.errors import AttuneError, DataError, PlugError, RecipeError, Refused, did_you_mean
-from attune.core.shapes import SPEAKING, TAUGHT_BY
+from attune.core.shapes import SPEAKING
 from attune.core.text import readable
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _understood(name: str, location: str, task: str | None, columns: dict[str, s
     known = [entry.name for entry in catalog.entries("tasks") if catalog.load("tasks", entry.name).guessed]  # type: ignore[attr-defined]
     shapes, sources = _shapes(name, location)
     main = shapes.most_common(1)[0][0] if shapes and shapes.most_common(1)[0][1] > 0.5 * shapes.total() else ""
-    objective = TAUGHT_BY.get(main)
+    objective = next((entry.name for entry in catalog.entries("objectives") if main in catalog.load("objectives", entry.name).learns), None)  # type: ignore[attr-defined]
     if task is not None:
         return *_tried(name, location, task, columns, objective if task == SPEAKER else None), []
     if sources == {"documents"}:

@@ -261,6 +261,8 @@ class Objective(Plug):
     separable: ClassVar[bool] = True
     """False when a row's loss depends on the other rows of its batch, so that a batch cannot be computed in parts."""
 
+    learns: ClassVar[frozenset[str]] = frozenset()
+    """Shapes of rows (`core.shapes`) that the task's own objective would learn in part only, and this one whole: `attune init` proposes it for them."""
     loss_falls: bool = True
     """Whether its loss is a size: never below zero, and smaller as the model learns. False for one whose sign says nothing (a policy's gain); the loop then reads no alarm from it."""
     updates: int = 1

@@ -72,15 +72,10 @@ SHAPES: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
 """Name of a shape -> groups of columns, of each of which one must be filled; the first that fits is the row's."""
 
 
-TAUGHT_BY = {
-    "preferred_output / non_preferred_output (OpenAI)": "dpo",
-    "messages with a rejected response": "dpo",
-    "alpaca with chosen and rejected": "dpo",
-    "chosen and rejected": "dpo",
-    "labelled answers (KTO)": "kto",
-    "raw text": "pretraining",
-}
-"""Shape -> the objective that learns from all of it, where that is not sft."""
+PAIRED = frozenset({"preferred_output / non_preferred_output (OpenAI)", "messages with a rejected response", "alpaca with chosen and rejected", "chosen and rejected"})
+LABELLED = frozenset({"labelled answers (KTO)"})
+PLAIN = frozenset({"raw text"})
+"""Shapes of a better and a worse answer, of answers marked good or bad, and of texts without a question."""
 SPEAKING = frozenset(name for name, _ in SHAPES if name not in ("raw text", "prompt alone", "prompt and completion", "steps with labels"))
 """Shapes that only rows for language models have."""
 

@@ -10,7 +10,7 @@ from attune.core.contracts import Batch, Example, Objective, Row, Task
 from attune.core.conversation import stop_ids
 from attune.core.keys import Keys, key
 from attune.core.replies import Answer, answers_to, laid, log_probabilities, reference
-from attune.core.shapes import PREFERENCE_ROLES, preference_of
+from attune.core.shapes import PAIRED, PREFERENCE_ROLES, preference_of
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Dpo(Objective):
 
     keys_type = DpoKeys
     requires = frozenset({"text-out", "torch"})
+    learns = PAIRED
     reference = "steps"
 
     def __init__(self, keys: Keys | None = None) -> None:

@@ -10,7 +10,7 @@ from attune.core.contracts import Batch, Example, Objective, Row, Task
 from attune.core.conversation import stop_ids
 from attune.core.keys import Keys, key
 from attune.core.replies import Answer, answers_to, laid, log_probabilities, reference
-from attune.core.shapes import LABELLED_ROLES, labelled_of
+from attune.core.shapes import LABELLED, LABELLED_ROLES, labelled_of
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Kto(Objective):
 
     keys_type = KtoKeys
     requires = frozenset({"text-out", "torch"})
+    learns = LABELLED
     reference = "steps"
     separable = False
 

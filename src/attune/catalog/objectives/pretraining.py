@@ -11,7 +11,7 @@ from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import document_ids, in_blocks, sentence_places
 from attune.core.masking import draw, frame, hidden_places, mask_id, masked
-from attune.core.shapes import DOCUMENT_ROLES, document_of
+from attune.core.shapes import DOCUMENT_ROLES, PLAIN, document_of
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Pretraining(Objective):
 
     keys_type = PretrainingKeys
     requires = frozenset({"language-model", "torch"})
+    learns = PLAIN
 
     def shaped(self, task: Task) -> Task:
         """A task that answers takes documents instead, graded by how likely it holds them to be; one that finds hidden words needs no answers."""
