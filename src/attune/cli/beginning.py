@@ -296,13 +296,11 @@ def _methods(recipe: Recipe) -> str:
 def _train(recipe: Recipe, seen: Preview, base: str) -> str:
     if "torch" not in recipe.task.traits:
         return f"# How fast it learns: the method's own default, unless you write it here.\n# train:\n#   learning_rate: {recipe.method.learning_rate:g}"
-    if "prefers" in recipe.task.traits:
-        return (
-            f"# How long and how fast: the method's own defaults, unless you write epochs, learning_rate, batch_size ... here.\ntrain:\n"
-            f"  # Tokens of a row, question and answer together; guessed from the longest of the rows, `attune check` counts them.\n"
-            f"  max_length: {_row_length(seen, base)}\n  # epochs: {recipe.method.epochs:g}"
-        )
-    return f"# How long and how fast: the method's own defaults, unless you write epochs, learning_rate, batch_size ... here.\n# train:\n#   epochs: {recipe.method.epochs:g}"
+    how, epochs = "# How long and how fast: the method's own defaults, unless you write epochs, learning_rate, batch_size ... here.\n", f"epochs: {recipe.method.epochs:g}"
+    if "prefers" not in recipe.task.traits:
+        return f"{how}# train:\n#   {epochs}"
+    length = "# Tokens of a row, question and answer together; guessed from the longest of the rows, `attune check` counts them."
+    return f"{how}train:\n  {length}\n  max_length: {_row_length(seen, base)}\n  # {epochs}"
 
 
 def _row_length(seen: Preview, base: str) -> int:
