@@ -19,7 +19,7 @@ def files(general: str = "") -> dict[str, str]:
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_the_share_is_kept_and_only_training_rows_are_general(curate, share):
-    result = curate(files(), replay={"path": "general.csv", "share": share})
+    result = curate(files(), replay={"path": "general.csv", "share": share, "passes": 1})
     general = [row for row in result.rows() if row["place"].startswith("general.csv")]
     train = result.rows("train")
     assert {row["split"] for row in general} == {"train"}
@@ -30,6 +30,19 @@ def test_the_share_is_kept_and_only_training_rows_are_general(curate, share):
     assert len(said) == 1
     assert f"{len(general)} general rows" in said[0]
     assert any("general rows of general.csv" in note for note in json.loads((result.folder / "curation.json").read_text())["notes"])
+
+
+@pytest.mark.parametrize(("passes", "said"), [(3, "others in each of 3 passes"), (40, "there are no more")])
+def test_later_passes_find_other_general_rows(curate, passes, said):
+    result = curate(files(), replay={"path": "general.csv", "share": 0.4, "passes": passes})
+    train = result.rows("train")
+    general = [row for row in train if row["replay"]]
+    each = round((len(train) - len(general)) * 0.4 / 0.6)
+    assert len(general) == (3 * each if passes == 3 else len({row["text"] for row in general}))
+    [told] = [event["message"] for event in result.heard if "general rows of general.csv train beside" in event.get("message", "")]
+    assert told.startswith(f"{len(general)} general rows")
+    assert f"{each} in a pass (40% of its rows)" in told
+    assert said in told
 
 
 def test_the_domains_rows_are_divided_as_without_replay(curate):
@@ -87,7 +100,7 @@ def test_too_few_general_rows_are_told_and_broken_ones_set_aside(curate):
 def test_rows_that_are_set_aside_are_replaced_as_long_as_there_are_more(curate):
     """Two of three general rows have a label that the domain lacks: drawing goes on until the share is reached, and nobody says that there are no more."""
     general = [(text, label if n % 3 == 0 else "weather") for n, (text, label) in enumerate(GENERAL)]
-    result = curate(files(as_csv(general)), replay={"path": "general.csv", "share": 0.3})
+    result = curate(files(as_csv(general)), replay={"path": "general.csv", "share": 0.3, "passes": 1})
     train = result.rows("train")
     assert abs(sum(bool(row["replay"]) for row in train) / len(train) - 0.3) < 0.01
     assert not any("there are no more" in event.get("message", "") for event in result.heard)

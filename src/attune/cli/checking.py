@@ -307,7 +307,8 @@ def _forecast(screen: Screen, recipe: Recipe, seen: Preview, base: Base) -> dict
 def _cost(recipe: Recipe, seen: Preview) -> dict[str, Any]:
     """Rows and optimizer steps, roughly: before duplicates and broken rows are taken out."""
     train = recipe.keys.train
-    rows = round(seen.read * recipe.keys.data.shares()["train"])
+    own = round(seen.read * recipe.keys.data.shares()["train"])
+    rows = own + recipe.keys.data.replay.beside(own)
     if "torch" not in recipe.task.traits:
         return {"train_rows": rows, "words": f"method {recipe.method.name} decides how many steps"}
     steps = max(1, math.ceil(rows / train.batch_size))

@@ -30,8 +30,13 @@ class ReplayKeys(Keys):
     """General rows mixed into training, against forgetting."""
 
     path: str | None = key(None, "file, glob, folder or dataset id of general rows, in any shape that the task reads; default: no replay")
-    share: float = key(0.1, "share of the training rows that are general", gt=0, lt=0.9)
+    share: float = key(0.1, "share of the rows of a pass that are general", gt=0, lt=0.9)
+    passes: int = key(4, "so many passes find general rows that were not learned before; then the same come again", ge=1)
     columns: dict[str, str | list[str]] = key({}, "role: column of the general rows, where the detection is wrong")
+
+    def beside(self, own: int) -> int:
+        """General rows of a pass with so many rows of the domain."""
+        return 0 if self.path is None else max(1, round(own * self.share / (1 - self.share)))
 
 
 class CanaryKeys(Keys):

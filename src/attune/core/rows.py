@@ -15,6 +15,8 @@ from attune.core.workspace import Workspace
 SPLITS = ("train", "validation", "test")
 NESTED = ("messages", "any", "features")
 """Role types kept as JSON text, because their shape may differ from row to row."""
+GENERAL = "replay"
+"""Key of a row, and column of train.parquet, that is true for general rows (`data.replay`)."""
 
 
 def row_id(role_values: dict[str, Any], occurrence: int = 0) -> str:

@@ -17,7 +17,7 @@ from attune.core.errors import DataError, IntegrityError, did_you_mean
 from attune.core.events import Events
 from attune.core.recipe import Recipe
 from attune.core.records import DatasetVersion
-from attune.core.rows import SPLITS, ids_of, rows_digest, write_rows
+from attune.core.rows import GENERAL, SPLITS, ids_of, rows_digest, write_rows
 from attune.core.text import excerpt, map_texts, readable
 from attune.core.workspace import Workspace
 from attune.stages.curate import canaries, card, columns, reading, replay, splits
@@ -89,7 +89,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     plain, draws = gate, 0
     while True:
         gate = plain.copy()
-        more = replay.admit(recipe, gate, lambda drawn, where: _parse(recipe, drawn, where, {}, gate, {replay.MARK: True}), draws)  # noqa: B023 (called at once)
+        more = replay.admit(recipe, gate, lambda drawn, where: _parse(recipe, drawn, where, {}, gate, {GENERAL: True}), draws)  # noqa: B023 (called at once)
         before = {row["place"]: splits.labels_of(task, row) for row in gate.rows.values()}
         placed, told, known, opened = _examined(recipe, workspace, events, gate, checks, before, previous)
         general, enough = replay.trim(recipe, gate, placed, opened)
@@ -162,7 +162,7 @@ def _examined(
     placed, told, known = splits.assign(rows, task, gate.links, splits.Plan(keys.by, share, keys.validation, recipe.keys.seed, earlier, opened))
     _several_classes(task, before, rows, gate)
     signature = task.signature(rows)
-    placed.update({name: "train" for name, row in gate.rows.items() if row.get(replay.MARK)})
+    placed.update({name: "train" for name, row in gate.rows.items() if row.get(GENERAL)})
     for check in in_order(checks, "split"):
         gate.run(check, task, recipe.keys.seed, events, signature=signature, splits=placed)
     return placed, told, known, opened

@@ -6,19 +6,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import heapq
-import math
 from typing import Any
 
 from attune.core.contracts import Finding, RawRecord, Task
 from attune.core.errors import DataError
 from attune.core.recipe import Recipe
 from attune.core.records import canonical_json
+from attune.core.rows import GENERAL
 from attune.core.text import excerpt, normalise
 from attune.stages.curate import columns, reading, splits
 from attune.stages.curate.gate import READING, Gate
-
-MARK = "replay"
-"""Key of a row, and column of train.parquet, that is true for general rows."""
 
 
 def admit(recipe: Recipe, gate: Gate, parse: Any, draws: int = 0) -> bool:
@@ -34,8 +31,7 @@ def admit(recipe: Recipe, gate: Gate, parse: Any, draws: int = 0) -> bool:
     place = reading.replay_location(recipe)
     if place is None:
         return False
-    share = recipe.keys.data.replay.share
-    most = math.ceil(len(gate.rows) * share / (1 - share)) << draws
+    most = recipe.keys.data.replay.beside(len(gate.rows)) * recipe.keys.data.replay.passes << draws
     drawn = [
         record for _, _, record in heapq.nsmallest(most + 1, ((_rank(recipe.keys.seed, canonical_json(record.values)), record.place, record) for record in place.records()), key=lambda one: one[:2])
     ]
@@ -57,13 +53,13 @@ def admit(recipe: Recipe, gate: Gate, parse: Any, draws: int = 0) -> bool:
 def settle(recipe: Recipe, gate: Gate) -> None:
     """Set aside general rows that would stand in the way of the domain's own: the same text again, an unknown label."""
     task = recipe.task
-    own = [row for row in gate.rows.values() if not row.get(MARK)]
+    own = [row for row in gate.rows.values() if not row.get(GENERAL)]
     texts = {normalise(task.text(row)) for row in own}
     labels = {label for row in own for label in splits.labels_of(task, row)}
     target = next((role.name for role in task.roles if role.target), task.roles[0].name)
     asked = next(role.name for role in task.roles if not role.target)
     for name, row in list(gate.rows.items()):
-        if not row.get(MARK):
+        if not row.get(GENERAL):
             continue
         strange = sorted(set(splits.labels_of(task, row)) - labels)
         if strange:
@@ -73,22 +69,24 @@ def settle(recipe: Recipe, gate: Gate) -> None:
 
 
 def trim(recipe: Recipe, gate: Gate, placed: dict[str, str], opened: frozenset[str]) -> tuple[str | None, bool]:
-    """Leave as many general rows as the recipe's share of the training rows asks for; the others were never read. Rows in `opened`, which a verdict has
-    looked at, never train. Returns a sentence about it, and whether there were enough."""
+    """Leave as many general rows as the recipe's share of a pass and its number of passes ask for; the others were never read. Rows in `opened`, which a
+    verdict has looked at, never train. Returns a sentence about it, and whether there were enough."""
     if recipe.keys.data.replay.path is None:
         return None, True
-    share = recipe.keys.data.replay.share
     asked = next(role.name for role in recipe.task.roles if not role.target)
-    for name in [name for name, row in gate.rows.items() if row.get(MARK) and name in opened]:
+    for name in [name for name, row in gate.rows.items() if row.get(GENERAL) and name in opened]:
         gate.apply(READING, Finding(name, asked, "general row that a verdict on this specialist has looked at", "quarantine", "nothing to do: it is not replayed"))
-    there = [name for name, row in gate.rows.items() if row.get(MARK)]
+    there = [name for name, row in gate.rows.items() if row.get(GENERAL)]
     own = sum(placed[name] == "train" for name in gate.rows) - len(there)
-    wanted = round(own * share / (1 - share))
+    each = recipe.keys.data.replay.beside(own)
+    wanted = each * recipe.keys.data.replay.passes
     for name in sorted(there, key=lambda one: _rank(recipe.keys.seed, one))[wanted:]:
         gate.withdraw(name)
     left = min(wanted, len(there))
     few = "" if left == wanted else f"; {wanted} were wanted, there are no more"
-    said = f"{left} general rows of {recipe.keys.data.replay.path} train beside {own} of the domain ({left / max(1, left + own):.0%} of the training rows){few}; none of them validates or tests"
+    others = f", others in each of {left / each:.3g} passes" if left > each else ""
+    each = min(left, each)
+    said = f"{left} general rows of {recipe.keys.data.replay.path} train beside {own} of the domain{few}: {each} in a pass ({each / max(1, each + own):.0%} of its rows){others}; none of them validates or tests"
     return said, left == wanted
 
 
@@ -103,7 +101,7 @@ def _as_answered(task: Task, record: RawRecord) -> RawRecord:
 
 def own_rows(gate: Gate, task: Task) -> list[dict[str, Any]]:
     """The domain's rows, ready to be divided."""
-    return splits.with_same_text([row for row in gate.rows.values() if not row.get(MARK)], task)
+    return splits.with_same_text([row for row in gate.rows.values() if not row.get(GENERAL)], task)
 
 
 def _rank(seed: int, what: str) -> str:

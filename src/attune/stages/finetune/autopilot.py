@@ -182,8 +182,9 @@ class Autopilot:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         session = self.session(self.recipe.tried(method), self.folder / "sweeps" / method.name)
         own = given or method.learning_rate
-        order = generator(self.recipe.keys.seed, "sweep rows").permutation(len(session.examples))[:SWEPT_ROWS]
-        few = [session.examples[i] for i in sorted(order)]
+        learned = session.of_a_pass(session.examples)
+        order = generator(self.recipe.keys.seed, "sweep rows").permutation(len(learned))[:SWEPT_ROWS]
+        few = [learned[i] for i in sorted(order)]
         study = optuna.create_study(
             direction="minimize",
             sampler=optuna.samplers.TPESampler(seed=self.recipe.keys.seed, n_startup_trials=3),
@@ -215,7 +216,7 @@ class Autopilot:
             pruned = bool(trial["outcome"])
             study.tell(asked, None if pruned else trial["loss"], state=optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE)
             if number == 1:
-                pace = trial["seconds"] / trial["of"] * math.ceil(len(session.examples) / session.keys.batch_size)
+                pace = trial["seconds"] / trial["of"] * math.ceil(len(learned) / session.keys.batch_size)
                 rates = max(1, min(rates, max(len(known), int(SHARE * self.left / trial["seconds"])))) if math.isfinite(self.budget) else rates
         done = {one.params["learning_rate"]: float(one.value) for one in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]) if one.value is not None}
         rate = min(done, key=lambda one: done[one] if one != own else done[one] - WORTH * abs(done[one]), default=own)
@@ -230,7 +231,7 @@ class Autopilot:
         steps = math.ceil(len(few) / session.keys.batch_size)
         keys = session.keys.model_copy(update={"learning_rate": rate, "epochs": float(math.ceil(SWEPT_STEPS / steps)), "compile": "off"})
         specialist = session.untuned()
-        learner = TorchLearner(specialist, self.recipe.objective, few, keys, self.recipe.keys.seed, session.plan["precision"])
+        learner = TorchLearner(specialist, self.recipe.objective, few, keys, self.recipe.keys.seed, session.plan["precision"], general=self.recipe.keys.data.replay.share)
         if start is None:
             self.recipe.objective.begin(specialist, few)
             learner.begin()

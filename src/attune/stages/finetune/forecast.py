@@ -179,8 +179,11 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
     parts = {"loading": clock.lap()}
     again = keys.refit or (keys.refit is None and recipe.method.refit)
 
-    train_rows, validation_rows = (max(1, round(total * shares[split])) for split in ("train", "validation"))
-    all_rows = train_rows + validation_rows
+    own_rows, validation_rows = (max(1, round(total * shares[split])) for split in ("train", "validation"))
+    replay = recipe.keys.data.replay
+    train_rows = own_rows + replay.beside(own_rows)  # of a pass
+    encoded = own_rows + replay.beside(own_rows) * replay.passes
+    all_rows = encoded + validation_rows
     examples = objective.examples(specialist, rows, keys.max_length)
     parts["reading rows"] = clock.lap() / len(rows) * all_rows
     sample = examples[: max(keys.batch_size, round(len(examples) * train_rows / total))] if len(examples) > train_rows else examples
@@ -200,7 +203,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         clock.lap()
         learner = TorchLearner(specialist, objective, learned, keys, recipe.keys.seed, plan["precision"], folder / "cache")
         if "frozen layers" in learner.chosen:
-            parts["frozen layers"] = clock.lap() / len(learned) * train_rows
+            parts["frozen layers"] = clock.lap() / len(learned) * encoded
         clock.lap()
         started = []
         for count in (len(few) // 4, len(few)):  # fitting the head has a cost of its own, whatever the number of rows
@@ -254,7 +257,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         parts["saving"] = one_save * saves
         tensors, weights = learner.state()[0], learner.weights()
         state, best = (sum(t.numel() * t.element_size() for t in held.values()) for held in (tensors, weights))
-        more, table = _more_embedding(learner, learned, train_rows)
+        more, table = _more_embedding(learner, learned, encoded)
         copies = sum(name.endswith(f"/{table}") and tensor.ndim == 2 for name, tensor in tensors.items())
         clock.lap()
         learner.load_weights(weights)
@@ -262,7 +265,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         parts["settling"] = clock.lap() / len(validating) * validation_rows
         bundle = size_of(workspace.store.path(workspace.store.put("bundle", lambda place: write_bundle(specialist, place))))
         parts["bundle"] = clock.lap()
-        cached = learner.cached_bytes / len(learned) * train_rows
+        cached = learner.cached_bytes / len(learned) * encoded
         workspace.close()
     if again:  # from a second model, while the first is there
         clock.lap()
@@ -270,7 +273,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         _ = second.fit  # how it reads rows is tried out, as in a run
         del second
         parts["loading again"] = clock.lap()
-        parts["training again"] = parts["steps"] * all_rows / train_rows + _at(started, all_rows)
+        parts["training again"] = parts["steps"] * (train_rows + validation_rows) / train_rows + _at(started, train_rows + validation_rows)
     memory = peak_memory() + max(0.0, cached - learner.cached_bytes) + more * (2 * copies + 2)  # in the model and in the saver's copies, one gradient, one copy of the best
     memory += _in_memory(examples) * (all_rows / len(examples) - 1) + _in_memory(specialist.known_features or {}) * (all_rows / len(ready) - 1)
     disk = min(saves - 1, 3) * (state + more * copies) + min(evaluations, 3) * (best + more) + bundle + cached

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from attune.core.contracts import Example
 from attune.core.randomness import generator
 
 GROUP = 50
@@ -34,6 +35,26 @@ def length_grouped(sizes: Sequence[int], batch_size: int, seed: int, epoch: int,
         chunk = sorted((int(i) for i in shuffled[begin : begin + batch_size * group]), key=lambda i: sizes[i])
         batches += [chunk[start : start + batch_size] for start in range(0, len(chunk), batch_size)]
     return [batches[i] for i in draw.permutation(len(batches))]
+
+
+class Turns:
+    """Which examples a pass learns from: the domain's own in every pass; of the general ones as many as the recipe's share asks for, in each pass
+    others until all of them had their turn (seen again and again they are learned by heart, and the rest of what they stand for is lost: lab/LOG.md).
+
+    Args:
+        examples: encoded training rows; general ones carry `general`.
+        share: of a pass, that is general.
+    """
+
+    def __init__(self, examples: Sequence[Example], share: float, seed: int) -> None:
+        self.own = [i for i, one in enumerate(examples) if not one.get("general")]
+        drawn = [i for i, one in enumerate(examples) if one.get("general")]
+        self.general = [drawn[i] for i in generator(seed, "general").permutation(len(drawn))]
+        self.each = min(len(drawn), round(len(self.own) * share / (1 - share))) if self.own else len(drawn)
+
+    def of(self, epoch: int) -> list[int]:
+        """Indexes of a pass, in order; every pass has as many."""
+        return sorted(self.own + [self.general[(epoch * self.each + i) % len(self.general)] for i in range(self.each)])
 
 
 def rate_factor(step: int, total: int, warmup_ratio: float, scheduler: str) -> float:

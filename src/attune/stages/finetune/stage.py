@@ -19,14 +19,14 @@ from attune.core.learner import Learner, LearnerContext, Unsteady, words_of_star
 from attune.core.models import Base, require_base, resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, digest
-from attune.core.rows import dataset_rows
+from attune.core.rows import GENERAL, dataset_rows
 from attune.core.specialist import Specialist, write_bundle
 from attune.core.workspace import Workspace
 from attune.stages.finetune.checkpoints import Checkpoints
 from attune.stages.finetune.defence import SKIPS, diverging, overfitting
 from attune.stages.finetune.interrupt import Interrupt
 from attune.stages.finetune.meter import Meter, size_of
-from attune.stages.finetune.plan import start_plan
+from attune.stages.finetune.plan import Turns, start_plan
 from attune.stages.finetune.preflight import unloaded
 from attune.stages.finetune.saver import Saver
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LOOK = 4
 """Steps after which the tripwires look once more."""
-VERSION = 5
+VERSION = 6
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
@@ -166,12 +166,15 @@ class Session:
         self._look("rows")
         self.specialist = self.watched.specialist = self.untuned()
         self.examples = self.watched.examples = examples = recipe.objective.examples(self.specialist, train, self.max_length)
+        general = {row["row_id"] for row in train if row.get(GENERAL)}
+        for one in examples:
+            one["general"] = one["row_id"] in general
         self._look("start")
         self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.max_length)
         pieces = self._tell_cut(train, examples)
         done = recipe.objective.precompute(self.specialist, examples)
         recipe.objective.precompute(self.specialist, self.validation_examples)
-        own = recipe.method.learner(LearnerContext(self.specialist, recipe.objective, examples, self.keys, recipe.keys.seed, self.plan["threads"]))
+        own = recipe.method.learner(LearnerContext(self.specialist, recipe.objective, self.of_a_pass(examples), self.keys, recipe.keys.seed, self.plan["threads"]))
         self.refit = own is None and (recipe.method.refit if self.keys.refit is None else self.keys.refit)
         self.learner: Learner = own or self.torch_learner(examples)
         precision = {"precision": f"{self.plan['precision']}: {self.plan['precision_why']}"} if self.descends else {}
@@ -206,7 +209,11 @@ class Session:
                 place="method",
                 fix="give the method a learner of its own",
             )
-        return TorchLearner(self.specialist, self.recipe.objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache, self.events)
+        return TorchLearner(self.specialist, self.recipe.objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache, self.events, self.recipe.keys.data.replay.share)
+
+    def of_a_pass(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples of the first pass: of general ones no more than their share."""
+        return [examples[i] for i in Turns(examples, self.recipe.keys.data.replay.share, self.recipe.keys.seed).of(0)]
 
     def untuned(self) -> Specialist:
         """The base put together for the task, with the method's weights marked."""
@@ -245,7 +252,7 @@ class Session:
         every, save_every, patience = max(1, learner.steps_per_epoch // self.keys.evaluations_per_epoch), self.keys.checkpoint_every, self.keys.patience
         first = True
         if self.found is None:
-            started = self.recipe.objective.begin(self.specialist, self.examples)
+            started = self.recipe.objective.begin(self.specialist, self.of_a_pass(self.examples))
             learner.begin()
             self.chosen |= ({"start": started} if started else {}) | learner.chosen
             self._evaluate(0, 0.0)
@@ -355,7 +362,7 @@ class Session:
         self.specialist.signature, self.specialist.known_features = settled.signature, settled.known_features
         self.specialist.tokenizer = settled.tokenizer
         learner = self.torch_learner(examples)
-        objective.begin(self.specialist, examples)
+        objective.begin(self.specialist, self.of_a_pass(examples))
         learner.begin()
         if self.learner.lowered:
             learner.lower()
@@ -385,7 +392,7 @@ class Session:
         return True
 
     def _finish(self, examples: Sequence[Example]) -> None:
-        done = self.recipe.objective.finish(self.specialist, examples)
+        done = self.recipe.objective.finish(self.specialist, self.of_a_pass(examples))
         if done:
             self.chosen["finish"] = f"{done}; the validation figures are from before that"
 

@@ -27,7 +27,7 @@ from attune.stages.finetune.cache import Cache, NoRoom
 from attune.stages.finetune.compact import compacted
 from attune.stages.finetune.compiling import Compiling, Unusable
 from attune.stages.finetune.defence import LOWER, Watchman
-from attune.stages.finetune.plan import group_of, length_grouped, rate_factor
+from attune.stages.finetune.plan import Turns, group_of, length_grouped, rate_factor
 from attune.stages.finetune.prefix import Prefix, frozen_layers
 
 Tensors = dict[str, torch.Tensor]
@@ -64,6 +64,7 @@ class TorchLearner:
         precision: fp32 or bf16 (autocast; weights, optimizer state and losses stay float32).
         cache: folder for what frozen layers answer to the training rows; None: compute it each time.
         events: told when the run has to defend itself.
+        general: share of the general rows in a pass, where some examples are marked as such.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TorchLearner:
         precision: str,
         cache: Path | None = None,
         events: Events | None = None,
+        general: float = 0.0,
     ) -> None:
         assert specialist.method is not None
         self.events = events or Events()
@@ -95,6 +97,7 @@ class TorchLearner:
                 fix="leave it out, or lower train.batch_size to what fits into memory",
             )
         self.average = keys.average
+        self.turns = Turns(examples, general, seed)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.steps_per_epoch = len(self._batches(0))
         self.total_steps = math.ceil((keys.epochs or specialist.method.epochs) * self.steps_per_epoch)
@@ -173,9 +176,11 @@ class TorchLearner:
 
     def _batches(self, epoch: int) -> list[list[int]]:
         if self._epoch[0] != epoch:
-            own = self.objective.order(self.examples, self.batch_size, self.seed, epoch)
-            sizes = [e["size"] for e in self.examples]
-            self._epoch = (epoch, own if own is not None else length_grouped(sizes, self.batch_size, self.seed, epoch, group_of(sizes, self.model.fit.flat)))
+            turn = self.turns.of(epoch)
+            rows = [self.examples[i] for i in turn]
+            sizes = [one["size"] for one in rows]
+            batches = self.objective.order(rows, self.batch_size, self.seed, epoch) or length_grouped(sizes, self.batch_size, self.seed, epoch, group_of(sizes, self.model.fit.flat))
+            self._epoch = (epoch, [[turn[i] for i in batch] for batch in batches])
         return self._epoch[1]
 
     def batch_at(self, index: int) -> list[Example]:
