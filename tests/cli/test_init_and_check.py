@@ -496,3 +496,13 @@ def test_a_table_whose_label_is_unclear_is_told_as_a_table(attune, tmp_path):
         assert said in answer.err, said
     assert attune("init", "shapes", "--data", "rows.csv", "--column", "label=shape").code == 0
     assert "task: tabular_classification" in (tmp_path / "shapes" / "recipe.yaml").read_text()
+
+
+@pytest.mark.parametrize(("copies", "told"), [(30, True), (1, False)])
+def test_check_tells_that_most_rows_are_copies(attune, tmp_path, copies, told):
+    rows = list(zip(TEXTS, LABELS, strict=True))[:24]
+    write_csv(tmp_path / "rows.csv", {"text": [text for text, _ in rows * copies], "label": [label for _, label in rows * copies]})
+    assert attune("init", "mine", "--data", "rows.csv").code == 0
+    answer = attune("check", "--quick", "mine")
+    assert ("only 24 of 720 rows differ from each other" in " ".join((answer.out + answer.err).split())) == told
+    assert bool(attune("check", "--quick", "mine", "--json").json["data"]["warnings"]) == told

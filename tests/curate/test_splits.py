@@ -23,6 +23,15 @@ def test_shares_and_labels_are_kept(curate):
         assert abs(by["validation", label] - 6) <= 2
 
 
+@pytest.mark.parametrize("objective", ["kto", "sft"])
+def test_good_and_bad_answers_are_dealt_evenly_where_they_are_learned(curate, objective):
+    rows = [{"prompt": f"what about order {n} of lamp {n * 7}?", "completion": f"order {n} is on its way", "label": n % 5 != 0} for n in range(200)]
+    result = curate({"rows.jsonl": "\n".join(map(json.dumps, rows))}, task="text_generation", objective=objective, seed=3)
+    bad = {row["place"] for row in result.rows() if int(row["place"].rpartition(":")[2]) % 5 == 1}
+    shares = [len(bad & {row["place"] for row in result.rows(split)}) for split in ("test", "validation")]
+    assert (shares == [8, 4]) == (objective == "kto")
+
+
 def test_the_seed_decides(curate):
     first = curate({"rows.csv": as_csv(clean_rows())})
     again = curate({"rows.csv": as_csv(clean_rows())})

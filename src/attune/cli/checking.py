@@ -218,6 +218,8 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         if many:
             said = set_aside(len(seen.unreadable), seen.read, Counter(general(problem) for _, problem, _ in seen.unreadable)).replace("were set aside", "would be set aside")
             screen.warn(f"{said}; a run writes each with its reason into receipts.parquet of its dataset")
+    for warning in seen.warnings:
+        screen.warn(warning)
     for hint in seen.hints:
         screen.note(f"hint: {hint}")
     return {
@@ -230,6 +232,7 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         "rows": seen.rows,
         "labels": dict(seen.labels.most_common()),
         "hints": seen.hints,
+        "warnings": seen.warnings,
     }
 
 

@@ -87,7 +87,7 @@ class Role:
 
     name: str
     type: str
-    """text | label | labels | number | messages | any | features (several columns as one group of named cells)."""
+    """text | label | labels | flag (true or false) | number | messages | any | features (several columns as one group of named cells)."""
     meaning: str
     hints: tuple[str, ...] = ()
     """Column names that suggest this role, most telling first."""

@@ -39,7 +39,7 @@ REJECTED = Role(
     required=False,
     target=True,
 )
-DESIRABLE = Role("desirable", "any", "whether the answer is a good one: true or false", ("label", "kto_tag", "desirable", "thumbs_up", "good"), required=False, target=True)
+DESIRABLE = Role("desirable", "flag", "whether the answer is a good one: true or false", ("label", "kto_tag", "desirable", "thumbs_up", "good"), required=False, target=True)
 DOCUMENT = Role("completion", "text", "the document", ("text", "content", "document", "body", "article", "passage", "story", "abstract", "completion"), target=True)
 RAW = Role("prompt", "messages", "stays empty: a document answers nothing", (), required=False)
 

@@ -46,9 +46,7 @@ def record(role: Role, number: int) -> Any:
     if role.type == "features":
         amount = None if number % 11 == 5 else float((number * 37) % 90 + 100 * (number % 3))
         return {"amount": amount, "kind": topic if number % 4 else words[number % 4], "age": number * 13 % 60, "code": f"c{number % 5}"}
-    if role.type == "any" and role.target:
-        return number % 2 == 0
-    made: dict[str, Any] = {"label": topic, "labels": [topic], "number": float(number), "messages": [{"role": "user", "content": text}], "any": text}
+    made: dict[str, Any] = {"label": topic, "labels": [topic], "number": float(number), "messages": [{"role": "user", "content": text}], "any": text, "flag": number % 2 == 0}
     return made[role.type]
 
 
@@ -229,7 +227,7 @@ def bench(task_name: str) -> Bench:
     tables = "table-in" in task.traits
     records: list[dict[str, Any]] = []
     for number in range(TABLE_ROWS if tables else ROWS):
-        values = {role.name: record(role, number) for role in task.roles if role.required or (role.target and role.type != "any")}
+        values = {role.name: record(role, number) for role in task.roles if role.required or (role.target and role.type not in ("any", "flag"))}
         groups = [values.pop(role.name) for role in task.roles if role.type == "features"]
         records.append({**values, **{name: cell for group in groups for name, cell in group.items()}})
     folder = scratch() / task_name

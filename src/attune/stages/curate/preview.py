@@ -17,6 +17,8 @@ MOST = 200_000
 """Records that are looked at; larger data is counted up to here."""
 SHOWN = 3
 SAMPLED = 1000
+COPIED = 0.5
+"""Share of rows that differ from each other up to which copies are spoken of."""
 FEW = 10
 """So many labels that come once may be typing errors; more of them, in most of the rows, are not labels."""
 
@@ -46,6 +48,8 @@ class Preview:
     """File -> shape -> rows, for tasks that read more than columns."""
     hints: list[str] = field(default_factory=list)
     """Sentences about columns that are not used and could be."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences about what will cost rows."""
 
 
 def preview(recipe: Recipe) -> Preview:
@@ -82,6 +86,7 @@ def preview(recipe: Recipe) -> Preview:
     found.hints = suggestions(recipe.task, seen, [*named(found.columns), *taken])
     targets = [role.name for role in recipe.task.roles if role.target and role.type in ("label", "labels")]
     stride = max(1, len(records) // SAMPLED)
+    parsed, different = 0, set()
     for number, record in enumerate(records):
         try:
             row = recipe.task.parse(dict(record.values or {}), found.columns)
@@ -92,6 +97,8 @@ def preview(recipe: Recipe) -> Preview:
             shape = recipe.task.shape(record.values or {})
             if shape:
                 found.shapes.setdefault(record.place.rpartition(":")[0], Counter())[shape] += 1
+        parsed += 1
+        different.add(hash(repr(row)))
         if len(found.rows) < SHOWN:
             found.rows.append({"place": record.place, **row})
         if number % stride == 0 and all(row.get(role.name) not in (None, "") for role in recipe.task.roles if role.required):
@@ -99,6 +106,8 @@ def preview(recipe: Recipe) -> Preview:
         for target in targets:
             value = row.get(target)
             found.labels.update(str(one) for one in (value if isinstance(value, list) else [value]) if one not in (None, ""))
+    if len(different) <= COPIED * parsed and parsed > 1:
+        found.warnings.append(f"only {len(different):,} of {parsed:,} rows differ from each other; a copy says nothing new, and the check exact_duplicates leaves one of each")
     once = sum(1 for number in found.labels.values() if number == 1)
     if once > max(FEW, 0.5 * found.labels.total()):
         column = found.columns.get(targets[0], targets[0])

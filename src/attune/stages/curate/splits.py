@@ -42,8 +42,8 @@ class Plan:
 
 
 def labels_of(task: Task, row: Row) -> list[str]:
-    """The row's labels where the task has a label to answer, else one common stratum."""
-    target = next((role for role in task.roles if role.target and role.type in ("label", "labels")), None)
+    """The row's labels where the task has a label (or true and false) to answer, else one common stratum."""
+    target = next((role for role in task.roles if role.target and role.type in ("label", "labels", "flag")), None)
     if target is None:
         return [""]
     value = row.get(target.name)
