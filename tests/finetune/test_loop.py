@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from attune.core.errors import RecipeError
 from attune.core.events import Events
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, open_bundle
@@ -192,10 +193,27 @@ def test_a_run_that_does_not_help_says_so_and_a_trained_start_is_no_failure(reci
     """Steps of almost no size change no answer: the start stays the best."""
     heard = []
     dataset = make_dataset(workspace, recipe_of(), make_rows(80))
-    made = recipe_of("head", objective=objective, learning_rate=1e-12, head_learning_rate=1e-12, average=0.0)
+    made = recipe_of("head", objective=objective, learning_rate=1e-12, head_learning_rate=1e-12, average=0.0, keep="best")
     checkpoint = finetune.run(made, workspace, dataset, Events(listeners=[heard.append]), run="still")
     assert checkpoint.best_step == 0
     [said] = [event for event in heard if "which is kept (step 0 of" in event["message"]]
     assert ("tuning did not help" in said["message"]) != trained
     assert ("than the start (a logistic regression on" in said["message"]) == trained == ("start" in checkpoint.chosen)
     assert said["kind"] == ("note" if trained else "warning")
+
+
+@pytest.mark.parametrize(("objective", "keep", "last"), [("supervised", None, False), ("supervised", "last", True), ("few_shot", None, True), ("few_shot", "best", False)])
+def test_the_last_step_is_kept_where_that_is_asked_for_or_rows_are_few(recipe_of, workspace, objective, keep, last):
+    """No step changes an answer, so the best one is the first, and patience would end the run."""
+    heard = []
+    dataset = make_dataset(workspace, recipe_of(), make_rows(80))
+    made = recipe_of("head", objective=objective, epochs=6, learning_rate=1e-12, head_learning_rate=1e-12, average=0.0, **({"keep": keep} if keep else {}))
+    checkpoint = finetune.run(made, workspace, dataset, Events(listeners=[heard.append]), run="still")
+    assert (checkpoint.best_step == checkpoint.steps == 6 * 7) == last
+    assert (checkpoint.best_step == 0) != last
+    assert any("the last step, 42, is kept" in event["message"] for event in heard) == last
+
+
+def test_patience_beside_the_last_step_has_no_effect_and_is_refused(recipe_of, workspace):
+    with pytest.raises(RecipeError, match=r"train\.patience"):
+        tuned(recipe_of("head", keep="last", patience=2), workspace, make_rows(80))

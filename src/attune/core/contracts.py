@@ -267,6 +267,8 @@ class Objective(Plug):
     """Whether its loss is a size: never below zero, and smaller as the model learns. False for one whose sign says nothing (a policy's gain); the loop then reads no alarm from it."""
     updates: int = 1
     """Optimizer updates that a step makes on what `renew` drew for it."""
+    keeps: ClassVar[str] = "best"
+    """Which step's weights are kept where the recipe does not say: 'best' by the validation rows, or 'last' where there are too few rows to choose by."""
     reference: str = ""
     """When the model must differ from what `reference_gap` compares it with: 'start' (a teacher), 'steps' (a reference that training moves away from), '' (never asked)."""
 

@@ -52,6 +52,7 @@ class TrainKeys(Keys):
     accept: list[str] = key([], "tripwires whose alarms are told and do not end the run, by name (see `attune list tripwires`)")
     evaluations_per_epoch: int = key(1, "how often the validation rows are looked at", ge=1)
     patience: int = key(3, "evaluations without a better main metric before training stops", aliases=("early_stopping_patience",), ge=1)
+    keep: Literal["best", "last"] | None = key(None, "the step whose weights are kept: the best by the validation rows, or the last of all; default: the objective's, mostly best")
     refit: bool | None = key(None, "after the best step was chosen, train once more so far on training and validation rows together; default: the method's")
     checkpoint_every: int = key(200, "optimizer steps between checkpoints", aliases=("save_steps",), ge=1)
     wait_for_disk: float = key(10, "minutes that a run whose checkpoint finds the disk full waits for room before it stops (it can be resumed); 0: stop at once", ge=0)

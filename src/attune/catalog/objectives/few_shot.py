@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attune.core import catalog
 from attune.core.contracts import Batch, Example, Objective, Row
@@ -42,6 +42,7 @@ class FewShot(Objective):
     keys_type = FewShotKeys
     requires = frozenset({"label-out", "text-in", "torch"})
     separable = False
+    keeps: ClassVar[str] = "last"
 
     def __init__(self, keys: Keys | None = None) -> None:
         super().__init__(keys)

@@ -163,7 +163,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
     from attune.core.workspace import Workspace
     from attune.stages.finetune.checkpoints import Checkpoints
     from attune.stages.finetune.meter import size_of
-    from attune.stages.finetune.plan import start_plan
+    from attune.stages.finetune.plan import patience, start_plan
     from attune.stages.finetune.saver import Saver
     from attune.stages.finetune.torch_learner import TorchLearner
 
@@ -279,7 +279,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
     disk = min(saves - 1, 3) * (state + more * copies) + min(evaluations, 3) * (best + more) + bundle + cached
     if saves <= 3:  # the checkpoint before the first step is still there: it has no moments
         disk += sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.startswith("optimizer/"))
-    return Forecast(sum(parts.values()), memory, disk, steps, {name: round(value, 3) for name, value in parts.items()}, may_stop_early=evaluations - 1 > keys.patience)
+    return Forecast(sum(parts.values()), memory, disk, steps, {name: round(value, 3) for name, value in parts.items()}, may_stop_early=evaluations - 1 > patience(recipe))
 
 
 class _Clock:

@@ -9,6 +9,7 @@ from typing import Any
 
 from attune.core.contracts import Example
 from attune.core.randomness import generator
+from attune.core.recipe import Recipe
 
 GROUP = 50
 """Batches whose rows are sorted by length together; enough to save padding, few enough to keep batches mixed."""
@@ -16,6 +17,12 @@ GROUP = 50
 LONG_ROWS = 64
 """Rows of so many tokens on average, laid without padding, are not grouped by length: it would save nothing, and the batch of the longest
 rows would need far more memory than the others (measured, lab/LOG.md)."""
+
+
+def patience(recipe: Recipe) -> float:
+    """Evaluations without a better main metric after which training stops; infinite where the last step's weights are kept, whatever the validation rows say."""
+    keys = recipe.keys.train
+    return math.inf if (keys.keep or recipe.objective.keeps) == "last" else keys.patience
 
 
 def group_of(sizes: Sequence[int], unpadded: bool) -> int:

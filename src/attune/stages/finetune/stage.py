@@ -26,7 +26,7 @@ from attune.stages.finetune.checkpoints import Checkpoints
 from attune.stages.finetune.defence import SKIPS, diverging, overfitting
 from attune.stages.finetune.interrupt import Interrupt
 from attune.stages.finetune.meter import Meter, size_of
-from attune.stages.finetune.plan import Turns, start_plan
+from attune.stages.finetune.plan import Turns, patience, start_plan
 from attune.stages.finetune.preflight import unloaded
 from attune.stages.finetune.saver import Saver
 
@@ -116,6 +116,7 @@ class Session:
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
         self.waited = 0
+        self.patience = patience(recipe)
         self.recent = [0.0, 0.0]
         """Sum of losses and supervised items since the last evaluation."""
         self.next_step = 0
@@ -249,7 +250,7 @@ class Session:
 
     def _steps(self, interrupt: Interrupt) -> None:
         learner, total = self.learner, self.learner.total_steps
-        every, save_every, patience = max(1, learner.steps_per_epoch // self.keys.evaluations_per_epoch), self.keys.checkpoint_every, self.keys.patience
+        every, save_every = max(1, learner.steps_per_epoch // self.keys.evaluations_per_epoch), self.keys.checkpoint_every
         first = True
         if self.found is None:
             started = self.recipe.objective.begin(self.specialist, self.of_a_pass(self.examples))
@@ -260,7 +261,7 @@ class Session:
         unseen = self.next_step < LOOK  # also on a resume: an earlier start may have ended before its look, or by it
         if unseen:
             tripwires.remember(self.watched)
-        while self.next_step < total and self.waited < patience:
+        while self.next_step < total and self.waited < self.patience:
             try:
                 report = learner.step(self.next_step)
             except Unsteady as unsteady:
@@ -292,7 +293,7 @@ class Session:
             if late:
                 self.events.note(f"stopped at step {step} of {total}: the budget is used up")
                 return
-        if self.waited >= patience and self.next_step < total:
+        if self.waited >= self.patience and self.next_step < total:
             self.events.note(f"stopped at step {self.next_step} of {total}: no better {self.recipe.main_metric} in {self.waited} evaluations")
 
     def _go_back(self, unsteady: Unsteady) -> None:
@@ -318,7 +319,7 @@ class Session:
         with self.learner.settled() as specialist:
             value = self._score(specialist)
             validation_loss = self.learner.validation_loss(self.validation_examples)
-            better = not self.best or (value > self.best["value"] if self.metric.higher_is_better else value < self.best["value"])
+            better = not self.best or self.patience == math.inf or (value > self.best["value"] if self.metric.higher_is_better else value < self.best["value"])
             tied = bool(self.best) and value == self.best["value"] and validation_loss < self.best["loss"]
             if better or tied:
                 self.best = {"step": step, "value": value, "loss": validation_loss}
@@ -415,7 +416,13 @@ class Session:
             self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
         store_key = workspace.store.put("bundle", lambda folder: write_bundle(self.specialist, folder))
         start, means = words_of_start(self.chosen)
-        told = f"best at step {best}" if best else f"{means}: no step was better on the validation rows than {start}, which is kept (step 0 of {self.next_step})"
+        told = (
+            f"the last step, {best}, is kept"
+            if self.patience == math.inf
+            else f"best at step {best}"
+            if best
+            else f"{means}: no step was better on the validation rows than {start}, which is kept (step 0 of {self.next_step})"
+        )
         (self.events.note if best or {"start", "features"} <= self.chosen.keys() else self.events.warn)(
             f"{told}: {self.recipe.main_metric} {self.best['value']:.4f} on {len(self.validation)} validation rows"
         )
