@@ -48,6 +48,23 @@ def test_a_long_thing_does_not_fill_a_log():
     assert 5 < len(stream.getvalue().splitlines()) < 50
 
 
+def test_a_look_at_the_validation_rows_has_its_own_line_and_training_keeps_its_rate():
+    """Training makes a step a second; every ten steps it waits six seconds for three validation rows."""
+    stream, at = io.StringIO(), 0.0
+    live = Live(console(stream))
+    live.hear(event("stage", "finetune", at, state="started"))
+    for step in range(41):
+        live.hear(event("progress", "train", at, done=step, total=100))
+        for row in range(4 if step and step % 10 == 0 else 0):
+            at += 2 if row else 0
+            live.hear(event("progress", "validation: writes answers", at, done=row, total=3))
+        at += 1
+    lines = stream.getvalue().splitlines()
+    assert "finetune: train 20/100 · 1/s · 1:20 left" in lines
+    assert "finetune: train 40/100 · 1/s · 1:00 left" in lines
+    assert sum("validation: writes answers 3/3 · 0.5/s" in line for line in lines) == 4
+
+
 def test_what_is_quick_is_not_talked_about():
     stream = io.StringIO()
     live = Live(console(stream))

@@ -217,3 +217,13 @@ def test_the_last_step_is_kept_where_that_is_asked_for_or_rows_are_few(recipe_of
 def test_patience_beside_the_last_step_has_no_effect_and_is_refused(recipe_of, workspace):
     with pytest.raises(RecipeError, match=r"train\.patience"):
         tuned(recipe_of("head", keep="last", patience=2), workspace, make_rows(80))
+
+
+def test_a_look_at_the_validation_rows_tells_how_far_it_is(recipe_of, workspace):
+    heard = []
+    dataset = make_dataset(workspace, recipe_of(), make_rows(80))
+    finetune.run(recipe_of("full", epochs=1, refit=False), workspace, dataset, Events(listeners=[heard.append]), run="r")
+    looks = [event for event in heard if event["kind"] == "progress" and event["message"] == "validation: reads texts"]
+    assert looks
+    assert (looks[-1]["done"], looks[-1]["total"]) == (16, 16)
+    assert not any("reads texts" in event["message"] for event in heard if event not in looks)

@@ -26,6 +26,10 @@ class Live:
         self._what = ""
         self._what_began = (0.0, 0)
         """When the present thing was first heard of, and how far it was then."""
+        self._heard = (0.0, 0)
+        """When it was heard of last, and how far it was then."""
+        self._waiting: dict[str, tuple[float, int, int]] = {}
+        """Things that another one interrupts, as a look at the validation rows does training: seconds they took, how far they were first and last."""
         self._told = 0.0
 
     def hear(self, event: dict[str, Any]) -> None:
@@ -34,6 +38,7 @@ class Live:
             self._progress(event)
         elif event["state"] == "started":
             self._stage, self._stage_began, self._what = event["message"], event["at"], ""
+            self._waiting.clear()
             self._start(self._stage)
         else:
             self.stop()
@@ -45,7 +50,8 @@ class Live:
     def _progress(self, event: dict[str, Any]) -> None:
         what, at, done, total = event["message"], event["at"], event["done"], event["total"]
         if what != self._what:
-            self._what, self._what_began, self._told = what, (at, done), at
+            self._turn_to(what, at, done)
+        self._heard = (at, done)
         seconds = at - self._what_began[0]
         if seconds < SHOW_AFTER:
             return
@@ -62,6 +68,16 @@ class Live:
             self.err.print(f"{_title(self._stage, what)} {line}", soft_wrap=True)
         if done == total and not self._stage:
             self.stop()
+
+    def _turn_to(self, what: str, at: float, done: int) -> None:
+        if self._what:
+            self._waiting[self._what] = (self._heard[0] - self._what_began[0], self._what_began[1], self._heard[1])
+        seconds, first, last = self._waiting.pop(what, (0.0, done, done))
+        if done <= last:  # it begins, or begins anew
+            self._what_began = (at, done)
+        else:
+            self._what_began = (self._heard[0] - seconds, first)
+        self._what, self._told = what, max(self._told, self._what_began[0])
 
     def _start(self, name: str) -> None:
         if self._bar is not None or not self.err.is_terminal:

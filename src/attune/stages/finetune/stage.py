@@ -338,7 +338,11 @@ class Session:
     def contributions(self, specialist: Specialist) -> np.ndarray:
         """What each validation row adds to the main metric, float64 [n, k]."""
         truth = [self.recipe.task.truth(row) for row in self.validation]
-        answers = specialist.answers_for(self.metric, self.validation)
+        told, specialist.told = specialist.told, lambda what, done, total: self.events.progress(f"validation: {what}", done, total)
+        try:
+            answers = specialist.answers_for(self.metric, self.validation)
+        finally:
+            specialist.told = told
         return self.metric.of_rows(self.validation, truth, answers, self.dataset.signature)
 
     def _score(self, specialist: Specialist) -> float:
