@@ -148,6 +148,7 @@ def test_people_judge_through_a_file(tmp_path, name):
     empty = contents([probe(judge, tmp_path)])
     rows = json.loads(path.read_text()) if name.endswith("json") else list(csv.DictReader(path.open(newline="", encoding="utf-8-sig")))
     assert len(rows) == 8
+    assert all(row["id"].startswith("duel ") for row in rows), "a spreadsheet would take digits for a number"
     assert {row["answer_1"] in RIGHT for row in rows} == {True, False}, "the order is not drawn"
     if name.endswith("csv"):
         assert not any(cell.startswith("=") for row in rows for cell in row.values()), "a spreadsheet would compute it"

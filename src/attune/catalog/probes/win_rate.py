@@ -131,5 +131,5 @@ class _Duels:
 
 
 def _duel(question: str, right: str | None, first: str, second: str) -> Duel:
-    name = hashlib.sha256("\x1f".join((question, first, second)).encode()).hexdigest()[:16]
+    name = "duel " + hashlib.sha256("\x1f".join((question, first, second)).encode()).hexdigest()[:16]  # never only digits, which a spreadsheet would take for a number
     return Duel(name, question, right, first, second)
