@@ -257,7 +257,8 @@ def report(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]
     notes = [
         f"Values with 95% intervals over {first['test_rows']} held-out questions (bootstrap); perplexity of the right answers, per token. A dash: no language model, or not asked. "
         f"Base: {base['weights'] / 1e6:.1f} million weights, {options.base_epochs:g} passes over {base['characters'] / 1e6:.1f} MB of mixed text. "
-        f"Tuning: {counts['train']} training rows, of which {options.share:.0%} general, {options.epochs:g} passes, every weight; answers of at most {LONGEST} characters.",
+        f"Tuning: {options.epochs:g} passes, every weight; {options.share:.0%} of a pass are general rows, {counts['train']} rows in all with those of later passes; "
+        f"answers of at most {LONGEST} characters.",
         *(f"Seed {seed}: {card['verdict']}. {' '.join(one[0].upper() + one[1:] + '.' for one in card['reasons'])}" for seed, card in found["seeds"].items()),
     ]
     if "without replay" in found:
