@@ -9,7 +9,7 @@ import pytest
 
 from attune.core import catalog
 from attune.core.commit import read_checked, write_checked
-from attune.core.errors import Problems
+from attune.core.errors import DataError, MachineError, Problems
 from attune.core.events import Events
 from attune.core.recipe import make_recipe
 from attune.core.resampling import chance_better
@@ -183,6 +183,69 @@ def test_a_damaged_journal_is_told_and_the_search_begins_again(auto_of, workspac
     _, again = searched(recipe, workspace, rows, listeners=[told.append])
     assert any(event["kind"] == "warning" and "the search starts again" in event["message"] for event in told)
     assert again.store_key == whole.store_key
+
+
+def failing(monkeypatch, method, *, memory):
+    """Every step of a method fails for want of memory, or because training is not steady."""
+    from attune.core.learner import Unsteady
+    from attune.stages.finetune.torch_learner import TorchLearner
+
+    sums, tried = TorchLearner._sums, []
+
+    def broken(self, index, *given):
+        if self._specialist.method.name != method:
+            return sums(self, index, *given)
+        tried.append(index)
+        raise MemoryError("not enough memory") if memory else Unsteady(index, "the loss is no number")
+
+    monkeypatch.setattr(TorchLearner, "_sums", broken)
+    return tried
+
+
+@pytest.mark.parametrize(
+    ("method", "memory", "said"),
+    [("full", True, "memory ran out with 1 row at once"), ("full", False, "training is not steady at step 1"), ("lora", True, "memory ran out"), ("lora", False, "training is not steady")],
+)
+def test_one_that_cannot_be_trained_leaves_what_was_trained_before(auto_of, workspace, monkeypatch, method, memory, said):
+    from attune.stages.finetune import autopilot
+
+    monkeypatch.setattr(autopilot, "SWEPT_RATES", 1)
+    monkeypatch.setattr(autopilot, "chance_better", lambda *given: 0.6)  # each improves, and not clearly
+    tried = failing(monkeypatch, method, memory=memory)
+    recipe, rows, told = auto_of(epochs=1), make_rows(60), []
+    _, checkpoint = searched(recipe, workspace, rows, listeners=[told.append])
+    outcomes = {one["method"]: one["outcome"] for one in trained(checkpoint)}
+    assert checkpoint.method == "head"
+    assert outcomes["head"] == "kept"
+    assert outcomes[method].startswith("could not be trained: ")
+    assert said in outcomes[method]
+    assert f"{method} could not be trained" in checkpoint.chosen["method"]
+    assert any(event["kind"] == "warning" and f"{method} could not be trained" in event["message"] for event in told)
+    if method == "lora":
+        assert outcomes["full"] == ("not tried: lora needed more memory than there is" if memory else "better than head with a chance of 60%")
+    before = len(tried)
+    _, again = searched(recipe, workspace, rows)
+    assert (again.store_key, again.trials) == (checkpoint.store_key, checkpoint.trials)
+    assert len(tried) == before
+
+
+def test_the_first_for_which_memory_runs_out_ends_the_run_until_there_is_more(auto_of, workspace, monkeypatch):
+    recipe, rows = auto_of(epochs=1, learning_rate=1e-3), make_rows(60)
+    with monkeypatch.context() as little:
+        failing(little, "head", memory=True)
+        with pytest.raises(MachineError, match="memory ran out"):
+            searched(recipe, workspace, rows)
+    _, checkpoint = searched(recipe, workspace, rows)
+    assert trained(checkpoint)[0]["outcome"].startswith("kept")
+
+
+def test_nothing_that_can_be_trained_is_an_error(auto_of, workspace, monkeypatch):
+    recipe, rows = auto_of(epochs=1, learning_rate=1e-3), make_rows(60)
+    failing(monkeypatch, "head", memory=False)
+    recipe.candidates = recipe.candidates[:1]
+    for _ in range(2):
+        with pytest.raises(DataError, match="head could not be trained: training is not steady"):
+            searched(recipe, workspace, rows)
 
 
 def test_a_budget_that_is_used_up_leaves_the_smallest(auto_of, workspace):

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attune.core import catalog
 from attune.core.commit import read_checked, write_checked
-from attune.core.contracts import Method
-from attune.core.errors import IntegrityError
+from attune.core.contracts import Method, Metric
+from attune.core.errors import AttuneError, DataError, IntegrityError
 from attune.core.events import Events
 from attune.core.learner import Unsteady
+from attune.core.memory import ran_out
 from attune.core.randomness import generator
 from attune.core.recipe import Recipe
 from attune.core.resampling import chance_better
@@ -40,6 +42,7 @@ LOOKS = 3
 """How often a trial of a sweep is looked at; after each look it may be given up."""
 WORTH = 0.01
 """Another rate than the method's own is taken when its validation loss is lower by this share."""
+FAILED = "could not be trained"
 SHARE = 0.25
 """A sweep takes at most this share of the time that is left."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -82,16 +85,14 @@ class Autopilot:
     def best(self) -> Session:
         """Search, and give the loop of the model to keep, with its best weights."""
         tried: list[tuple[dict[str, Any], np.ndarray]] = []
-        metric = None
+        metric: Metric = catalog.build("metrics", self.recipe.main_metric, "grade.main_metric")
         for method in self.recipe.candidates:
             trained = self._train(method, first=not tried)
             if trained is None:
                 continue
-            trial, session = trained
-            metric = session.metric
-            rows = session.contributions(session.keep_best())
+            trial, rows = trained
             if tried:
-                leader, theirs = max(tried, key=lambda one: one[0]["validation"] if session.metric.higher_is_better else -one[0]["validation"])
+                leader, theirs = self._best_of(tried, metric)
                 chance = chance_better(rows, theirs, metric, self.recipe.keys.seed)
                 trial["outcome"] = f"better than {leader['method']} with a chance of {chance:.0%}"
                 self.events.note(f"{method.name}: {self.recipe.main_metric} {trial['validation']:.4f}, {trial['outcome']}")
@@ -102,29 +103,66 @@ class Autopilot:
                 if larger:
                     self.events.note(f"{method.name} did not improve on what was smaller: {', '.join(larger)} is not tried")
                 break
-        assert metric is not None  # the first candidate is trained whatever the budget
+        failed = [f"{one['method']} {one['outcome']}" for one in self.trials if one["outcome"].startswith(FAILED)]
+        if not tried:
+            raise DataError(f"auto found no method that can be trained: {'; '.join(failed)}", place="method", fix="set a lower train.learning_rate, or look at the rows that the warnings above name")
         winner = self._smallest(tried, metric)
-        winner["outcome"] = ", ".join(part for part in (winner["outcome"], "kept") if part)
+        winner["outcome"] = ", ".join(part for part in (winner["outcome"].removesuffix("kept").removesuffix(", "), "kept") if part)
         self._write()
         method = next(one for one in self.recipe.candidates if one.name == winner["method"])
         session = self._open(method, winner)
-        session.chosen["method"] = f"{method.name}, the smallest of {', '.join(one['method'] for one, _ in tried)} that is not clearly worse on the validation rows than the best of them"
+        chosen = f"{method.name}, the smallest of {', '.join(one['method'] for one, _ in tried)} that is not clearly worse on the validation rows than the best of them"
+        session.chosen["method"] = "; ".join([chosen, *failed])
         self.events.note(f"auto keeps {method.name}: {self.recipe.main_metric} {winner['validation']:.4f} on the validation rows, learning rate {winner['learning_rate']:.2g}")
         return session
 
-    def _smallest(self, tried: list[tuple[dict[str, Any], np.ndarray]], metric: Any) -> dict[str, Any]:
+    @staticmethod
+    def _best_of(tried: list[tuple[dict[str, Any], np.ndarray]], metric: Metric) -> tuple[dict[str, Any], np.ndarray]:
+        return max(tried, key=lambda one: one[0]["validation"] if metric.higher_is_better else -one[0]["validation"])
+
+    def _smallest(self, tried: list[tuple[dict[str, Any], np.ndarray]], metric: Metric) -> dict[str, Any]:
         """The first than which the best is not clearly better."""
-        best, rows = max(tried, key=lambda one: one[0]["validation"] if metric.higher_is_better else -one[0]["validation"])
+        best, rows = self._best_of(tried, metric)
         for trial, theirs in tried:
             if trial is best or chance_better(rows, theirs, metric, self.recipe.keys.seed) < CLEARLY:
                 return trial
         return best
 
-    def _train(self, method: Method, *, first: bool) -> tuple[dict[str, Any], Session] | None:
-        """Sweep and train one method, or find it done; None where the time that is left is too little."""
+    def _train(self, method: Method, *, first: bool) -> tuple[dict[str, Any], np.ndarray] | None:
+        """Sweep and train one method, or find it done, and what each validation row adds to its value; None where it was not or could not be trained.
+
+        Args:
+            first: whether none was trained so far; where memory runs out then, the run ends, and goes on from there when it is started again.
+        """
         known = next((one for one in self.trials if one["method"] == method.name and one["kind"] == "train"), None)
         if known is not None and known["outcome"] != "running":
-            return (known, self._open(method, known)) if known["steps"] else None
+            return (known, self._answered(self._open(method, known))) if known["steps"] else None
+        try:
+            return self._trained(method, known, first=first)
+        except (AttuneError, MemoryError, RuntimeError, OSError) as error:
+            memory = ran_out(error) or (error.__cause__ is not None and ran_out(error.__cause__))
+            if (memory and first) or not (memory or isinstance(error.__cause__, Unsteady)):
+                raise
+            self._give_up(method, error.what if isinstance(error, AttuneError) else f"memory ran out ({error})", memory=memory)
+        return None
+
+    def _give_up(self, method: Method, why: str, *, memory: bool) -> None:
+        """Write down that a method could not be trained; for want of memory those of higher rungs are not tried either."""
+        planned = next((one for one in self.trials if one["method"] == method.name and one["kind"] == "train"), None)
+        trial = planned or self._note(method, "train", self.recipe.keys.train.learning_rate or method.learning_rate)
+        trial["outcome"] = f"{FAILED}: {why}"
+        larger = [one for one in self.recipe.candidates if memory and one.rung > method.rung]
+        for one in larger:
+            self._note(one, "train", self.recipe.keys.train.learning_rate or one.learning_rate, outcome=f"not tried: {method.name} needed more memory than there is")
+        self._write()
+        self.events.warn(f"{method.name} {trial['outcome']}" + (f"; {', '.join(one.name for one in larger)} is not tried" if larger else ""))
+
+    @staticmethod
+    def _answered(session: Session) -> np.ndarray:
+        return session.contributions(session.keep_best())
+
+    def _trained(self, method: Method, known: dict[str, Any] | None, *, first: bool) -> tuple[dict[str, Any], np.ndarray] | None:
+        """As `_train`, for a method that is not done; `known` is its line of the journal where an earlier start began it."""
         again = known is not None
         if known is None:
             known = self._planned(method, first=first)
@@ -139,9 +177,10 @@ class Autopilot:
         finally:
             known["seconds"] += time.monotonic() - begun
             self._write()
+        rows = self._answered(session)
         known |= {"steps": session.next_step, "validation": session.best["value"], "loss": session.best["loss"], "outcome": ""}
         self._write()
-        return known, session
+        return known, rows
 
     def _open(self, method: Method, trial: dict[str, Any]) -> Session:
         """The loop of a trial, as far as it has come, with the time that is left for it."""

@@ -303,7 +303,7 @@ class Session:
                 f"training is not steady at step {unsteady.step + 1}, though the learning rate was halved already: {unsteady.why}",
                 place="train.learning_rate",
                 fix="lower it to a third, raise train.warmup_ratio, set train.precision to fp32, or look at the rows named above",
-            )
+            ) from unsteady
         self.saver.wait()
         found = self.checkpoints.find()
         if found is None:
