@@ -182,6 +182,18 @@ def again_with(recipe_of, workspace, listener=None, name="r", **train):
     return finetune.run(recipe, workspace, dataset, Events(None, [listener] if listener else []), run=name)
 
 
+def test_thresholds_are_those_of_a_finished_head(recipe_of, workspace):
+    """Training once more takes them from the first model, whose head has to be as it would ship."""
+    found = []
+    for refit in (False, True):
+        recipe = recipe_of("full", {"name": "text_classification", "multi_label": True}, "few_shot", epochs=3, average=0, refit=refit)
+        dataset = make_dataset(workspace, recipe, make_rows(160, multi=True))
+        checkpoint = finetune.run(recipe, workspace, dataset, Events(), run=f"refit {refit}")
+        found.append(open_bundle(workspace.store.path(checkpoint.store_key)).signature["thresholds"])
+    assert set(found[0]) != {0.5}
+    assert found[0] == found[1]
+
+
 def test_where_training_once_more_fails_the_first_model_is_kept_whole(recipe_of, workspace, monkeypatch):
     plain = again_with(recipe_of, workspace, name="plain", refit=False)
     train_again, step = Session._train_again, TorchLearner.step

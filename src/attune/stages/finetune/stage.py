@@ -357,9 +357,9 @@ class Session:
         own = {"step": step, "used": self.meter.facts(), "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts, "chosen": self.chosen}
         self.saver.save(step, tensors, {**own, "plan": self.plan, "purpose": self.purpose})
 
-    def _train_again(self, best: int) -> bool:
+    def _train_again(self, best: int) -> None:
         """From the base once more, on training and validation rows, for as many passes as the best step had seen; a kill starts this over.
-        False where that is not steady or the budget is used up: the model of the first pass is then kept."""
+        Where that is not steady or the budget is used up, the model of the first pass is kept."""
         settled, objective = self.specialist, self.recipe.objective
         bad: frozenset[str] = getattr(self.learner, "left_out", frozenset())
         examples = [one for one in (*self.examples, *self.validation_examples) if one["row_id"] not in bad]
@@ -387,14 +387,13 @@ class Session:
             self.specialist = settled
             self.chosen["refit"] = f"{why}: the model of the first pass is kept"
             self.events.warn(self.chosen["refit"])
-            return False
+            return
         with learner.settled():
             weights = learner.weights()
         learner.load_weights(weights)
         self.chosen["refit"] = f"trained once more on all {len(examples):,} training and validation rows, as far as step {best} of the first pass"
         self.events.note(self.chosen["refit"])
         self._finish(examples)
-        return True
 
     def _finish(self, examples: Sequence[Example]) -> None:
         done = self.recipe.objective.finish(self.specialist, self.of_a_pass(examples))
@@ -413,11 +412,10 @@ class Session:
         self.saver.tell()
         best = int(self.best["step"])
         self.keep_best()
+        self._finish(self.examples)
+        self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)  # it needs rows that did not train
         if self.refit:
-            self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)  # it needs rows that did not train
-        if not self.refit or not self._train_again(best):
-            self._finish(self.examples)
-            self.specialist.signature = self.recipe.task.settle(self.specialist, self.validation)
+            self._train_again(best)
         store_key = workspace.store.put("bundle", lambda folder: write_bundle(self.specialist, folder))
         start, means = words_of_start(self.chosen)
         told = (
