@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,15 +77,16 @@ def test_the_longest_rows_are_those_that_the_whole_would_have():
     assert module._longest(rows[:3], [3, 1, 2], 500) == [rows[0], rows[2], rows[1]]
 
 
-def ladder(monkeypatch, recipe_of, tmp_path, memory, free):
+def ladder(monkeypatch, recipe_of, tmp_path, memory, free, disk=1.0):
     asked = []
 
     def apart(recipe, rows, total, changes, workspace):
         asked.append(changes)
-        return Forecast(1.0, memory(changes), 1.0, 1)
+        return Forecast(1.0, memory(changes), disk, 1)
 
     monkeypatch.setattr(module, "_apart", apart)
     monkeypatch.setattr(module, "available_memory", lambda: free)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=5e9))
     return forecast(recipe_of("full"), make_rows(8), 8, tmp_path), asked
 
 
@@ -104,6 +106,23 @@ def test_only_settings_that_the_recipe_can_take_are_on_the_ladder(recipe_of):
     assert words("lora")[2:] == ["method=head"]
     assert words("head")[2:] == []
     assert words("full", "text_classification", "few_shot") == ["method=lora", "method=head"]
+
+
+def test_the_disk_that_is_missing_is_named(monkeypatch, recipe_of, tmp_path):
+    found, asked = ladder(monkeypatch, recipe_of, tmp_path, lambda changes: 50, 100, disk=8.001e9)
+    assert not found.fits
+    assert found.way_out == "3.01 GB more of free disk"
+    assert asked == [{}]
+    found, _ = ladder(monkeypatch, recipe_of, tmp_path, lambda changes: 50 if changes.get("method") == "lora" else 200, 100, disk=8.001e9)
+    assert found.way_out == "method=lora and 3.01 GB more of free disk"
+
+
+def test_a_rung_below_auto_has_no_budget(recipe_of, monkeypatch):
+    recipe = make_recipe({**recipe_of("full").given, "method": "auto", "budget": "10m"}, folder=recipe_of("full").folder)
+    rungs = {words: changes for words, changes in module._ladder(recipe) if "method" in changes}
+    assert list(rungs) == ["method=lora without a budget", "method=head without a budget"]
+    for changes in rungs.values():
+        assert make_recipe({**recipe.given, **changes}, folder=recipe.folder).method.name == changes["method"]
 
 
 def test_where_it_fits_no_rung_is_tried(monkeypatch, recipe_of, tmp_path):

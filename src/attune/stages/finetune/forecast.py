@@ -57,7 +57,7 @@ class Forecast:
     free_disk: float = 0.0
     fits: bool = True
     way_out: str = ""
-    """The first setting of the ladder that fits, where this one does not."""
+    """What it would fit with, where it does not: the first setting of the ladder whose memory does, more free disk; empty where no setting does."""
 
     def as_json(self) -> dict[str, Any]:
         """For --json and records."""
@@ -81,12 +81,12 @@ def forecast(recipe: Recipe, rows: Sequence[Row], total: int, workspace: Path) -
     try:
         first = _apart(recipe, rows, total, {}, workspace)
     except _Killed as error:
-        rung = _rung(recipe, rows, total, free_memory, workspace)
+        rung = _rung(recipe, rows, total, free_memory, free_disk, workspace)
         if rung:
             error.fix = f"most likely memory ran out; it would fit with {rung}"
         raise
     fits = first.memory_bytes <= free_memory and first.disk_bytes <= free_disk
-    way_out = _rung(recipe, rows, total, free_memory, workspace) if first.memory_bytes > free_memory else ""
+    way_out = _rung(recipe, rows, total, free_memory, free_disk, workspace) if first.memory_bytes > free_memory else _more_disk(first, free_disk)
     return Forecast(**{**first.as_json(), "free_memory": free_memory, "free_disk": free_disk, "fits": fits, "way_out": way_out})
 
 
@@ -94,13 +94,19 @@ class _Killed(MachineError):
     """The probe's process ended without a word."""
 
 
-def _rung(recipe: Recipe, rows: Sequence[Row], total: int, free: float, workspace: Path) -> str:
-    """The first setting of the ladder that fits into `free` bytes, or nothing."""
+def _rung(recipe: Recipe, rows: Sequence[Row], total: int, free_memory: float, free_disk: float, workspace: Path) -> str:
+    """The first setting of the ladder that fits into `free_memory` bytes, with the disk that it lacks; or nothing."""
     for words, changes in _ladder(recipe):
         with suppress(AttuneError):
-            if _apart(recipe, rows, total, changes, workspace).memory_bytes <= free:
-                return words
+            found = _apart(recipe, rows, total, changes, workspace)
+            if found.memory_bytes <= free_memory:
+                return " and ".join(filter(None, (words, _more_disk(found, free_disk))))
     return ""
+
+
+def _more_disk(found: Forecast, free: float) -> str:
+    """How much disk has to be freed, or nothing."""
+    return f"{math.ceil((found.disk_bytes - free) / 1e7) / 100:.2f} GB more of free disk" if found.disk_bytes > free else ""
 
 
 def _ladder(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -109,7 +115,8 @@ def _ladder(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((f"train.micro_batch_size={rows}", {"train": {"micro_batch_size": rows}}) for rows in PARTS)
     for method in reversed(by_rung(recipe.task)):
         if not recipe.method.rung or method.rung < recipe.method.rung:
-            yield f"method={method.name}", {"method": method.name}
+            budget = recipe.given.get("budget")  # is for `auto` alone
+            yield f"method={method.name}" + (" without a budget" if budget else ""), {"method": method.name, **({"budget": None} if budget else {})}
 
 
 def _existing(folder: Path) -> Path:
