@@ -506,3 +506,40 @@ def test_check_tells_that_most_rows_are_copies(attune, tmp_path, copies, told):
     answer = attune("check", "--quick", "mine")
     assert ("only 24 of 720 rows differ from each other" in " ".join((answer.out + answer.err).split())) == told
     assert bool(attune("check", "--quick", "mine", "--json").json["data"]["warnings"]) == told
+
+
+def _counted(attune, tmp_path, recipe, **files):
+    """What `check` says of a recipe over these tables."""
+    for name, splits in files.items():
+        count = sum(splits.values())
+        words = [word for word, number in splits.items() for _ in range(number)]
+        write_csv(tmp_path / f"{name}.csv", {"text": [f"{name} text {i}" for i in range(count)], "label": ["one", "two"] * (count // 2), "part": words})
+    (tmp_path / "recipe.yaml").write_text(f"name: mine\ntask: text_classification\ntrain: {{batch_size: 10, epochs: 1}}\ndata: {recipe}\n")
+    return attune("check", "--quick", "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "files", "rows"),
+    [
+        ("{path: own.csv}", {"own": {"": 1000}}, 700),
+        ("{path: own.csv, test_path: test.csv}", {"own": {"": 1000}, "test": {"": 1000}}, 900),
+        ("{path: own.csv, splits: {by: given, given: part}}", {"own": {"train": 100, "dev": 100, "test": 800}}, 100),
+        ("{path: own.csv, splits: {by: given, given: part}}", {"own": {"train": 500, "test": 500}}, 450),
+        ("{path: own.csv, splits: {by: given, given: part}}", {"own": {"train": 400, "?": 100, "valid": 100, "test": 400}}, 400),
+        ("{path: own.csv, test_path: test.csv, splits: {by: given, given: part}}", {"own": {"train": 400, "valid": 100}, "test": {"": 500}}, 400),
+    ],
+)
+def test_check_counts_the_rows_that_would_train(attune, tmp_path, recipe, files, rows):
+    said = _counted(attune, tmp_path, recipe, **files)
+    assert f"about {rows} training rows; at most {rows // 10} steps" in " ".join(said.out.split())
+    assert "the first" not in said.err
+
+
+def test_check_says_when_its_figures_are_of_a_part(attune, tmp_path, monkeypatch):
+    from attune.stages.curate import preview
+
+    monkeypatch.setattr(preview, "MOST", 200)
+    said = _counted(attune, tmp_path, "{path: own.csv}", own={"": 1000})
+    assert "about 140 training rows" in said.out
+    assert "there are more rows than the first 200" in " ".join(said.err.split())
+    assert attune("check", "--quick", "recipe.yaml", "--json").json["data"]["more"] is True

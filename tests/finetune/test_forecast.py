@@ -17,7 +17,7 @@ from .conftest import make_rows
 
 
 def test_a_real_probe_says_time_memory_and_disk(recipe_of, tmp_path):
-    found = forecast(recipe_of("full", epochs=4), make_rows(80), 1000, tmp_path / "not" / "there" / "yet")
+    found = forecast(recipe_of("full", epochs=4), make_rows(80), 700, 100, tmp_path / "not" / "there" / "yet")
     assert found.steps == 4 * 88  # 700 of 1,000 rows train, 8 a batch
     assert found.fits
     assert found.seconds == pytest.approx(sum(found.parts.values()), rel=0.01)
@@ -29,7 +29,7 @@ def test_a_real_probe_says_time_memory_and_disk(recipe_of, tmp_path):
 
 def test_what_the_first_steps_would_raise_is_told(recipe_of, tmp_path):
     with pytest.raises(MachineError, match="there is no base model"):
-        module._apart(dataclasses.replace(recipe_of("full")), make_rows(20), 20, {"base_model": "./nowhere"}, tmp_path)
+        module._apart(dataclasses.replace(recipe_of("full")), make_rows(20), (14, 2), {"base_model": "./nowhere"}, tmp_path)
 
 
 @pytest.mark.parametrize(("metric", "writes"), [("perplexity", False), ("token_f1", True)])
@@ -43,8 +43,28 @@ def test_the_probe_writes_answers_only_where_the_run_does(monkeypatch, recipe_of
     tiny_llama(tmp_path / "base", [row["completion"] for row in rows])
     given = recipe_of("full", {"name": "text_generation", "max_new_tokens": 4}, "sft", epochs=1).given
     recipe = make_recipe({**given, "base_model": str(tmp_path / "base"), "grade": {"main_metric": metric}}, folder=tmp_path)
-    assert module._probe(recipe, rows, 24, tmp_path).steps > 0
+    assert module._probe(recipe, rows, (17, 2), tmp_path).steps > 0
     assert bool(written) == writes
+
+
+def test_a_row_that_becomes_several_examples_counts_as_several(recipe_of, tmp_path, monkeypatch):
+    """Twice as many rows of half the length each are the same examples: memory, cache, embedding, and the loss of validation rows."""
+    from attune.catalog.objectives.supervised import Supervised
+
+    plain, seen, grown = Supervised.examples, [], []
+    evaluated, more = module._evaluate, module._more_embedding
+    monkeypatch.setattr(module, "_evaluate", lambda learner, metric, rows, examples, per_row, saver: (seen.append((len(rows), per_row)), evaluated(learner, metric, rows, examples, per_row, saver)))
+    monkeypatch.setattr(module, "_more_embedding", lambda learner, examples, total: (grown.append(total), more(learner, examples, total))[1])
+    monkeypatch.setattr(module, "_in_memory", lambda value: 1e6 * len(value))
+    monkeypatch.setattr(module, "peak_memory", lambda: 0.0)
+    once = module._probe(recipe_of("lora", epochs=1), make_rows(80), (700, 100), tmp_path)
+    monkeypatch.setattr(Supervised, "examples", lambda self, specialist, rows, length: [one for one in plain(self, specialist, rows, length) for _ in range(10)])
+    again = module._probe(recipe_of("lora", epochs=1), make_rows(80), (700, 100), tmp_path)
+    assert (once.steps, again.steps) == (88, 875)
+    assert once.memory_bytes == pytest.approx(1e6 * (800 - 80), rel=0.01)
+    assert again.memory_bytes == pytest.approx(1e6 * (8000 - 800), rel=0.01)
+    assert grown == [700, 7000]
+    assert {per_row for _, per_row in seen} == {1.0, 10.0}
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto"])
@@ -58,7 +78,7 @@ def test_rows_that_are_looked_at_have_their_reference_too(recipe_of, tmp_path, o
         for i in range(40)
     ]
     tiny_llama(tmp_path / "base", [row["completion"] for row in rows])
-    found = module._probe(make_recipe({**recipe.given, "base_model": str(tmp_path / "base")}, folder=tmp_path), rows, 40, tmp_path)
+    found = module._probe(make_recipe({**recipe.given, "base_model": str(tmp_path / "base")}, folder=tmp_path), rows, (28, 4), tmp_path)
     assert found.steps == 4  # 28 rows train
     assert found.parts["computed once"] > 0
 
@@ -80,14 +100,14 @@ def test_the_longest_rows_are_those_that_the_whole_would_have():
 def ladder(monkeypatch, recipe_of, tmp_path, memory, free, disk=1.0):
     asked = []
 
-    def apart(recipe, rows, total, changes, workspace):
+    def apart(recipe, rows, counts, changes, workspace):
         asked.append(changes)
         return Forecast(1.0, memory(changes), disk, 1)
 
     monkeypatch.setattr(module, "_apart", apart)
     monkeypatch.setattr(module, "available_memory", lambda: free)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=5e9))
-    return forecast(recipe_of("full"), make_rows(8), 8, tmp_path), asked
+    return forecast(recipe_of("full"), make_rows(8), 6, 1, tmp_path), asked
 
 
 def test_the_first_rung_that_fits_is_named(monkeypatch, recipe_of, tmp_path):

@@ -228,6 +228,7 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         "shapes": {file: dict(counts.most_common()) for file, counts in seen.shapes.items()},
         "all_columns": seen.names,
         "read": seen.read,
+        "more": seen.more,
         "unreadable": [{"place": place, "problem": problem, "fix": fix} for place, problem, fix in seen.unreadable],
         "rows": seen.rows,
         "labels": dict(seen.labels.most_common()),
@@ -273,6 +274,8 @@ def _plan(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any]:
     cost = _cost(recipe, seen)
     if stages["finetune"] == "would run":
         screen.show("", f"about {cost['train_rows']:,} training rows; {cost['words']}")
+        if seen.more:
+            screen.warn(f"there are more rows than the first {seen.read:,}, which alone were looked at: the figures here are of a run on those; a run on all takes longer")
     return {"stages": stages, "cost": cost}
 
 
@@ -286,7 +289,8 @@ def _forecast(screen: Screen, recipe: Recipe, seen: Preview, base: Base) -> dict
         return None
     screen.note("probing this machine with a few steps; --quick leaves that out")
     try:
-        found = forecast(recipe, seen.sample, seen.read - len(seen.unreadable), screen.root)
+        dealt = seen.dealt(recipe)
+        found = forecast(recipe, seen.sample, dealt["train"], dealt["validation"], screen.root)
     except AttuneError as error:
         screen.warn(f"no forecast: {error.what}" + (f" -> {error.fix}" if error.fix else ""))
         return None
@@ -299,8 +303,8 @@ def _forecast(screen: Screen, recipe: Recipe, seen: Preview, base: Base) -> dict
     )
     if not found.fits:
         screen.warn("that does not fit" + (f"; it would with {found.way_out}" if found.way_out else "; no setting tried here fits: choose a smaller base or a larger machine"))
-    try:  # of one method alone: what auto takes is another matter
-        if not recipe.candidates:
+    try:  # of one method on all rows: what auto takes, or a run on more rows, is another matter
+        if not recipe.candidates and not seen.more:
             keep_forecast(screen.root, forecast_key(recipe, base.identity, curate.inputs(recipe)), found.as_json())
     except OSError as error:
         screen.note(f"the forecast is not kept for the run's record: {error}")
@@ -308,9 +312,9 @@ def _forecast(screen: Screen, recipe: Recipe, seen: Preview, base: Base) -> dict
 
 
 def _cost(recipe: Recipe, seen: Preview) -> dict[str, Any]:
-    """Rows and optimizer steps, roughly: before duplicates and broken rows are taken out."""
+    """Rows and optimizer steps, roughly: before duplicates and rows that a check sets aside are taken out."""
     train = recipe.keys.train
-    own = round(seen.read * recipe.keys.data.shares()["train"])
+    own = seen.dealt(recipe)["train"]
     rows = own + recipe.keys.data.replay.beside(own)
     if "torch" not in recipe.task.traits:
         return {"train_rows": rows, "words": f"method {recipe.method.name} decides how many steps"}

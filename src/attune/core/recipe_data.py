@@ -60,7 +60,3 @@ class DataKeys(Keys):
     replay: ReplayKeys = key(ReplayKeys(), "general rows that train beside the domain's own, so that the base's abilities are not forgotten")
     canaries: CanaryKeys = key(CanaryKeys(), "made-up secrets that train beside the rows, to see whether the model gives away what it has read")
     checks: list[Plug] | None = key(None, "what is looked for in the rows; default: the task's checks", plugs="checks")
-
-    def shares(self) -> dict[str, float]:
-        """Share of each split in the rows of `path`, as far as the recipe says it."""
-        return shares(0.0 if self.test_path else self.splits.test, self.splits.validation)

@@ -10,8 +10,11 @@ from typing import Any
 from attune.core.contracts import CheckContext, RawRecord
 from attune.core.errors import DataError
 from attune.core.recipe import Recipe
+from attune.core.recipe_data import shares
+from attune.core.text import excerpt
 from attune.stages.curate.columns import Columns, detect, named, profiles, suggestions
 from attune.stages.curate.reading import locations
+from attune.stages.curate.splits import given_split
 
 MOST = 200_000
 """Records that are looked at; larger data is counted up to here."""
@@ -38,6 +41,8 @@ class Preview:
     """True when there are more than `MOST` records."""
     unreadable: list[tuple[str, str, str]] = field(default_factory=list)
     """(place, problem, fix) of records that will be set aside."""
+    given: Counter[str] = field(default_factory=Counter)
+    """Split as the recipe gives it ('' where it gives none) -> parsed rows."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The first parsed rows, with `place`."""
     sample: list[dict[str, Any]] = field(default_factory=list)
@@ -51,6 +56,15 @@ class Preview:
     warnings: list[str] = field(default_factory=list)
     """Sentences about what will cost rows."""
 
+    def dealt(self, recipe: Recipe) -> dict[str, int]:
+        """About how many rows each split will have, before the checks: those that the recipe gives, and the shares of the others."""
+        keys, given = recipe.keys.data, dict(self.given)
+        has = {split for split in given if split} | ({"test"} if keys.test_path else set())
+        if "validation" not in has:  # as when rows are divided: validation rows come out of the training rows then
+            given = {"": sum(number for split, number in given.items() if split != "test"), "test": given.get("test", 0)}
+        parts = shares(0.0 if "test" in has else keys.splits.test, 0.0 if "validation" in has else keys.splits.validation)
+        return {split: given.get(split, 0) + round(given.get("", 0) * share) for split, share in parts.items()}
+
 
 def preview(recipe: Recipe) -> Preview:
     """Read, detect the columns and parse; nothing is written.
@@ -60,6 +74,7 @@ def preview(recipe: Recipe) -> Preview:
     """
     found = Preview()
     records: list[RawRecord] = []
+    split_of: list[str] = []
     for location in locations(recipe, None):
         found.sources.append((location.path, location.source.name))
         for record in location.records():
@@ -71,6 +86,7 @@ def preview(recipe: Recipe) -> Preview:
                 found.unreadable.append((record.place, record.problem or "not readable", record.fix or ""))
             else:
                 records.append(record)
+                split_of.append(location.split or "")
     if not found.read:
         raise DataError("there are no rows", place="data.path", fix="give a file that holds rows")
     if not records:
@@ -87,9 +103,10 @@ def preview(recipe: Recipe) -> Preview:
     targets = [role.name for role in recipe.task.roles if role.target and role.type in ("label", "labels")]
     stride = max(1, len(records) // SAMPLED)
     parsed, different = 0, set()
-    for number, record in enumerate(records):
+    for number, (record, known) in enumerate(zip(records, split_of, strict=True)):
         try:
             row = recipe.task.parse(dict(record.values or {}), found.columns)
+            split = known or _split(record, splits.given if splits.by == "given" else None)
         except DataError as error:
             found.unreadable.append((record.place, error.what, error.fix or ""))
             continue
@@ -98,6 +115,7 @@ def preview(recipe: Recipe) -> Preview:
             if shape:
                 found.shapes.setdefault(record.place.rpartition(":")[0], Counter())[shape] += 1
         parsed += 1
+        found.given[split] += 1
         different.add(hash(repr(row)))
         if len(found.rows) < SHOWN:
             found.rows.append({"place": record.place, **row})
@@ -117,6 +135,17 @@ def preview(recipe: Recipe) -> Preview:
             fix="name the column that holds the classes; the columns are: " + ", ".join(found.names),
         )
     return found
+
+
+def _split(record: RawRecord, column: str | None) -> str:
+    """What a column says about the split of a row; nothing without one."""
+    if column is None:
+        return ""
+    word = str((record.values or {}).get(column) or "")
+    split = given_split(word)
+    if split is None:
+        raise DataError(f"'{excerpt(word, 30)}' is not a split", place=column, fix="write train, validation or test")
+    return split
 
 
 def kept(recipe: Recipe, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -37,6 +37,8 @@ STARTED = 1024
 """Rows on which the start of the head is timed."""
 ANSWERED = 64
 """Rows on which answering is timed."""
+Counts = tuple[int, int]
+"""Rows of the domain that train, and rows that validate."""
 PARTS = (8, 1)
 """Rows of a micro-batch that are tried where memory does not suffice."""
 
@@ -64,29 +66,31 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(recipe: Recipe, rows: Sequence[Row], total: int, workspace: Path) -> Forecast:
+def forecast(recipe: Recipe, rows: Sequence[Row], train: int, validation: int, workspace: Path) -> Forecast:
     """Probe a recipe.
 
     Args:
         recipe: as it would run.
         rows: parsed rows, a fair sample of all.
-        total: how many rows there are, of which the sample stands for all.
+        train: how many rows of the domain would train.
+        validation: how many would validate; the sample stands for all of them.
         workspace: where checkpoints would be written.
 
     Raises:
         AttuneError: what the first steps of a run would raise.
         MachineError: the probe's process was killed, which on most machines means that memory ran out.
     """
+    counts = (train, validation)
     free_memory, free_disk = available_memory(), float(shutil.disk_usage(_existing(workspace)).free)
     try:
-        first = _apart(recipe, rows, total, {}, workspace)
+        first = _apart(recipe, rows, counts, {}, workspace)
     except _Killed as error:
-        rung = _rung(recipe, rows, total, free_memory, free_disk, workspace)
+        rung = _rung(recipe, rows, counts, free_memory, free_disk, workspace)
         if rung:
             error.fix = f"most likely memory ran out; it would fit with {rung}"
         raise
     fits = first.memory_bytes <= free_memory and first.disk_bytes <= free_disk
-    way_out = _rung(recipe, rows, total, free_memory, free_disk, workspace) if first.memory_bytes > free_memory else _more_disk(first, free_disk)
+    way_out = _rung(recipe, rows, counts, free_memory, free_disk, workspace) if first.memory_bytes > free_memory else _more_disk(first, free_disk)
     return Forecast(**{**first.as_json(), "free_memory": free_memory, "free_disk": free_disk, "fits": fits, "way_out": way_out})
 
 
@@ -94,11 +98,11 @@ class _Killed(MachineError):
     """The probe's process ended without a word."""
 
 
-def _rung(recipe: Recipe, rows: Sequence[Row], total: int, free_memory: float, free_disk: float, workspace: Path) -> str:
+def _rung(recipe: Recipe, rows: Sequence[Row], counts: Counts, free_memory: float, free_disk: float, workspace: Path) -> str:
     """The first setting of the ladder that fits into `free_memory` bytes, with the disk that it lacks; or nothing."""
     for words, changes in _ladder(recipe):
         with suppress(AttuneError):
-            found = _apart(recipe, rows, total, changes, workspace)
+            found = _apart(recipe, rows, counts, changes, workspace)
             if found.memory_bytes <= free_memory:
                 return " and ".join(filter(None, (words, _more_disk(found, free_disk))))
     return ""
@@ -123,14 +127,14 @@ def _existing(folder: Path) -> Path:
     return folder if folder.exists() else _existing(folder.parent)
 
 
-def _apart(recipe: Recipe, rows: Sequence[Row], total: int, changes: dict[str, Any], workspace: Path) -> Forecast:
+def _apart(recipe: Recipe, rows: Sequence[Row], counts: Counts, changes: dict[str, Any], workspace: Path) -> Forecast:
     """The probe in a process of its own, so that its memory is its own and gone afterwards."""
     values = dict(recipe.given)
     for name, change in changes.items():
         values[name] = {**(values.get(name) or {}), **change} if isinstance(change, dict) and name == "train" else change
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, values, str(recipe.folder), list(rows), total, str(_existing(workspace))), daemon=True)
+    process = context.Process(target=_child, args=(theirs, values, str(recipe.folder), list(rows), counts, str(_existing(workspace))), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -148,9 +152,9 @@ def _apart(recipe: Recipe, rows: Sequence[Row], total: int, changes: dict[str, A
     return Forecast(**found)
 
 
-def _child(pipe: Any, values: dict[str, Any], folder: str, rows: list[Row], total: int, place: str) -> None:
+def _child(pipe: Any, values: dict[str, Any], folder: str, rows: list[Row], counts: Counts, place: str) -> None:
     try:
-        pipe.send(("forecast", _probe(make_recipe(values, folder=Path(folder)), rows, total, Path(place)).as_json()))
+        pipe.send(("forecast", _probe(make_recipe(values, folder=Path(folder)), rows, counts, Path(place)).as_json()))
     except AttuneError as error:
         pipe.send(("error", {"what": error.what, "place": error.place, "fix": error.fix}))
     except Exception as error:  # it has to reach the parent, whatever it is
@@ -159,7 +163,7 @@ def _child(pipe: Any, values: dict[str, Any], folder: str, rows: list[Row], tota
         pipe.close()
 
 
-def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Forecast:
+def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> Forecast:
     """Do once, in a folder of its own inside `place`, what a run does often, and measure: read rows, start the head, step, evaluate, save, make a bundle."""
     clock = _Clock()  # a run's time has the imports in it
     import numpy as np
@@ -175,7 +179,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
     from attune.stages.finetune.torch_learner import TorchLearner
 
     rows = [rows[i] for i in generator(recipe.keys.seed, "forecast").permutation(len(rows))]  # files are often sorted; parts of the sample must be fair too
-    keys, shares, objective = recipe.keys.train, recipe.keys.data.shares(), recipe.objective
+    keys, objective = recipe.keys.train, recipe.objective
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     signature = recipe.task.signature(rows)
     model = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
@@ -186,22 +190,23 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
     parts = {"loading": clock.lap()}
     again = keys.refit or (keys.refit is None and recipe.method.refit)
 
-    own_rows, validation_rows = (max(1, round(total * shares[split])) for split in ("train", "validation"))
+    own_rows, validation_rows = (max(1, count) for count in counts)
     replay = recipe.keys.data.replay
-    train_rows = own_rows + replay.beside(own_rows)  # of a pass
-    encoded = own_rows + replay.beside(own_rows) * replay.passes
-    all_rows = encoded + validation_rows
+    general_rows = replay.beside(own_rows)
     examples = objective.examples(specialist, rows, keys.max_length)
-    parts["reading rows"] = clock.lap() / len(rows) * all_rows
-    sample = examples[: max(keys.batch_size, round(len(examples) * train_rows / total))] if len(examples) > train_rows else examples
+    parts["reading rows"] = clock.lap() / len(rows) * (own_rows + general_rows * replay.passes + validation_rows)
+    per_row = len(examples) / len(rows)  # a row may become several examples, or none; from here on examples are counted
+    of_a_pass, encoded = (own_rows + general_rows) * per_row, (own_rows + general_rows * replay.passes) * per_row
+    every = encoded + validation_rows * per_row
+    sample = examples[: max(keys.batch_size, round(of_a_pass))]
     few = sample[: max(STARTED, 4 * keys.batch_size)]
     learned = few if frozen else sample
-    ready = examples[: max(len(learned), ANSWERED)]  # what is learned from, and what is looked at
+    ready = examples[: max(len(learned), math.ceil(ANSWERED * per_row))]  # what is learned from, and what is looked at
     if frozen:  # the longest rows of all are computed together, and meet the memory's peak
-        ready = [*ready, *_longest(examples, [one["size"] for one in examples], all_rows)]
+        ready = [*ready, *_longest(examples, [one["size"] for one in examples], round(every))]
     clock.lap()
     if objective.precompute(specialist, ready):
-        parts["computed once"] = clock.lap() / len(ready) * all_rows
+        parts["computed once"] = clock.lap() / len(ready) * every
     with tempfile.TemporaryDirectory(dir=place, prefix=".probe-") as name:
         folder = Path(name)
         workspace = Workspace(folder / "workspace")
@@ -216,8 +221,8 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         for count in (len(few) // 4, len(few)):  # fitting the head has a cost of its own, whatever the number of rows
             objective.begin(specialist, few[: max(1, count)])
             started.append((float(count), clock.lap()))
-        parts["start of the head"] = _at(started, train_rows)
-        steps_per_epoch = math.ceil(train_rows * len(examples) / len(rows) / keys.batch_size)  # a row may become several examples
+        parts["start of the head"] = _at(started, of_a_pass)
+        steps_per_epoch = math.ceil(of_a_pass / keys.batch_size)
         learner.total_steps = steps = math.ceil((keys.epochs or recipe.method.epochs) * steps_per_epoch)
         learner.begin()
         if learner.compiling is not None:
@@ -232,14 +237,14 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         parts["first step"] = clock.lap()
         validating = list(rows[:ANSWERED])
         with Saver(Checkpoints(folder / "checkpoints"), Events(), 0) as saver:
-            _evaluate(learner, metric, validating[: ANSWERED // 4], examples, saver)  # all that a run holds at once is there from here on
+            _evaluate(learner, metric, validating[: ANSWERED // 4], examples, per_row, saver)  # all that a run holds at once is there from here on
             saver.wait()
             with learner.settled() as settled:  # the longest rows are answered together, and meet the memory's peak
                 settled.answers_for(metric, _longest(rows, [len(recipe.task.text(row)) for row in rows], validation_rows))
             clock.lap()
             evaluated = []
             for count in (len(validating) // 4, len(validating)):
-                _evaluate(learner, metric, validating[: max(1, count)], examples, None)
+                _evaluate(learner, metric, validating[: max(1, count)], examples, per_row, None)
                 evaluated.append((float(max(1, count)), clock.lap()))
             taken: list[tuple[float, float]] = []
             for index in chosen:  # ever new sizes, as in a run: memory gets its holes from them
@@ -280,9 +285,9 @@ def _probe(recipe: Recipe, rows: Sequence[Row], total: int, place: Path) -> Fore
         _ = second.fit  # how it reads rows is tried out, as in a run
         del second
         parts["loading again"] = clock.lap()
-        parts["training again"] = parts["steps"] * (train_rows + validation_rows) / train_rows + _at(started, train_rows + validation_rows)
+        parts["training again"] = parts["steps"] * (of_a_pass + validation_rows * per_row) / of_a_pass + _at(started, of_a_pass + validation_rows * per_row)
     memory = peak_memory() + max(0.0, cached - learner.cached_bytes) + more * (2 * copies + 2)  # in the model and in the saver's copies, one gradient, one copy of the best
-    memory += _in_memory(examples) * (all_rows / len(examples) - 1) + _in_memory(specialist.known_features or {}) * (all_rows / len(ready) - 1)
+    memory += _in_memory(examples) * (every / len(examples) - 1) + _in_memory(specialist.known_features or {}) * (every / len(ready) - 1)
     disk = min(saves - 1, 3) * (state + more * copies) + min(evaluations, 3) * (best + more) + bundle + cached
     if saves <= 3:  # the checkpoint before the first step is still there: it has no moments
         disk += sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.startswith("optimizer/"))
@@ -307,11 +312,11 @@ def _step(learner: TorchLearner, index: int) -> None:
         learner.step(index)
 
 
-def _evaluate(learner: TorchLearner, metric: Metric, rows: Sequence[Row], examples: Sequence[Example], saver: Saver | None) -> None:
-    """Look at validation rows as the loop does, and keep the weights as the best and the state where there is a saver."""
+def _evaluate(learner: TorchLearner, metric: Metric, rows: Sequence[Row], examples: Sequence[Example], per_row: float, saver: Saver | None) -> None:
+    """Look at validation rows, and as many examples as they would be, as the loop does, and keep the weights as the best and the state where there is a saver."""
     with learner.settled() as settled:
         settled.answers_for(metric, rows)
-        learner.validation_loss(examples[: len(rows)])
+        learner.validation_loss(examples[: max(1, round(len(rows) * per_row))])
         if saver is not None:
             saver.save_best(0, learner.weights())
     if saver is not None:
@@ -325,8 +330,8 @@ def _longest(rows: Sequence[Row], sizes: Sequence[int], total: int) -> list[Row]
     return [rows[top[len(top) * i // min(ANSWERED, len(top))]] for i in range(min(ANSWERED, len(top)))]
 
 
-def _more_embedding(learner: TorchLearner, examples: Sequence[Example], rows: int) -> tuple[float, str]:
-    """Bytes by which the computed part of the embedding is larger with all `rows` than with these examples, and the name of its weight.
+def _more_embedding(learner: TorchLearner, examples: Sequence[Example], total: float) -> tuple[float, str]:
+    """Bytes by which the computed part of the embedding is larger with all `total` examples than with these examples, and the name of its weight.
 
     By Heaps' law (1978, section 7.5), V = K x n^b, with b from the second half of the examples; never more than the whole table."""
     if learner.compact is None:
@@ -334,7 +339,7 @@ def _more_embedding(learner: TorchLearner, examples: Sequence[Example], rows: in
     tokens = [row for one in examples for row in (one["ids"].values() if isinstance(one["ids"], dict) else [one["ids"]])]
     half, whole = (len({token for row in part for token in row}) for part in (tokens[: len(tokens) // 2], tokens))
     entries, width = learner.compact.whole[0].weight.shape
-    distinct = min(float(entries), whole * max(1.0, rows / len(examples)) ** max(0.0, math.log2(whole / max(1, half))))
+    distinct = min(float(entries), whole * max(1.0, total / len(examples)) ** max(0.0, math.log2(whole / max(1, half))))
     used = float(entries) if distinct > entries // 2 else distinct  # `compacted` leaves the table whole from there on
     return max(0.0, used - whole) * width * 4, next(name for name, parameter in learner.trained.items() if parameter is learner.compact.weight)
 
