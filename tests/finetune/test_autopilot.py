@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,9 +70,9 @@ def test_all_trials_of_a_sweep_start_from_the_same_weights(auto_of, workspace, m
 
     starts, losses = [], autopilot.Autopilot._losses
 
-    def seen(self, session, learner, asked, place):
+    def seen(self, session, learner, *given):
         starts.append((session.recipe.method.name, {name: one.clone() for name, one in learner.weights().items()}))
-        return losses(self, session, learner, asked, place)
+        return losses(self, session, learner, *given)
 
     monkeypatch.setattr(autopilot.Autopilot, "_losses", seen)
     monkeypatch.setattr(autopilot, "SWEPT_RATES", 3)
@@ -90,8 +91,8 @@ def test_a_rate_of_the_user_is_not_swept(auto_of, workspace):
 def test_another_rate_has_to_be_clearly_better_also_where_losses_are_negative(auto_of, workspace, monkeypatch, others, kept):
     from attune.stages.finetune import autopilot
 
-    def losses(self, session, learner, asked, place):
-        return [-1.0 if place[0] == 1 else others] * autopilot.LOOKS
+    def losses(self, session, learner, asked, place, until):
+        return [-1.0 if place[0] == 1 else others] * autopilot.LOOKS, learner.total_steps
 
     monkeypatch.setattr(autopilot.Autopilot, "_losses", losses)
     monkeypatch.setattr(autopilot, "SWEPT_RATES", 2)
@@ -276,6 +277,81 @@ def test_passes_are_cut_to_the_budget(auto_of, workspace, monkeypatch):
     monkeypatch.setattr(autopilot.Autopilot, "_sweep", lambda self, method, given: (1e-3, 4.0))
     _, checkpoint = searched(auto_of(budget="1h", epochs=6), workspace, make_rows(80))
     assert [one["epochs"] for one in trained(checkpoint)] == [6.0, 2.0, 2.0][: len(trained(checkpoint))]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "left", "seconds", "first", "refit", "planned", "said"),
+    [
+        (0.5, 3000, 60, True, False, 0.5, ""),
+        (0.5, 3000, 60, False, False, 0.5, ""),
+        (0.25, 10, 20, False, False, 0.25, ""),
+        (2.5, 27, 10, False, False, 2.5, ""),
+        (6, 27, 10, False, False, 2.0, "6 passes would take longer than what is left of the budget; 2 are made"),
+        (6, 27, 10, False, True, 1.0, "6 passes and training once more would take longer than what is left of the budget; 1 is made"),
+        (6, 9, 10, False, False, 0.0, "6 passes would take longer than what is left of the budget, and so would one"),
+        (0.5, 4, 10, False, False, 0.0, "0.5 passes would take longer than what is left of the budget"),
+        (0.5, 4, 10, True, False, 0.5, ""),
+        (6, 4, 10, True, False, 1.0, "6 passes would take longer than what is left of the budget; 1 is made"),
+    ],
+)
+def test_as_many_passes_are_planned_as_there_is_time_for(auto_of, monkeypatch, tmp_path, epochs, left, seconds, first, refit, planned, said):
+    from attune.stages.finetune.autopilot import Autopilot
+
+    monkeypatch.setattr(Autopilot, "left", property(lambda self: left))
+    monkeypatch.setattr(Autopilot, "_sweep", lambda self, method, given: (1e-3, seconds))
+    recipe, told = auto_of(budget="1h", epochs=epochs, refit=refit), []
+    trial = Autopilot(recipe, lambda recipe, folder: None, tmp_path, Events(None, [told.append]))._planned(recipe.candidates[1], first=first)
+    assert trial["epochs"] == planned
+    assert [event["message"] for event in told] == ([f"lora: {said}"] if said else [])
+
+
+def test_a_sweep_ends_with_its_share_of_the_budget(auto_of, workspace, monkeypatch):
+    """As if every step took a minute, of a budget of 100: the sweep has its quarter of what is left, the training the rest."""
+    from attune.stages.finetune import autopilot, stage
+    from attune.stages.finetune.torch_learner import TorchLearner
+
+    minutes, step = [0.0], TorchLearner.step
+    clock = SimpleNamespace(monotonic=lambda: 60 * minutes[0])
+    monkeypatch.setattr(autopilot, "time", clock)
+    monkeypatch.setattr(stage, "time", clock)
+
+    def slow(self, index):
+        minutes[0] += 1
+        return step(self, index)
+
+    monkeypatch.setattr(TorchLearner, "step", slow)
+    _, checkpoint = searched(auto_of(budget="100m", epochs=1, refit=False), workspace, make_rows(60))  # a pass has 6 steps, a trial of a sweep 42
+    swept = [one for one in checkpoint.trials if (one["method"], one["kind"]) == ("lora", "sweep")]
+    assert [(one["steps"], one["of"], one["outcome"]) for one in swept] == [(24, 42, "given up")]
+    assert [one["steps"] for one in trained(checkpoint)][:2] == [6, 6]
+    assert minutes[0] <= 101
+
+
+def test_time_is_set_aside_for_training_once_more(auto_of, monkeypatch, tmp_path):
+    from attune.stages.finetune import autopilot
+
+    monkeypatch.setattr(autopilot, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    recipe = auto_of(budget="100s")
+    session = SimpleNamespace(meter=SimpleNamespace(earlier=0.0))
+    pilot = autopilot.Autopilot(recipe, lambda recipe, folder: session, tmp_path, Events())
+    head, lora, _ = recipe.candidates  # of these the head trains once more
+    assert pilot.left == 100
+    assert pilot._open(head, {"learning_rate": 1e-3, "epochs": 1}).deadline == 50
+    trial = pilot._note(head, "train", 1e-3, steps=4, seconds=30.0)
+    pilot.used = 30.0
+    assert pilot.left == 40
+    assert pilot._open(lora, {"learning_rate": 1e-3, "epochs": 1}).deadline == 40
+    assert pilot._open(head, trial, last=True).deadline == 70
+
+
+def test_an_exact_tie_is_no_improvement(auto_of, workspace, monkeypatch):
+    from attune.stages.finetune import autopilot
+
+    monkeypatch.setattr(autopilot, "chance_better", lambda *given: 0.5)
+    monkeypatch.setattr(autopilot, "SWEPT_RATES", 1)
+    _, checkpoint = searched(auto_of(epochs=1), workspace, make_rows(60))
+    assert [one["method"] for one in trained(checkpoint)] == ["head", "lora"]
+    assert checkpoint.method == "head"
 
 
 def test_the_smallest_that_is_not_clearly_worse_is_kept(auto_of, workspace, tmp_path):

@@ -79,8 +79,18 @@ class Autopilot:
 
     @property
     def left(self) -> float:
-        """Seconds of the budget that are left."""
-        return self.budget - self.used - (time.monotonic() - self.began)
+        """Seconds of the budget that are left for training; what training one of those that are done once more would take is set aside."""
+        return self.budget - self.used - (time.monotonic() - self.began) - self._aside()
+
+    def _aside(self) -> float:
+        """Seconds that training once more takes, of the slowest of the methods done that do so: at most about as long as the first time."""
+        again = {one.name for one in self.recipe.candidates if self._refits(one)}
+        return max((one["seconds"] for one in self.trials if one["kind"] == "train" and one["steps"] and one["method"] in again), default=0.0)
+
+    def _refits(self, method: Method) -> bool:
+        """Whether a method trains once more when it is kept."""
+        wanted = self.recipe.keys.train.refit
+        return method.refit if wanted is None else wanted
 
     def best(self) -> Session:
         """Search, and give the loop of the model to keep, with its best weights."""
@@ -98,7 +108,7 @@ class Autopilot:
                 self.events.note(f"{method.name}: {self.recipe.main_metric} {trial['validation']:.4f}, {trial['outcome']}")
             tried.append((trial, rows))
             self._write()
-            if len(tried) > 1 and chance < 0.5:
+            if len(tried) > 1 and chance <= 0.5:
                 larger = [one.name for one in self.recipe.candidates[self.recipe.candidates.index(method) + 1 :]]
                 if larger:
                     self.events.note(f"{method.name} did not improve on what was smaller: {', '.join(larger)} is not tried")
@@ -110,7 +120,7 @@ class Autopilot:
         winner["outcome"] = ", ".join(part for part in (winner["outcome"].removesuffix("kept").removesuffix(", "), "kept") if part)
         self._write()
         method = next(one for one in self.recipe.candidates if one.name == winner["method"])
-        session = self._open(method, winner)
+        session = self._open(method, winner, last=True)
         chosen = f"{method.name}, the smallest of {', '.join(one['method'] for one, _ in tried)} that is not clearly worse on the validation rows than the best of them"
         session.chosen["method"] = "; ".join([chosen, *failed])
         self.events.note(f"auto keeps {method.name}: {self.recipe.main_metric} {winner['validation']:.4f} on the validation rows, learning rate {winner['learning_rate']:.2g}")
@@ -182,12 +192,12 @@ class Autopilot:
         self._write()
         return known, rows
 
-    def _open(self, method: Method, trial: dict[str, Any]) -> Session:
-        """The loop of a trial, as far as it has come, with the time that is left for it."""
+    def _open(self, method: Method, trial: dict[str, Any], *, last: bool = False) -> Session:
+        """The loop of a trial, as far as it has come, with the time that is left for it; the last has also what was set aside for training once more."""
         own = {"learning_rate": trial["learning_rate"], "epochs": trial["epochs"]}
         session = self.session(self.recipe.tried(method, **own), self.folder / "trials" / method.name)
         self.used = max(self.used, session.meter.earlier)
-        session.deadline = time.monotonic() + max(0.0, self.left) if math.isfinite(self.budget) else math.inf
+        session.deadline = time.monotonic() + max(0.0, self.left + self._aside() if last else self.left / (2 if self._refits(method) else 1)) if math.isfinite(self.budget) else math.inf
         return session
 
     def _planned(self, method: Method, *, first: bool) -> dict[str, Any]:
@@ -199,9 +209,13 @@ class Autopilot:
             epochs, why = 0.0, "the budget is used up"
         elif method.sweeps:
             rate, seconds = self._sweep(method, keys.learning_rate)
-            epochs = max(1.0 if first else 0.0, min(wanted, float(math.floor(self.left / seconds)))) if math.isfinite(self.budget) else wanted
+            once_more = " and training once more" if self._refits(method) else ""
+            fit = math.inf if math.isinf(self.left) else self.left / (2 * seconds if once_more else seconds)
+            epochs = wanted if wanted <= fit else max(min(wanted, 1.0) if first else 0.0, float(math.floor(fit)))
             if epochs < wanted:
-                why = f"{wanted:g} passes would take longer than what is left of the budget" + (f"; {epochs:g} are made" if epochs else ", and so would one")
+                why = f"{wanted:g} passes{once_more} would take longer than what is left of the budget" + (
+                    f"; {epochs:g} {'is' if epochs == 1 else 'are'} made" if epochs else ", and so would one" if wanted > 1 else ""
+                )
         trial = self._note(method, "train", rate, epochs=epochs, outcome="running" if epochs else why)
         self._write()
         if why:
@@ -233,8 +247,8 @@ class Autopilot:
         known = [one for one in self.trials if (one["method"], one["kind"]) == (method.name, "sweep")]
         pace, rates = 0.0, 1 if given else SWEPT_RATES
         start: tuple[Any, Any] | None = None
-        number = 0
-        while number < rates:
+        number, until = 0, time.monotonic() + SHARE * max(0.0, self.left)
+        while number < rates and (number < max(1, len(known)) or time.monotonic() < until):
             number += 1
             asked = study.ask()
             rate = asked.suggest_float("learning_rate", own / SPAN, own * SPAN, log=True)
@@ -245,18 +259,19 @@ class Autopilot:
             else:
                 learner, start = self._short(session, few, rate, start)
                 since = time.monotonic()
-                losses = self._losses(session, learner, asked, (number, rates))
+                losses, made = self._losses(session, learner, asked, (number, rates), until)
                 taken = time.monotonic() - since
                 looks = [loss if math.isfinite(loss) else None for loss in losses]
                 whole = len(looks) == LOOKS and looks[-1] is not None
-                facts = {"steps": len(looks) * learner.total_steps // LOOKS, "of": learner.total_steps, "looks": looks, "loss": looks[-1]}
+                facts = {"steps": made, "of": learner.total_steps, "looks": looks, "loss": looks[-1]}
                 trial = self._note(method, "sweep", rate, seconds=taken, outcome="" if whole else "given up", **facts)
                 self._write()
             pruned = bool(trial["outcome"])
             study.tell(asked, None if pruned else trial["loss"], state=optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE)
             if number == 1:
-                pace = trial["seconds"] / trial["of"] * math.ceil(len(learned) / session.keys.batch_size)
-                rates = max(1, min(rates, max(len(known), int(SHARE * self.left / trial["seconds"])))) if math.isfinite(self.budget) else rates
+                pace = trial["seconds"] / trial["steps"] * math.ceil(len(learned) / session.keys.batch_size)
+                more = (until - time.monotonic()) / trial["seconds"]
+                rates = min(rates, max(len(known), 1 + int(max(0.0, more)))) if math.isfinite(more) else rates
         done = {one.params["learning_rate"]: float(one.value) for one in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]) if one.value is not None}
         rate = min(done, key=lambda one: done[one] if one != own else done[one] - WORTH * abs(done[one]), default=own)
         self._write()
@@ -278,8 +293,8 @@ class Autopilot:
         learner.load_state(*start)
         return learner, start
 
-    def _losses(self, session: Session, learner: TorchLearner, asked: Any, place: tuple[int, int]) -> list[float]:
-        """Validation losses at the looks of one trial; it ends early where the pruner says so or training is not steady."""
+    def _losses(self, session: Session, learner: TorchLearner, asked: Any, place: tuple[int, int], until: float) -> tuple[list[float], int]:
+        """Validation losses at the looks of one trial, and its steps; it ends early where the pruner says so, training is not steady or the sweep's time is up."""
         found: list[float] = []
         order = generator(self.recipe.keys.seed, "sweep validation").permutation(len(session.validation_examples))[:SWEPT_VALIDATION]
         seen = [session.validation_examples[i] for i in sorted(order)]
@@ -289,7 +304,7 @@ class Autopilot:
                 learner.step(index)
             except Unsteady:
                 asked.report(math.inf, len(found) + 1)
-                return [*found, math.inf]
+                return [*found, math.inf], index + 1
             self.events.progress(f"learning rate {place[0]} of {place[1]}", index + 1, learner.total_steps)
             if index + 1 in looks:
                 with learner.settled():
@@ -297,8 +312,10 @@ class Autopilot:
                 found.append(loss if math.isfinite(loss) else math.inf)
                 asked.report(found[-1], len(found))
                 if asked.should_prune():
-                    break
-        return found
+                    return found, index + 1
+            if time.monotonic() > until and index + 1 < learner.total_steps:
+                return [*found, math.inf], index + 1
+        return found, learner.total_steps
 
     def _write(self) -> None:
         write_checked(self.path, self.trials)
