@@ -21,13 +21,15 @@ from attune.core.low_rank import fuse_updates
 from attune.core.memory import give_back, in_parts, ran_out
 from attune.core.randomness import key as random_key
 from attune.core.recipe import TrainKeys
+from attune.core.recipe_data import ReplayKeys
 from attune.core.specialist import Specialist
 from attune.core.tokens import Tokens
+from attune.core.turns import Turns
 from attune.stages.finetune.cache import Cache, NoRoom
 from attune.stages.finetune.compact import compacted
 from attune.stages.finetune.compiling import Compiling, Unusable
 from attune.stages.finetune.defence import LOWER, Watchman
-from attune.stages.finetune.plan import Turns, group_of, length_grouped, rate_factor
+from attune.stages.finetune.plan import evened, group_of, length_grouped, rate_factor
 from attune.stages.finetune.prefix import Prefix, frozen_layers
 
 Tensors = dict[str, torch.Tensor]
@@ -64,7 +66,7 @@ class TorchLearner:
         precision: fp32 or bf16 (autocast; weights, optimizer state and losses stay float32).
         cache: folder for what frozen layers answer to the training rows; None: compute it each time.
         events: told when the run has to defend itself.
-        general: share of the general rows in a pass, where some examples are marked as such.
+        replay: how many general rows stand in a pass, where some examples are marked as such.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class TorchLearner:
         precision: str,
         cache: Path | None = None,
         events: Events | None = None,
-        general: float = 0.0,
+        replay: ReplayKeys | None = None,
     ) -> None:
         assert specialist.method is not None
         self.events = events or Events()
@@ -97,7 +99,7 @@ class TorchLearner:
                 fix="leave it out, or lower train.batch_size to what fits into memory",
             )
         self.average = keys.average
-        self.turns = Turns(examples, general, seed)
+        self.turns = Turns(examples, replay or ReplayKeys(), seed)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.steps_per_epoch = len(self._batches(0))
         self.total_steps = math.ceil((keys.epochs or specialist.method.epochs) * self.steps_per_epoch)
@@ -175,12 +177,13 @@ class TorchLearner:
         return [{"params": parameters, "lr": peak, "weight_decay": decay} for (peak, decay), parameters in groups.items()]
 
     def _batches(self, epoch: int) -> list[list[int]]:
+        """The batches of a pass; each has as many as the first."""
         if self._epoch[0] != epoch:
             turn = self.turns.of(epoch)
             rows = [self.examples[i] for i in turn]
             sizes = [one["size"] for one in rows]
             batches = self.objective.order(rows, self.batch_size, self.seed, epoch) or length_grouped(sizes, self.batch_size, self.seed, epoch, group_of(sizes, self.model.fit.flat))
-            self._epoch = (epoch, [[turn[i] for i in batch] for batch in batches])
+            self._epoch = (epoch, [[turn[i] for i in batch] for batch in (evened(batches, self.steps_per_epoch) if epoch else batches)])
         return self._epoch[1]
 
     def batch_at(self, index: int) -> list[Example]:
