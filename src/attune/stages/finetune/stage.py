@@ -192,7 +192,7 @@ class Session:
             name, facts = self.found
             self.learner.load_state(self.checkpoints.read(name), facts["learner"])
             self.next_step, self.best, self.curve, self.waited, self.recent = (facts[name] for name in ("step", "best", "curve", "waited", "recent"))
-            self.chosen = facts["chosen"]
+            self.chosen = facts["chosen"] | self.learner.chosen  # what a learner chooses at every start may be otherwise now
             self.meter.go_on(facts.get("used", {}))
             recipe.objective.keys.assume_read()  # what only `begin` reads was read by the start that this run goes on from
             self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)

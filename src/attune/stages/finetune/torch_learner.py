@@ -30,7 +30,7 @@ from attune.stages.finetune.compact import compacted
 from attune.stages.finetune.compiling import Compiling, Unusable
 from attune.stages.finetune.defence import LOWER, Watchman
 from attune.stages.finetune.plan import evened, group_of, length_grouped, rate_factor
-from attune.stages.finetune.prefix import Prefix, frozen_layers
+from attune.stages.finetune.prefix import Prefix, below, frozen_layers
 
 Tensors = dict[str, torch.Tensor]
 LEFT = "unused embedding rows"
@@ -121,11 +121,11 @@ class TorchLearner:
         self.noisy = add_noise(network_of(self.model.body), keys.neftune) if not self.model.body_is_frozen() and keys.neftune is not None else None
         """Where NEFTune is on, its hook on the embedding; what frozen layers answer is then not the same twice, and is not kept."""
         self.model.noisy = self.noisy is not None
-        depth = frozen_layers(self.model.body) if self.noisy is None and cache is not None and self.model.fit.flat and not self.model.body_is_frozen() and all("ids" in one for one in examples) else 0
+        depth = frozen_layers(self.model.body) if self.noisy is None and self.model.fit.flat and not self.model.body_is_frozen() and all("ids" in one for one in examples) else 0
         self.cached_bytes = 0
         """What lies on the disk of the frozen layers' answers."""
-        limit = keys.cache_gb
-        if cache is not None and depth:
+        if cache is not None and depth:  # elsewhere the limit stays unread, and the loop refuses it
+            limit = keys.cache_gb
             kept = Cache(cache, None if limit is None else limit * 1e9, self.events)
             try:
                 prefix = Prefix(self.model, examples, depth, kept, {"base": specialist.base.identity, "as": self.model.frozen_as} if self.model.frozen_as else specialist.base.identity, precision)
@@ -134,7 +134,13 @@ class TorchLearner:
             except NoRoom as error:
                 how = f"are computed in every step: {error}"
             self.chosen["frozen layers"] = f"the answers of the first {depth} layers {how}"
-        sites = dropouts(self.model.body)
+        lower = below(self.model.body, depth) if depth else set()
+        sites = []
+        for module, attribute in dropouts(self.model.body):
+            if id(module) in lower:
+                setattr(module, attribute, 0.0)
+            else:
+                sites.append((module, attribute))
         if sites and keys.dropout is not None:  # without any, the key stays unread, and the loop refuses it
             for module, attribute in sites:
                 setattr(module, attribute, keys.dropout)
