@@ -175,7 +175,8 @@ class TorchLearner:
 
     def _groups(self, rate: float) -> list[dict[str, Any]]:
         """Head and body have rates of their own; biases, norms and factors (weights in a line) do not decay."""
-        head_rate = self.keys.head_learning_rate or max(1e-3, rate)
+        heads = any(name.startswith("head.") for name in self.trained)  # without one, the key stays unread
+        head_rate = (self.keys.head_learning_rate or max(1e-3, rate)) if heads else rate
         groups: dict[tuple[float, float], list[torch.Tensor]] = {}
         for name, parameter in self.trained.items():
             decay = self.keys.weight_decay if sum(size > 1 for size in parameter.shape) > 1 else 0.0
