@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attune.core import flat
+from attune.core import tokens as core_tokens
 from attune.core.flat import fit_of, noise, run_flat, run_padded
 from attune.core.tokens import LEAST_SHARED, Tokens, shared_beginnings
 
@@ -88,8 +89,43 @@ def test_a_branch_that_sees_its_sister_is_noticed(monkeypatch):
     assert not fit_of(body_of("llama")).shares
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_dropout_does_not_depend_on_who_shares_a_beginning(family):
+    """In one batch, in micro-batches of three, two and one, and where nothing is laid once: a row's states and all gradients are the same."""
+    body = body_of(family).train()
+    body.config.attention_dropout = 0.1
+    for module in body.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.1
+    flat.key_dropout(body)
+
+    def drawn(parts, least):
+        body.zero_grad()
+        found = []
+        for part in parts:
+            rows = [ROWS[i] for i in part]
+            with noise(5), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(core_tokens, "LEAST_SHARED", least)
+                tokens = Tokens.of(rows, [len(row) - 1 for row in rows])
+                hidden = run_flat(body, tokens, 0, use_cache=False)[0][0][tokens.ends]
+            (hidden**2 * torch.linspace(0.5, 1.5, hidden.shape[1])).sum().backward()
+            found.append(hidden.detach())
+        return [torch.cat(found), *(p.grad.clone() for p in body.parameters() if p.grad is not None)]
+
+    whole = drawn([range(6)], LEAST_SHARED)
+    body.eval()
+    assert float((whole[0] - drawn([range(6)], LEAST_SHARED)[0]).abs().max()) > 1e-2
+    body.train()
+    for parts in ([range(6)], [(0, 2, 4), (1, 3, 5)], [(0, 3), (1, 4), (2, 5)], [(i,) for i in range(6)]):
+        others = drawn(parts, 1000 if len(parts) == 1 else LEAST_SHARED)
+        order = [i for part in parts for i in part]
+        others[0] = others[0][torch.tensor(order).argsort()]
+        for ours, theirs in zip(whole, others, strict=True):
+            assert float((ours - theirs).abs().max()) <= 2e-4 * max(float(theirs.abs().max()), 1e-2)
+
+
 def test_dropout_behind_a_shared_beginning_is_that_of_the_row():
-    """Of a row's own piece; the beginning can have one draw only."""
+    """The same for the same noise, another for another."""
     body = body_of("gpt2").train()
     flat.key_dropout(body)
     tokens = shared()

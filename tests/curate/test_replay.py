@@ -156,3 +156,15 @@ def test_documents_are_replayed_beside_documents(curate):
     general = "\n".join(json.dumps({"text": f"the river {number} runs past hill {number * 3}"}) for number in range(60))
     result = curate({"own.jsonl": own, "general.jsonl": general}, task="text_generation", objective="pretraining", replay={"path": "general.jsonl", "share": 0.2})
     assert any(row["replay"] and row["completion"].startswith("the river") for row in result.rows("train"))
+
+
+def test_what_is_learned_from_the_rows_of_one_pass_gets_no_others(curate):
+    """Trees have no passes: more general rows than the share would weigh in the classes' balance, and never be learned."""
+    own, general = (as_csv([(f"{i * 7 % 83},{i}", ("paid", "lost")[i % 3 == 0]) for i in range(start, start + many)], "age,amount,label").replace('"', "") for start, many in ((0, 100), (1000, 300)))
+    result = curate({"rows.csv": own, "general.csv": general}, task="tabular_classification", replay={"path": "general.csv", "share": 0.2})
+    train = result.rows("train")
+    replayed = sum(bool(row["replay"]) for row in train)
+    assert replayed == round((len(train) - replayed) / 4)
+    [told] = [event["message"] for event in result.heard if "general rows of general.csv train beside" in event.get("message", "")]
+    assert "others in each" not in told
+    assert f"{replayed} in a pass" in told

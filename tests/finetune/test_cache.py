@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from attune.core.errors import MachineError
+from attune.core.errors import MachineError, Problems
 from attune.core.events import Events
 from attune.stages import finetune
 from attune.stages.finetune import cache as cache_module
@@ -164,10 +164,10 @@ def test_the_limit_without_a_setting_follows_the_disk(tmp_path, monkeypatch):
 
 def test_a_run_without_room_computes_the_layers_each_time_and_says_why(tiny_base, tmp_path):
     method = {"name": "lora", "layers": 1}
-    without = learner_of(tiny_base, method, cache=tmp_path / "none", dropout=0.0, cache_gb=0)
+    without = learner_of(tiny_base, method, cache=tmp_path / "none", cache_gb=0)
     assert "are computed in every step: they would take" in without.chosen["frozen layers"]
     assert not (tmp_path / "none").exists()
-    with_them = learner_of(tiny_base, method, cache=tmp_path / "some", dropout=0.0)
+    with_them = learner_of(tiny_base, method, cache=tmp_path / "some")
     a, b = trained(without), trained(with_them)
     assert max(float((a[name] - b[name]).abs().max()) for name in a if not name.endswith("key.bias")) < 1e-5
 
@@ -187,6 +187,49 @@ def test_the_record_of_a_run_says_that_nothing_was_kept(recipe_of, workspace):
     checkpoint = finetune.run(recipe, workspace, make_dataset(workspace, recipe, make_rows(40)), Events(), run="r")
     assert "train.cache_gb" in checkpoint.chosen["frozen layers"]
     assert not (workspace.root / "cache").exists()
+
+
+def test_a_resume_that_finds_room_learns_the_same_and_says_what_is_true_now(recipe_of, workspace, monkeypatch):
+    from attune.core.specialist import open_bundle
+    from attune.stages.finetune.stage import Session
+
+    recipe = recipe_of({"name": "full", "layers": 1}, refit=False)
+    dataset = make_dataset(workspace, recipe, make_rows(80))
+    whole = finetune.run(recipe, workspace, dataset, Events(), run="whole")
+    shutil.rmtree(workspace.root / "cache")
+    commit, free = Session._commit, cache_module._free
+
+    def stops(self, at):
+        commit(self, at)
+        if at >= 6:
+            self.saver.wait()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache_module, "_free", lambda folder: 10)
+    monkeypatch.setattr(Session, "_commit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.run(recipe, workspace, dataset, Events(), run="killed")
+    monkeypatch.setattr(cache_module, "_free", free)
+    monkeypatch.setattr(Session, "_commit", commit)
+    resumed = finetune.run(recipe, workspace, dataset, Events(), run="killed")
+    assert "were computed once" in resumed.chosen["frozen layers"]
+    a, b = (dict(open_bundle(workspace.store.path(one.store_key)).model.named_parameters()) for one in (whole, resumed))
+    assert max(float((a[name] - b[name]).detach().abs().max()) for name in a if not name.endswith("key.bias")) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "refused"), [("full", "cache_gb", True), ("head", "cache_gb", True), ({"name": "full", "layers": 1}, "cache_gb", False), ("head", "head_learning_rate", False)]
+)
+def test_a_key_that_has_no_effect_is_left_unread(tiny_base, tmp_path, method, key, refused):
+    learner = learner_of(tiny_base, method, cache=tmp_path, **{key: 1.0})
+    assert (key in learner.keys.unread()) == refused
+
+
+def test_a_rate_of_a_head_that_is_not_there_is_refused(recipe_of, workspace):
+    recipe = recipe_of(task="embedding", objective="contrastive", epochs=0.5, head_learning_rate=1e-3)
+    pairs = [{"row_id": row["row_id"], "place": row["place"], "anchor": row["text"], "positive": f"{row['label']} {i}"} for i, row in enumerate(make_rows(60))]
+    with pytest.raises(Problems, match=r"train\.head_learning_rate"):
+        finetune.run(recipe, workspace, make_dataset(workspace, recipe, pairs), Events(), run="r")
 
 
 def test_doctor_shows_its_size(small):

@@ -285,6 +285,32 @@ def test_rivals_see_no_test_answer(tickets, monkeypatch):
     assert not test & seen["rows"]
 
 
+def test_rivals_learn_from_the_general_rows_of_a_pass_and_probes_know_all(tickets, monkeypatch):
+    from attune.core import catalog
+
+    splits = cut(ticket_rows(24), len(LABELS))
+    splits["train"] = [{**row, core_rows.GENERAL: i % 2 == 1} for i, row in enumerate(splits["train"])]
+    made = recipe(data={"path": "rows.csv", "replay": {"path": "general.csv", "share": 0.25, "passes": 3}}, grade={"resamples": 200, "rivals": ["majority"], "probes": ["robustness"]})
+    dataset = make_dataset(tickets.workspace, made, splits)
+    checkpoint = tuned(tickets.workspace, made, dataset, "general")
+    seen = {}
+    for kind, name, method in (("rivals", "majority", "fit"), ("probes", "robustness", "run")):
+        plug = catalog.load(kind, name)
+        own_way = getattr(plug, method)
+
+        def watched(self, context, kind=kind, before=own_way):
+            seen[kind] = [row["row_id"] for row in context.train]
+            return before(self, context)
+
+        monkeypatch.setattr(plug, method, watched)
+    grade.run(made, tickets.workspace, dataset, checkpoint, Events())
+    own, general = ([row["row_id"] for row in splits["train"] if row[core_rows.GENERAL] == wanted] for wanted in (False, True))
+    assert [name for name in seen["rivals"] if name in own] == own
+    assert len(set(seen["rivals"]) & set(general)) == made.keys.data.replay.beside(len(own)) == 12
+    assert len(general) == 36
+    assert len(seen["probes"]) == 72
+
+
 def test_several_labels_a_row_go_all_the_way(tickets):
     groups = {"cancel_order": "order", "track_order": "order", "damaged_item": "order"}
     all_rows = [{**row, "label": sorted({row["label"], groups.get(row["label"], "account")}) if n % 12 else []} for n, row in enumerate(ticket_rows(20))]

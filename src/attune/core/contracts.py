@@ -293,7 +293,8 @@ class Objective(Plug):
         """Sum of the losses and the number of supervised items in the micro-batch; the loop divides by the items of the whole step."""
 
     def order(self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]] | None:
-        """Batches of example indexes for an epoch, a pure function of its arguments; None: the loop's length-grouped shuffle."""
+        """Batches of example indexes for an epoch, each once, a pure function of its arguments; None: the loop's length-grouped shuffle.
+        Where an epoch has more or fewer batches than the first, the loop evens them out."""
         return None
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:

@@ -33,6 +33,7 @@ class RivalContext:
     task: Task
     signature: Signature
     train: Sequence[Row]
+    """Of general rows (`data.replay`) no more than stand in a pass of the tuned model."""
     validation: Sequence[Row]
     base: Base
     seed: int

@@ -72,6 +72,8 @@ class Tokens:
     """In the order in which they lie."""
     before: torch.Tensor
     """int64 [total]: where the token before each one of the same row lies; -1 for a row's first."""
+    shareable: tuple[int, ...]
+    """How many tokens from its beginning each row may share with others."""
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], shareable: Sequence[int] | None = None) -> Tokens:
@@ -114,6 +116,7 @@ class Tokens:
             groups=(*_groups([one[0] for one in whole]), *_branches(pieces[len(whole) :], head_of)),
             pieces=tuple(pieces),
             before=before,
+            shareable=tuple(shareable) if shareable is not None else (0,) * len(rows),
         )
 
     @property
@@ -133,8 +136,14 @@ class Tokens:
 
     @cached_property
     def token_keys(self) -> torch.Tensor:
-        """int32 [total]: a hash of each token's row and place."""
-        return mixed(self.keys[self.row] ^ mixed(self.positions[0].to(torch.int32) + 1))
+        """int32 [total]: a hash of each token's row and place. In the part that a row may share it is one of the tokens up to this one instead, so
+        that what is drawn from it does not depend on which rows lie here and share."""
+        keys = self.keys[self.row]
+        for piece in self.pieces:
+            until = min(piece.end, self.shareable[piece.row])
+            if piece.begin < until:
+                keys[piece.start : piece.start + until - piece.begin] = torch.tensor(_keys_along(self.names[piece.row], piece.begin, until), dtype=torch.int32)
+        return mixed(keys ^ mixed(self.positions[0].to(torch.int32) + 1))
 
     def behind(self, first: Sequence[int]) -> Tokens:
         """The same rows, each whole and behind the same further tokens."""
@@ -159,6 +168,16 @@ def row_name(ids: Sequence[int]) -> bytes:
 def row_key(ids: Sequence[int]) -> int:
     """A hash of a row's tokens, in the range of int32."""
     return zlib.crc32(row_name(ids)) - 2**31
+
+
+def _keys_along(name: bytes, begin: int, end: int) -> list[int]:
+    """The key of the tokens up to each place from `begin` to before `end`, of a row with this name."""
+    view, found = memoryview(name), []
+    hashed = zlib.crc32(view[: 4 * begin])
+    for place in range(begin, end):
+        hashed = zlib.crc32(view[4 * place : 4 * place + 4], hashed)
+        found.append(hashed - 2**31)
+    return found
 
 
 def mixed(x: torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from attune.core.tunable import TunableModel
 
-TRIES = 8
-
 
 class ContrastiveKeys(Keys):
     """Keys of the objective."""
@@ -47,23 +45,9 @@ class Contrastive(Objective):
         return found
 
     def order(self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-        """Shuffled batches in which no anchor and no positive stands twice, because its twin would be pushed away as wrong.
-
-        Every epoch has the number of batches of epoch 0. Where many rows share a text, batches are smaller than asked.
-        """
-        first = _apart(examples, batch_size, generator(seed, "contrastive", 0, 0).permutation(len(examples)))
-        if epoch == 0:
-            return first
-        for attempt in range(TRIES):
-            batches = _apart(examples, batch_size, generator(seed, "contrastive", epoch, attempt).permutation(len(examples)))
-            if len(batches) <= len(first):
-                while len(batches) < len(first):
-                    largest = max(range(len(batches)), key=lambda i: len(batches[i]))
-                    half = len(batches[largest]) // 2
-                    batches += [batches[largest][half:]]
-                    batches[largest] = batches[largest][:half]
-                return batches
-        return [first[i] for i in generator(seed, "contrastive", epoch).permutation(len(first))]
+        """Shuffled batches in which no anchor and no positive stands twice, because a batch of different texts says more; `collate` keeps twins that
+        still meet from being pushed away as wrong. Where many rows share a text, batches are smaller than asked."""
+        return _apart(examples, batch_size, generator(seed, "contrastive", epoch, 0).permutation(len(examples)))
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
         """Tokens of n anchors and of n + negatives candidates (positives first); `blocked` [n, candidates] is True

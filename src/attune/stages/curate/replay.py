@@ -31,7 +31,7 @@ def admit(recipe: Recipe, gate: Gate, parse: Any, draws: int = 0) -> bool:
     place = reading.replay_location(recipe)
     if place is None:
         return False
-    most = recipe.keys.data.replay.beside(len(gate.rows)) * recipe.keys.data.replay.passes << draws
+    most = recipe.keys.data.replay.beside(len(gate.rows)) * _passes(recipe) << draws
     drawn = [
         record for _, _, record in heapq.nsmallest(most + 1, ((_rank(recipe.keys.seed, canonical_json(record.values)), record.place, record) for record in place.records()), key=lambda one: one[:2])
     ]
@@ -79,7 +79,7 @@ def trim(recipe: Recipe, gate: Gate, placed: dict[str, str], opened: frozenset[s
     there = [name for name, row in gate.rows.items() if row.get(GENERAL)]
     own = sum(placed[name] == "train" for name in gate.rows) - len(there)
     each = recipe.keys.data.replay.beside(own)
-    wanted = each * recipe.keys.data.replay.passes
+    wanted = each * _passes(recipe)
     for name in sorted(there, key=lambda one: _rank(recipe.keys.seed, one))[wanted:]:
         gate.withdraw(name)
     left = min(wanted, len(there))
@@ -88,6 +88,11 @@ def trim(recipe: Recipe, gate: Gate, placed: dict[str, str], opened: frozenset[s
     each = min(left, each)
     said = f"{left} general rows of {recipe.keys.data.replay.path} train beside {own} of the domain{few}: {each} in a pass ({each / max(1, each + own):.0%} of its rows){others}; none of them validates or tests"
     return said, left == wanted
+
+
+def _passes(recipe: Recipe) -> int:
+    """How many passes find other general rows. What is not learned by gradient descent is learned from the rows of one pass."""
+    return recipe.keys.data.replay.passes if "torch" in recipe.task.traits else 1
 
 
 def _as_answered(task: Task, record: RawRecord) -> RawRecord:

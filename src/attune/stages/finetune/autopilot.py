@@ -285,7 +285,7 @@ class Autopilot:
         steps = math.ceil(len(few) / session.keys.batch_size)
         keys = session.keys.model_copy(update={"learning_rate": rate, "epochs": float(math.ceil(SWEPT_STEPS / steps)), "compile": "off"})
         specialist = session.untuned()
-        learner = TorchLearner(specialist, self.recipe.objective, few, keys, self.recipe.keys.seed, session.plan["precision"], general=self.recipe.keys.data.replay.share)
+        learner = TorchLearner(specialist, self.recipe.objective, few, keys, self.recipe.keys.seed, session.plan["precision"], replay=self.recipe.keys.data.replay)
         if start is None:
             self.recipe.objective.begin(specialist, few)
             learner.begin()

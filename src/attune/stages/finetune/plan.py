@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from attune.core.contracts import Example
 from attune.core.randomness import generator
 from attune.core.recipe import Recipe
 
@@ -44,24 +43,18 @@ def length_grouped(sizes: Sequence[int], batch_size: int, seed: int, epoch: int,
     return [batches[i] for i in draw.permutation(len(batches))]
 
 
-class Turns:
-    """Which examples a pass learns from: the domain's own in every pass; of the general ones as many as the recipe's share asks for, in each pass
-    others until all of them had their turn (seen again and again they are learned by heart, and the rest of what they stand for is lost: lab/LOG.md).
-
-    Args:
-        examples: encoded training rows; general ones carry `general`.
-        share: of a pass, that is general.
-    """
-
-    def __init__(self, examples: Sequence[Example], share: float, seed: int) -> None:
-        self.own = [i for i, one in enumerate(examples) if not one.get("general")]
-        drawn = [i for i, one in enumerate(examples) if one.get("general")]
-        self.general = [drawn[i] for i in generator(seed, "general").permutation(len(drawn))]
-        self.each = min(len(drawn), round(len(self.own) * share / (1 - share))) if self.own else len(drawn)
-
-    def of(self, epoch: int) -> list[int]:
-        """Indexes of a pass, in order; every pass has as many."""
-        return sorted(self.own + [self.general[(epoch * self.each + i) % len(self.general)] for i in range(self.each)])
+def evened(batches: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """The same rows in `count` batches, of which there must not be more than rows: the largest are halved, or the smallest dealt out to the next smallest."""
+    found = [list(batch) for batch in batches]
+    while len(found) < count:
+        largest = max(range(len(found)), key=lambda i: len(found[i]))
+        half = len(found[largest]) // 2
+        found += [found[largest][half:]]
+        found[largest] = found[largest][:half]
+    while len(found) > count:
+        for row in found.pop(min(range(len(found)), key=lambda i: len(found[i]))):
+            min(found, key=len).append(row)
+    return found
 
 
 def rate_factor(step: int, total: int, warmup_ratio: float, scheduler: str) -> float:

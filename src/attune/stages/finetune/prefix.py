@@ -1,6 +1,6 @@
 """Frozen lower layers are computed once: their answers to the training rows lie on disk, mapped into memory, and training starts above them.
 
-This is exact up to the number format, except that dropout below the first trained layer is off.
+This is exact up to the number format: below the first trained layer there is no dropout, whether or not its answers are kept.
 """
 
 from __future__ import annotations
@@ -44,6 +44,14 @@ def frozen_layers(body: Any) -> int:
     if any(p.requires_grad for p in below):
         return 0
     return next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), len(layers))
+
+
+def below(body: Any, depth: int) -> set[int]:
+    """Ids of the modules that work before the first `depth` layers have answered: these layers, and what stands outside of the stack, at its entrance."""
+    layers = layers_of(body)
+    assert layers is not None
+    inside = [{id(module) for module in layer.modules()} for layer in layers]
+    return set().union(*inside[:depth]) | {id(module) for module in body.modules()} - set().union(*inside)
 
 
 def _ids(row: bytes) -> list[int]:

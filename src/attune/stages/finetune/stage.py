@@ -21,12 +21,13 @@ from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, digest
 from attune.core.rows import GENERAL, dataset_rows
 from attune.core.specialist import Specialist, write_bundle
+from attune.core.turns import Turns
 from attune.core.workspace import Workspace
 from attune.stages.finetune.checkpoints import Checkpoints
 from attune.stages.finetune.defence import SKIPS, diverging, overfitting
 from attune.stages.finetune.interrupt import Interrupt
 from attune.stages.finetune.meter import Meter, size_of
-from attune.stages.finetune.plan import Turns, patience, start_plan
+from attune.stages.finetune.plan import patience, start_plan
 from attune.stages.finetune.preflight import unloaded
 from attune.stages.finetune.saver import Saver
 
@@ -169,7 +170,7 @@ class Session:
         self.examples = self.watched.examples = examples = recipe.objective.examples(self.specialist, train, self.max_length)
         general = {row["row_id"] for row in train if row.get(GENERAL)}
         for one in examples:
-            one["general"] = one["row_id"] in general
+            one[GENERAL] = one["row_id"] in general
         self._look("start")
         self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.max_length)
         pieces = self._tell_cut(train, examples)
@@ -191,7 +192,7 @@ class Session:
             name, facts = self.found
             self.learner.load_state(self.checkpoints.read(name), facts["learner"])
             self.next_step, self.best, self.curve, self.waited, self.recent = (facts[name] for name in ("step", "best", "curve", "waited", "recent"))
-            self.chosen = facts["chosen"]
+            self.chosen = facts["chosen"] | self.learner.chosen  # what a learner chooses at every start may be otherwise now
             self.meter.go_on(facts.get("used", {}))
             recipe.objective.keys.assume_read()  # what only `begin` reads was read by the start that this run goes on from
             self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)
@@ -210,11 +211,11 @@ class Session:
                 place="method",
                 fix="give the method a learner of its own",
             )
-        return TorchLearner(self.specialist, self.recipe.objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache, self.events, self.recipe.keys.data.replay.share)
+        return TorchLearner(self.specialist, self.recipe.objective, examples, self.keys, self.recipe.keys.seed, self.plan["precision"], self.cache, self.events, self.recipe.keys.data.replay)
 
     def of_a_pass(self, examples: Sequence[Example]) -> list[Example]:
         """The examples of the first pass: of general ones no more than their share."""
-        return [examples[i] for i in Turns(examples, self.recipe.keys.data.replay.share, self.recipe.keys.seed).of(0)]
+        return [examples[i] for i in Turns(examples, self.recipe.keys.data.replay, self.recipe.keys.seed).of(0)]
 
     def untuned(self) -> Specialist:
         """The base put together for the task, with the method's weights marked."""

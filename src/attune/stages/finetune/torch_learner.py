@@ -21,14 +21,16 @@ from attune.core.low_rank import fuse_updates
 from attune.core.memory import give_back, in_parts, ran_out
 from attune.core.randomness import key as random_key
 from attune.core.recipe import TrainKeys
+from attune.core.recipe_data import ReplayKeys
 from attune.core.specialist import Specialist
 from attune.core.tokens import Tokens
+from attune.core.turns import Turns
 from attune.stages.finetune.cache import Cache, NoRoom
 from attune.stages.finetune.compact import compacted
 from attune.stages.finetune.compiling import Compiling, Unusable
 from attune.stages.finetune.defence import LOWER, Watchman
-from attune.stages.finetune.plan import Turns, group_of, length_grouped, rate_factor
-from attune.stages.finetune.prefix import Prefix, frozen_layers
+from attune.stages.finetune.plan import evened, group_of, length_grouped, rate_factor
+from attune.stages.finetune.prefix import Prefix, below, frozen_layers
 
 Tensors = dict[str, torch.Tensor]
 LEFT = "unused embedding rows"
@@ -64,7 +66,7 @@ class TorchLearner:
         precision: fp32 or bf16 (autocast; weights, optimizer state and losses stay float32).
         cache: folder for what frozen layers answer to the training rows; None: compute it each time.
         events: told when the run has to defend itself.
-        general: share of the general rows in a pass, where some examples are marked as such.
+        replay: how many general rows stand in a pass, where some examples are marked as such.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class TorchLearner:
         precision: str,
         cache: Path | None = None,
         events: Events | None = None,
-        general: float = 0.0,
+        replay: ReplayKeys | None = None,
     ) -> None:
         assert specialist.method is not None
         self.events = events or Events()
@@ -97,7 +99,7 @@ class TorchLearner:
                 fix="leave it out, or lower train.batch_size to what fits into memory",
             )
         self.average = keys.average
-        self.turns = Turns(examples, general, seed)
+        self.turns = Turns(examples, replay or ReplayKeys(), seed)
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
         self.steps_per_epoch = len(self._batches(0))
         self.total_steps = math.ceil((keys.epochs or specialist.method.epochs) * self.steps_per_epoch)
@@ -119,11 +121,11 @@ class TorchLearner:
         self.noisy = add_noise(network_of(self.model.body), keys.neftune) if not self.model.body_is_frozen() and keys.neftune is not None else None
         """Where NEFTune is on, its hook on the embedding; what frozen layers answer is then not the same twice, and is not kept."""
         self.model.noisy = self.noisy is not None
-        depth = frozen_layers(self.model.body) if self.noisy is None and cache is not None and self.model.fit.flat and not self.model.body_is_frozen() and all("ids" in one for one in examples) else 0
+        depth = frozen_layers(self.model.body) if self.noisy is None and self.model.fit.flat and not self.model.body_is_frozen() and all("ids" in one for one in examples) else 0
         self.cached_bytes = 0
         """What lies on the disk of the frozen layers' answers."""
-        limit = keys.cache_gb
-        if cache is not None and depth:
+        if cache is not None and depth:  # elsewhere the limit stays unread, and the loop refuses it
+            limit = keys.cache_gb
             kept = Cache(cache, None if limit is None else limit * 1e9, self.events)
             try:
                 prefix = Prefix(self.model, examples, depth, kept, {"base": specialist.base.identity, "as": self.model.frozen_as} if self.model.frozen_as else specialist.base.identity, precision)
@@ -132,7 +134,13 @@ class TorchLearner:
             except NoRoom as error:
                 how = f"are computed in every step: {error}"
             self.chosen["frozen layers"] = f"the answers of the first {depth} layers {how}"
-        sites = dropouts(self.model.body)
+        lower = below(self.model.body, depth) if depth else set()
+        sites = []
+        for module, attribute in dropouts(self.model.body):
+            if id(module) in lower:
+                setattr(module, attribute, 0.0)
+            else:
+                sites.append((module, attribute))
         if sites and keys.dropout is not None:  # without any, the key stays unread, and the loop refuses it
             for module, attribute in sites:
                 setattr(module, attribute, keys.dropout)
@@ -167,7 +175,8 @@ class TorchLearner:
 
     def _groups(self, rate: float) -> list[dict[str, Any]]:
         """Head and body have rates of their own; biases, norms and factors (weights in a line) do not decay."""
-        head_rate = self.keys.head_learning_rate or max(1e-3, rate)
+        heads = any(name.startswith("head.") for name in self.trained)  # without one, the key stays unread
+        head_rate = (self.keys.head_learning_rate or max(1e-3, rate)) if heads else rate
         groups: dict[tuple[float, float], list[torch.Tensor]] = {}
         for name, parameter in self.trained.items():
             decay = self.keys.weight_decay if sum(size > 1 for size in parameter.shape) > 1 else 0.0
@@ -175,12 +184,13 @@ class TorchLearner:
         return [{"params": parameters, "lr": peak, "weight_decay": decay} for (peak, decay), parameters in groups.items()]
 
     def _batches(self, epoch: int) -> list[list[int]]:
+        """The batches of a pass; each has as many as the first."""
         if self._epoch[0] != epoch:
             turn = self.turns.of(epoch)
             rows = [self.examples[i] for i in turn]
             sizes = [one["size"] for one in rows]
             batches = self.objective.order(rows, self.batch_size, self.seed, epoch) or length_grouped(sizes, self.batch_size, self.seed, epoch, group_of(sizes, self.model.fit.flat))
-            self._epoch = (epoch, [[turn[i] for i in batch] for batch in batches])
+            self._epoch = (epoch, [[turn[i] for i in batch] for batch in (evened(batches, self.steps_per_epoch) if epoch else batches)])
         return self._epoch[1]
 
     def batch_at(self, index: int) -> list[Example]:

@@ -16,6 +16,7 @@ from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, open_bundle
+from attune.core.turns import Turns
 from attune.core.workspace import Workspace
 
 
@@ -81,12 +82,12 @@ class Tuned:
 
 
 def context_of(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoint: Checkpoint, signature: Signature, max_length: int, tuned: Tuned) -> RivalContext:
-    """What rivals and probes may use beside the test rows.
+    """What rivals may use beside the test rows.
 
     Args:
         recipe: whose task, seed and base are used.
         workspace: holds the dataset.
-        dataset: its train and validation rows are what rivals may learn from.
+        dataset: the train rows of a pass and the validation rows are what rivals may learn from.
         checkpoint: states which base must be on this machine.
         signature: of the tuned model.
         max_length: tokens per row, as the tuned model reads them.
@@ -94,11 +95,12 @@ def context_of(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, ch
     """
     base = resolve_base(checkpoint.base["reference"], checkpoint.base["revision"], recipe.folder)
     require_same_base(base, checkpoint.base)
+    train = dataset_rows(workspace, dataset, recipe.task, "train")
     untouched = Untouched(recipe, base, signature, max_length, tuned.samples, tuned.events)
     return RivalContext(
         task=recipe.task,
         signature=signature,
-        train=dataset_rows(workspace, dataset, recipe.task, "train"),
+        train=[train[i] for i in Turns(train, recipe.keys.data.replay, recipe.keys.seed).of(0)],
         validation=dataset_rows(workspace, dataset, recipe.task, "validation"),
         base=base,
         seed=recipe.keys.seed,

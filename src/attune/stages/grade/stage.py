@@ -27,7 +27,7 @@ from attune.stages.grade.outputs import Grading, write
 from attune.stages.grade.probing import measured_probes
 from attune.stages.grade.statistics import Measured, measure
 
-VERSION = 5
+VERSION = 6
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
@@ -163,9 +163,10 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         context = context_of(recipe, workspace, dataset, checkpoint, signature, max_length, tuned)
         answers |= rival_answers(plugs.rivals, context, rows, events)
         _require_answers(answers, len(rows))
+        train = dataset_rows(workspace, dataset, task, "train") if plugs.probes else []
         for name, probe in plugs.probes.items():
             events.note(f"probe {name}")
-            probed[name] = probe.run(ProbeContext(tuned(), rows, context.seed, context.train, context.untuned, answers))
+            probed[name] = probe.run(ProbeContext(tuned(), rows, context.seed, train, context.untuned, answers))
         del context
         tuned.put_away()
     _require_answers(answers, len(rows))

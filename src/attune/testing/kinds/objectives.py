@@ -36,10 +36,9 @@ def check_examples_are_one_per_row_and_the_same_each_time(subject: Subject) -> N
 
 
 def check_order_covers_every_row_once(subject: Subject) -> None:
-    """An order of its own is a pure function; each epoch holds every row once, in the same number of batches."""
+    """An order of its own is a pure function; each epoch holds every row once."""
     bench, objective = subject.bench, subject.plug
     examples = bench.examples(objective, bench.prepared(bench.method()))
-    counts = set()
     for epoch in range(4):
         batches = objective.order(examples, 5, 9, epoch)
         if batches is None:
@@ -47,8 +46,6 @@ def check_order_covers_every_row_once(subject: Subject) -> None:
         assert batches == objective.order(examples, 5, 9, epoch), "asking twice gives two orders"
         assert sorted(i for batch in batches for i in batch) == list(range(len(examples))), f"epoch {epoch} does not hold every row once"
         assert all(0 < len(batch) <= 5 for batch in batches), "a batch is empty or too large"
-        counts.add(len(batches))
-    assert len(counts) == 1, f"epochs have different numbers of batches: {sorted(counts)}"
     assert objective.order(examples, 5, 9, 1) != objective.order(examples, 5, 9, 2), "the order is the same in every epoch"
 
 
