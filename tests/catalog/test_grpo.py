@@ -15,7 +15,8 @@ from attune.core import catalog, tripwires
 from attune.core.conversation import prompt_ids
 from attune.core.errors import DataError, PlugError, Problems, RecipeError
 from attune.core.models import resolve_base
-from attune.core.recipe import TrainKeys, make_recipe
+from attune.core.recipe import make_recipe
+from attune.core.recipe_train import TrainKeys
 from attune.core.rollouts import attempts
 from attune.core.specialist import Specialist
 from attune.stages.finetune.torch_learner import TorchLearner

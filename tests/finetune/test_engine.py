@@ -13,7 +13,7 @@ from attune.core import catalog
 from attune.core.events import Events
 from attune.core.learner import Unsteady
 from attune.core.models import last_layers, resolve_base
-from attune.core.recipe import TrainKeys
+from attune.core.recipe_train import TrainKeys
 from attune.core.specialist import Specialist, open_bundle
 from attune.stages import finetune
 from attune.stages.finetune import torch_learner

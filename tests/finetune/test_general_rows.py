@@ -10,8 +10,9 @@ from attune.core import catalog
 from attune.core.contracts import Objective
 from attune.core.events import Events
 from attune.core.models import resolve_base
-from attune.core.recipe import TrainKeys, make_recipe
+from attune.core.recipe import make_recipe
 from attune.core.recipe_data import ReplayKeys
+from attune.core.recipe_train import TrainKeys
 from attune.core.rows import GENERAL, dataset_rows
 from attune.core.specialist import Specialist
 from attune.core.turns import Turns

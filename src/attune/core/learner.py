@@ -12,7 +12,7 @@ from attune.core.contracts import Example, Objective
 if TYPE_CHECKING:
     import torch
 
-    from attune.core.recipe import TrainKeys
+    from attune.core.recipe_train import TrainKeys
     from attune.core.specialist import Specialist
 
 

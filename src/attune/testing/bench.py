@@ -18,7 +18,7 @@ from attune.core.errors import PlugError
 from attune.core.learner import LearnerContext
 from attune.core.models import NO_BASE, Base, resolve_base
 from attune.core.randomness import key as random_key
-from attune.core.recipe import TrainKeys
+from attune.core.recipe_train import TrainKeys
 from attune.core.specialist import Specialist, write_bundle
 from attune.testing.models import tiny_bert, tiny_llama
 

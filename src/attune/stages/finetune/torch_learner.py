@@ -20,8 +20,8 @@ from attune.core.learner import Unsteady
 from attune.core.low_rank import fuse_updates
 from attune.core.memory import give_back, in_parts, ran_out
 from attune.core.randomness import key as random_key
-from attune.core.recipe import TrainKeys
 from attune.core.recipe_data import ReplayKeys
+from attune.core.recipe_train import TrainKeys
 from attune.core.specialist import Specialist
 from attune.core.tokens import Tokens
 from attune.core.turns import Turns
