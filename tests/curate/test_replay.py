@@ -32,7 +32,7 @@ def test_the_share_is_kept_and_only_training_rows_are_general(curate, share):
     assert any("general rows of general.csv" in note for note in json.loads((result.folder / "curation.json").read_text())["notes"])
 
 
-@pytest.mark.parametrize(("passes", "said"), [(3, "others in each of 3 passes"), (40, "there are no more")])
+@pytest.mark.parametrize(("passes", "said"), [(3, "others in each of the first 3 passes"), (40, "there are no more")])
 def test_later_passes_find_other_general_rows(curate, passes, said):
     result = curate(files(), replay={"path": "general.csv", "share": 0.4, "passes": passes})
     train = result.rows("train")

@@ -182,6 +182,19 @@ def test_a_run_learns_others_in_each_pass(dataset, workspace, monkeypatch):
     assert set().union(*seen) == own | general, "every general row had its turn"
 
 
+@pytest.mark.parametrize(("epochs", "passes"), [(2, 2), (1.5, 2), (7, PASSES)])
+def test_no_more_rows_are_read_than_the_passes_of_the_run_learn_from(dataset, workspace, monkeypatch, epochs, passes):
+    recipe, made = dataset()
+    recipe = make_recipe({**recipe.given, "train": {**recipe.given["train"], "epochs": epochs}}, folder=workspace.root)
+    read = []
+    examples = type(recipe.objective).examples
+    monkeypatch.setattr(type(recipe.objective), "examples", lambda self, specialist, rows, length: read.append({row["row_id"] for row in rows}) or examples(self, specialist, rows, length))
+    seen = passes_of(monkeypatch, recipe, workspace, made)
+    assert len(read[0]) == OWN + passes * EACH
+    assert set().union(*seen) <= read[0]
+    assert epochs == 1.5 or set().union(*seen) == read[0]
+
+
 def test_with_the_same_rows_in_each_pass_the_others_would_never_be_learned(dataset, workspace, monkeypatch):
     """The must-fail twin of the test above."""
     of = Turns.of
@@ -230,7 +243,7 @@ def test_a_killed_run_goes_on_with_the_same_rows(dataset, workspace):
 
 def test_the_forecast_counts_general_rows(recipe_of, tmp_path):
     recipe = recipe_of("full", epochs=2)
-    plain = _probe(recipe, make_rows(80), 1000, tmp_path)
+    plain = _probe(recipe, make_rows(80), (700, 100), tmp_path)
     replayed = make_recipe({**recipe.given, "data": {"path": "rows.csv", "replay": {"path": "general.csv", "share": 0.5}}}, folder=tmp_path)
     assert plain.steps == 2 * 88  # 700 of 1,000 rows train, 8 a batch
-    assert _probe(replayed, make_rows(80), 1000, tmp_path).steps == 2 * 175
+    assert _probe(replayed, make_rows(80), (700, 100), tmp_path).steps == 2 * 175

@@ -32,6 +32,10 @@ class Turns:
         rows = min(len(drawn), replay.beside(len({examples[i]["row_id"] for i in self.own})) if self.own else len(drawn))
         self.each = -(-len(self.general) * rows // max(1, len(drawn)))
 
+    def until(self, passes: int) -> list[int]:
+        """Indexes of all that so many passes learn from, in order."""
+        return sorted(self.own + self.general[: self.each * passes])
+
     def of(self, epoch: int) -> list[int]:
         """Indexes of a pass, in order; every pass has as many."""
         return sorted(self.own + [self.general[(epoch * self.each + i) % len(self.general)] for i in range(self.each)])

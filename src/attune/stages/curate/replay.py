@@ -84,7 +84,7 @@ def trim(recipe: Recipe, gate: Gate, placed: dict[str, str], opened: frozenset[s
         gate.withdraw(name)
     left = min(wanted, len(there))
     few = "" if left == wanted else f"; {wanted} were wanted, there are no more"
-    others = f", others in each of {left / each:.3g} passes" if left > each else ""
+    others = f", others in each of the first {left / each:.3g} passes" if left > each else ""
     each = min(left, each)
     said = f"{left} general rows of {recipe.keys.data.replay.path} train beside {own} of the domain{few}: {each} in a pass ({each / max(1, each + own):.0%} of its rows){others}; none of them validates or tests"
     return said, left == wanted

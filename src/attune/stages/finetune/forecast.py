@@ -192,11 +192,13 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
 
     own_rows, validation_rows = (max(1, count) for count in counts)
     replay = recipe.keys.data.replay
+    epochs = keys.epochs or recipe.method.epochs
     general_rows = replay.beside(own_rows)
+    all_general = general_rows * min(replay.passes, math.ceil(epochs))
     examples = objective.examples(specialist, rows, keys.max_length)
-    parts["reading rows"] = clock.lap() / len(rows) * (own_rows + general_rows * replay.passes + validation_rows)
+    parts["reading rows"] = clock.lap() / len(rows) * (own_rows + all_general + validation_rows)
     per_row = len(examples) / len(rows)  # a row may become several examples, or none; from here on examples are counted
-    of_a_pass, encoded = (own_rows + general_rows) * per_row, (own_rows + general_rows * replay.passes) * per_row
+    of_a_pass, encoded = (own_rows + general_rows) * per_row, (own_rows + all_general) * per_row
     every = encoded + validation_rows * per_row
     sample = examples[: max(keys.batch_size, round(of_a_pass))]
     few = sample[: max(STARTED, 4 * keys.batch_size)]
@@ -223,7 +225,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
             started.append((float(count), clock.lap()))
         parts["start of the head"] = _at(started, of_a_pass)
         steps_per_epoch = math.ceil(of_a_pass / keys.batch_size)
-        learner.total_steps = steps = math.ceil((keys.epochs or recipe.method.epochs) * steps_per_epoch)
+        learner.total_steps = steps = math.ceil(epochs * steps_per_epoch)
         learner.begin()
         if learner.compiling is not None:
             parts["compiling"] = clock.lap()

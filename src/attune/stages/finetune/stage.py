@@ -164,6 +164,8 @@ class Session:
 
     def _start(self, train: Sequence[Row]) -> None:
         recipe = self.recipe
+        passes = math.ceil(self.keys.epochs or recipe.method.epochs)
+        train = [train[i] for i in Turns(train, recipe.keys.data.replay, recipe.keys.seed).until(passes)]
         self.watched = TripwireContext(unloaded(recipe, self.base, self.dataset.signature), recipe.objective, train)
         self._look("rows")
         self.specialist = self.watched.specialist = self.untuned()
