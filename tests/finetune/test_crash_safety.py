@@ -215,7 +215,7 @@ def send(number, at, times=1):
     """Events that send signals to this process at a step."""
 
     def listen(event):
-        if event["kind"] == "progress" and event["done"] == at:
+        if (event["kind"], event["message"]) == ("progress", "train") and event["done"] == at:
             for _ in range(times):
                 signal.raise_signal(number)
 
@@ -279,7 +279,7 @@ def stopped(recipe_of, workspace):
         pass
 
     def stop(event):
-        if event["kind"] == "progress" and event["done"] == 10:
+        if (event["kind"], event["message"]) == ("progress", "train") and event["done"] == 10:
             raise Stopped
 
     recipe = recipe_of(checkpoint_every=1)

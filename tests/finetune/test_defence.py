@@ -99,7 +99,7 @@ def test_three_skips_send_the_run_back_once_with_a_lower_rate(recipe_of, workspa
     rates = []
     told = []
     recipe = recipe_of("full", average=0, warmup_ratio=0, learning_rate=1e-3, epochs=3, scheduler="constant")
-    events = Events(None, [told.append, lambda event: rates.append(event["learning_rate"]) if event["kind"] == "progress" else None])
+    events = Events(None, [told.append, lambda event: rates.append(event["learning_rate"]) if (event["kind"], event["message"]) == ("progress", "train") else None])
     checkpoint = finetune.run(recipe, workspace, make_dataset(workspace, recipe, make_rows(96)), events, run="r")
     assert "half the learning rate" in checkpoint.chosen["went back"]
     assert rates[0] == pytest.approx(1e-3)

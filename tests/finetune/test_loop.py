@@ -179,7 +179,7 @@ def test_cut_rows_are_told(recipe_of, workspace):
 def test_progress_and_reasons_are_in_the_record(recipe_of, workspace):
     seen = []
     _, checkpoint = tuned(recipe_of("head"), workspace, make_rows(80), events=Events(None, [seen.append]))
-    progress = [e for e in seen if e["kind"] == "progress"]
+    progress = [e for e in seen if (e["kind"], e["message"]) == ("progress", "train")]
     assert progress[-1]["done"] <= progress[-1]["total"]
     assert {"loss", "learning_rate"} <= progress[-1].keys()
     assert "computed once" in checkpoint.chosen["features"]

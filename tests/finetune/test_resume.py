@@ -27,7 +27,7 @@ class Stopped(Exception):
 
 def stop_at(step):
     def listen(event):
-        if event["kind"] == "progress" and event["done"] == step:
+        if (event["kind"], event["message"]) == ("progress", "train") and event["done"] == step:
             raise Stopped
 
     return Events(None, [listen])
@@ -161,7 +161,7 @@ workspace = Workspace(sys.argv[2])
 train = {"epochs": 3, "batch_size": 8, "learning_rate": 2e-3, "precision": "fp32", "checkpoint_every": 2, "max_length": 32}
 recipe = make_recipe({"name": "small", "task": "text_classification", "method": "full", "base_model": sys.argv[3], "data": {"path": "rows.csv"}, "train": train}, folder=Path("."))
 dataset = make_dataset(workspace, recipe, make_rows(80))
-listener = lambda e: print("step", e["done"], flush=True) if e["kind"] == "progress" else None
+listener = lambda e: print("step", e["done"], flush=True) if (e["kind"], e["message"]) == ("progress", "train") else None
 print("done", finetune.run(recipe, workspace, dataset, Events(None, [listener]), run="r").store_key, flush=True)
 """
 

@@ -81,7 +81,7 @@ from attune.core.events import Events
 from attune.stages import finetune
 workspace, recipe = Workspace(sys.argv[2]), recipe_for()
 dataset = make_dataset(workspace, recipe, table_rows(recipe, 400))
-listener = lambda e: print("step", e["done"], flush=True) if e["kind"] == "progress" else None
+listener = lambda e: print("step", e["done"], flush=True) if (e["kind"], e["message"]) == ("progress", "train") else None
 print("done", finetune.run(recipe, workspace, dataset, Events(None, [listener]), run="r").store_key, flush=True)
 """
 
