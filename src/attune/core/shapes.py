@@ -11,6 +11,7 @@ from typing import Any
 from attune.core.contracts import Role
 from attune.core.conversation import SEGMENT, Message, calls_as_text, messages_of, require_order, tools_of
 from attune.core.errors import DataError
+from attune.core.text import as_written
 
 Values = Mapping[str, Any]
 Columns = Mapping[str, Any]
@@ -21,7 +22,7 @@ PROMPT = Role(
     "what is answered: a text, or a conversation as a list of messages (which may hold the answer as its last turn)",
     ("messages", "conversations", "conversation", "prompt", "instruction", "question", "query", "input", "text", "user", "source", "document", "dialogue"),
 )
-COMPLETION = Role("completion", "text", "the right answer", ("completion", "output", "response", "answer", "target", "reply", "assistant", "summary"), required=False, target=True)
+COMPLETION = Role("completion", "text", "the right answer", ("completion", "output", "response", "answer", "target", "reply", "assistant", "summary"), required=False, target=True, numbers=True)
 TOOLS = Role("tools", "any", "functions that may be called, as JSON schemas", ("tools", "functions"), required=False)
 CHOSEN = Role(
     "completion",
@@ -30,6 +31,7 @@ CHOSEN = Role(
     ("chosen", "field_chosen", "preferred_output", "preferred", "chosen_response", "response_chosen", "accepted", "better", "winner"),
     required=False,
     target=True,
+    numbers=True,
 )
 REJECTED = Role(
     "rejected",
@@ -38,6 +40,7 @@ REJECTED = Role(
     ("rejected", "field_rejected", "rejected_response", "rejected_messages", "non_preferred_output", "dispreferred", "response_rejected", "worse", "loser"),
     required=False,
     target=True,
+    numbers=True,
 )
 DESIRABLE = Role("desirable", "flag", "whether the answer is a good one: true or false", ("label", "kto_tag", "desirable", "thumbs_up", "good"), required=False, target=True)
 DOCUMENT = Role("completion", "text", "the document", ("text", "content", "document", "body", "article", "passage", "story", "abstract", "completion"), target=True)
@@ -272,7 +275,7 @@ def _prompt(values: Values, used: Mapping[str, str]) -> tuple[list[Message], lis
     column = used["prompt"]
     given = _cell(values, column)
     if isinstance(given, (int, float)) and not isinstance(given, bool):
-        given = str(given)
+        given = as_written(given)
     messages = messages_of(given, column)
     inner = given.get("tools") if isinstance(given, Mapping) else None
     tools = tools_of(values.get("tools") if filled(values.get("tools")) else inner)
@@ -322,7 +325,7 @@ def _answer(value: Any, column: str) -> str:
         if len(messages) != 1:
             raise DataError(f"the answer has {len(messages)} messages ({', '.join(m['role'] for m in messages[:5])})", place=column, fix="give one assistant message or a text")
         value = calls_as_text(messages[0])
-    text = "" if value is None or isinstance(value, (list, tuple, Mapping)) else str(value)
+    text = "" if value is None or isinstance(value, (list, tuple, Mapping)) else as_written(value)
     if not text.strip():
         raise DataError("there is no answer", place=column, fix="write the answer, or leave the row out")
     return text

@@ -114,22 +114,28 @@ def _fold(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", name.casefold()).removesuffix("s")
 
 
-def _named(role: Role, names: Sequence[str]) -> str | None:
-    """The column whose name says the role: exactly, as a word of the name, or as its beginning or end; the earliest hint wins."""
+def _named(role: Role, found: dict[str, Profile], free: Sequence[str]) -> str | None:
+    """The free column whose name says the role: exactly, or as a word of its name; the earliest hint wins, among columns whose values can be the role.
+
+    Of a role that may hold numbers, a column with its very name is it, and one called like a hint before any that only resembles it.
+    """
     hints = (role.name, *role.hints)
+    able = [name for name in free if _possible(role, found[name])]
+    filled = [name for name in free if found[name].filled] if role.numbers else []
+    for names, said in ((filled, hints[:1]), (able, hints), (filled, hints)):
+        for hint in said:
+            own = next((name for name in names if _fold(name) == _fold(hint)), None)
+            if own is not None:
+                return own
     for hint in hints:
-        for name in names:
-            if _fold(name) == _fold(hint):
-                return name
-    for hint in hints:
-        words = [name for name in names if _fold(hint) in {_fold(word) for word in re.split(r"[^A-Za-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))}]
+        words = [name for name in able if _fold(hint) in {_fold(word) for word in re.split(r"[^A-Za-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))}]
         if len(words) == 1:
             return words[0]
     return None
 
 
 def _possible(role: Role, profile: Profile) -> bool:
-    """False where the values rule a role out whatever the column is called."""
+    """False where the values rule a role out, unless the column is called exactly so."""
     if role.type == "text":
         return profile.filled > 0 and profile.numeric < 0.9 and profile.dates < 0.9
     return profile.filled > 0 and not (role.type == "label" and profile.words > 15)
@@ -198,7 +204,7 @@ def detect(task: Task, found: dict[str, Profile], given: Columns, taken: Sequenc
     rest = [role for role in task.roles if role.type == "features" and role.name not in chosen]
     open_roles = [role for role in task.roles if role.name not in chosen and role not in rest]
     for role in open_roles:
-        speaking = _named(role, [name for name in free if _possible(role, found[name])])
+        speaking = _named(role, found, free)
         if speaking is not None:
             chosen[role.name] = speaking
             free.remove(speaking)

@@ -1,0 +1,55 @@
+"""Which column plays which role: a name that says it wins over what the values look like, and nothing that could matter is left out in silence."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from attune.core import catalog
+from attune.core.contracts import RawRecord
+from attune.stages.curate.columns import detect, profiles
+
+
+def records(rows: list[dict[str, Any]]) -> list[RawRecord]:
+    return [RawRecord(f"rows:{number}", row) for number, row in enumerate(rows)]
+
+
+def columns(rows: list[dict[str, Any]], objective: Any = None) -> Any:
+    """What the roles of a task that writes are, by its own objective or another one."""
+    task: Any = catalog.build("tasks", "text_generation")
+    if objective is not None:
+        task = catalog.build("objectives", objective).shaped(task)
+    read = records(rows)
+    return detect(task, profiles(read), {}, [], read[:20])
+
+
+def sums(**answer: str) -> list[dict[str, Any]]:
+    """Sixty additions; in `answer` {n} is the sum."""
+    return [{"prompt": f"what is {n} plus {n * n}?", **{name: text.format(n=n + n * n) for name, text in answer.items()}} for n in range(60)]
+
+
+@pytest.mark.parametrize("name", ["completion", "output", "response", "answer", "Completion"])
+@pytest.mark.parametrize("form", ["{n}", "{n}.50", "2024-01-02"])
+def test_an_answer_may_be_a_number_or_a_date(name, form):
+    assert columns(sums(**{name: form})) == {"prompt": "prompt", "completion": name}
+
+
+def test_a_column_called_completion_is_not_passed_over_for_a_longer_text():
+    assert columns(sums(completion="{n}", explanation="we add the two and say {n} at last", response="{n} tokens"))["completion"] == "completion"
+    assert columns(sums(answer="the sum of both is {n}", output="{n}"))["completion"] == "answer", "of other names, one that holds a text comes first"
+    assert columns(sums(response="that makes {n} in all", answer_id="{n}"))["completion"] == "response"
+
+
+def test_a_reward_reads_numbers():
+    rows = [{"prompt": f"what is {n} plus {n}?", "answer": 2 * n} for n in range(30)]
+    assert columns(rows, {"name": "grpo", "rewards": ["numeric_answer"]}) == {"prompt": "prompt", "completion": "answer"}
+
+
+@pytest.mark.parametrize("written", ["42", "1.50", "-0.10", "1e5", "123456789012345678901234567890", "3.14159265358979323846264338327950288"])
+def test_a_number_is_learned_as_the_file_writes_it(curate, written):
+    lines = [f'{{"prompt": {json.dumps(f"say number {n} of {n * 7} things")}, "completion": {written}}}' for n in range(30)]
+    result = curate({"rows.jsonl": "\n".join(lines)}, task="text_generation", checks=["types"])
+    assert {row["completion"] for row in result.rows()} == {written}
+    assert result.dataset.counts["kept"] == 30
