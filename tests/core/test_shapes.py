@@ -25,6 +25,7 @@ ANSWERED = {
     "sharegpt": ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, {"prompt": Q, "completion": "a"}),
     "messages": ({"messages": QA}, {"prompt": Q, "completion": "a"}),
     "messages as text in a table": ({"messages": json.dumps(QA)}, {"prompt": Q, "completion": "a"}),
+    "messages as pandas writes them": ({"messages": str(QA)}, {"prompt": Q, "completion": "a"}),
     "content in parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, QA[1]]}, {"prompt": Q, "completion": "a"}),
     "prompt and completion": ({"prompt": "q", "completion": "a"}, {"prompt": Q, "completion": "a"}),
     "conversational prompt and completion": ({"prompt": Q, "completion": QA[1:]}, {"prompt": Q, "completion": "a"}),
@@ -43,7 +44,7 @@ def test_every_shape_is_read_whatever_columns_the_file_has(name: str) -> None:
 
 
 def test_names_of_shapes() -> None:
-    assert [shape_of(values) for values, _ in ANSWERED.values()] == ["alpaca", "sharegpt", "messages", "messages", "messages", "prompt and completion", "prompt and completion", "segments"]
+    assert [shape_of(values) for values, _ in ANSWERED.values()] == ["alpaca", "sharegpt", "messages", "messages", "messages", "messages", "prompt and completion", "prompt and completion", "segments"]
     assert shape_of({"prompt": "q", "completion": "a", "label": True}) == "labelled answers (KTO)"
     assert shape_of({"messages": QA, "tools": [TOOL]}) == "messages with tools"
     assert shape_of({"Frage": "q"}) == "columns"
@@ -54,6 +55,13 @@ def test_alpaca_with_everything() -> None:
     values = {"instruction": "Shorten.", "input": "A long text.", "output": "Text.", "system": "Be brief.", "history": [["Hi", "Hello"]]}
     row = answered_of(values, {"prompt": "instruction", "completion": "output"})
     assert [(m["role"], m["content"]) for m in row["prompt"]] == [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Shorten.\nA long text.")]
+
+
+@pytest.mark.parametrize("written", ['[["Hi", "Hello"]]', "[['Hi', 'Hello']]", [["Hi", "Hello"]]])
+def test_the_history_of_a_table_is_read(written: Any) -> None:
+    columns = {"prompt": "instruction", "completion": "output"}
+    assert [m["content"] for m in answered_of({"instruction": "q", "output": "a", "history": written}, columns)["prompt"]] == ["Hi", "Hello", "q"]
+    assert answered_of({"instruction": "q", "output": "a", "history": "[]"}, columns) == {"prompt": Q, "completion": "a"}
 
 
 @pytest.mark.parametrize(
@@ -156,6 +164,8 @@ WRONG = [
     (answered_of, {"messages": [*Q, {"role": "narrator", "content": "a"}]}, "narrator"),
     (answered_of, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, QA[1]]}, "part of type image_url"),
     (answered_of, {"messages": QA, "images": ["a.jpg"]}, "reads text only"),
+    (answered_of, {"messages": str(QA).replace("}, {", "}\n {")}, "no JSON"),
+    (answered_of, {"instruction": "q", "output": "a", "history": "Hi there"}, "no pair|not a pair"),
     (answered_of, {"prompt": "q", "completion": "  "}, None),
     (answered_of, {"prompt": "q", "completion": "a", "label": False}, "marked as a bad one"),
     (answered_of, {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "weather(Rome)"}]}, "no JSON"),

@@ -9,6 +9,7 @@ import pytest
 
 from attune.core import catalog
 from attune.core.contracts import RawRecord
+from attune.core.errors import DataError
 from attune.stages.curate.columns import detect, profiles
 
 
@@ -53,3 +54,15 @@ def test_a_number_is_learned_as_the_file_writes_it(curate, written):
     result = curate({"rows.jsonl": "\n".join(lines)}, task="text_generation", checks=["types"])
     assert {row["completion"] for row in result.rows()} == {written}
     assert result.dataset.counts["kept"] == 30
+
+
+def test_conversations_that_a_table_holds_as_something_else_than_json_are_named_with_the_way_out(curate):
+    talks = [[{"role": "user", "content": f"say number {n}"}, {"role": "assistant", "content": f"number {n} it is"}] for n in range(30)]
+
+    def table(written: Any) -> str:
+        return "id,messages\n" + "\n".join(f'{n},"' + written(talk).replace('"', '""') + '"' for n, talk in enumerate(talks))
+
+    assert curate({"rows.csv": table(repr)}, task="text_generation", checks=["types"]).dataset.counts["kept"] == 30
+    with pytest.raises(DataError, match="no JSON") as caught:
+        curate({"rows.csv": table(lambda talk: str(talk).replace("}, {", "}\n {"))}, task="text_generation")
+    assert "json.dumps" in str(caught.value.fix)

@@ -4,6 +4,7 @@ refused with its column, the reason and the way out."""
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -255,19 +256,31 @@ def _used(values: Values, columns: Columns, answers: Sequence[str]) -> dict[str,
 
 
 def _cell(values: Values, column: str) -> Any:
-    return _plain_json(values.get(column))
+    """A prompt's cell as it is read; raises DataError for a conversation's text that is no list."""
+    found = _plain_json(values.get(column))
+    if column in TALKS and isinstance(found, str) and found.lstrip().startswith("["):
+        raise DataError(f"the conversation is a text that is no JSON: {_excerpt(found)}", place=column, fix=f"write the column with json.dumps, in pandas: table['{column}'].map(json.dumps)")
+    return found
 
 
 def _plain_json(value: Any) -> Any:
-    """A cell as it is; a text that is a JSON list of messages, as tables hold it, becomes that list."""
-    if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {")) and ('"role"' in value or '"from"' in value):
-        try:
-            found = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        if isinstance(found, list) and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in found):
+    """A cell as it is; a text that is a list of messages, as tables hold it, becomes that list."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {")) and any(name in value for name in ('"role"', '"from"', "'role'", "'from'")):
+        found = _listed(value)
+        if found is not None and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in found):
             return found
     return value
+
+
+def _listed(text: str) -> list[Any] | None:
+    """The list that a text writes in JSON's way or, as pandas saves lists, in Python's; None where it is none."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        return found if isinstance(found, list) else None
+    return None
 
 
 def _prompt(values: Values, used: Mapping[str, str]) -> tuple[list[Message], list[dict[str, Any]] | None]:
@@ -297,7 +310,8 @@ def _history(history: Any) -> list[Message]:
     if not filled(history):
         return []
     found: list[Message] = []
-    for number, pair in enumerate(history if isinstance(history, (list, tuple)) else [history]):
+    given = _listed(history) if isinstance(history, str) else history
+    for number, pair in enumerate(given if isinstance(given, (list, tuple)) else [history]):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(one, str) for one in pair):
             raise DataError(f"{_excerpt(pair)} is not a pair of question and answer", place=f"history[{number}]", fix='give history as [["question", "answer"], ...]')
         found += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
