@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attune.core.contracts import Role
@@ -79,7 +80,10 @@ SHAPES: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
 PAIRED = frozenset({"preferred_output / non_preferred_output (OpenAI)", "messages with a rejected response", "alpaca with chosen and rejected", "chosen and rejected"})
 LABELLED = frozenset({"labelled answers (KTO)"})
 PLAIN = frozenset({"raw text"})
-"""Shapes of a better and a worse answer, of answers marked good or bad, and of texts without a question."""
+ASKED = frozenset({"prompt alone"})
+"""Shapes of a better and a worse answer, of answers marked good or bad, of texts without a question, and of questions without an answer."""
+ANSWERED = frozenset({"sharegpt", "messages", "alpaca", "prompt and completion"})
+"""Shapes of one answer, which a label beside it marks as a good or a bad one."""
 SPEAKING = frozenset(name for name, _ in SHAPES if name not in ("raw text", "prompt alone", "prompt and completion", "steps with labels"))
 """Shapes that only rows for language models have."""
 
@@ -94,12 +98,21 @@ def shape_of(values: Values) -> str:
     there = {name for name, value in values.items() if filled(value)}
     for name, groups in SHAPES:
         if all(there & set(group) for group in groups):
-            if name == "prompt and completion" and isinstance(values.get("label"), bool):
-                return "labelled answers (KTO)"
+            if name in ANSWERED and isinstance(values.get("label"), bool):
+                return next(iter(LABELLED))
             if name in ("messages", "sharegpt") and filled(values.get("tools")):
                 return f"{name} with tools"
             return name
     return "columns"
+
+
+def shapes_of(rows: Iterable[Values]) -> Counter[str]:
+    """The shapes of a file's rows. Labels 0 and 1, or truth values as a table writes them, mark answers where the rows have both of them and no other."""
+    every = list(rows)
+    said = {str(row["label"]).strip().casefold() for row in every if filled(row.get("label"))}
+    marked = said <= {"true", "1", "1.0", "false", "0", "0.0"} and len({SAID[one] for one in said}) == 2
+    found = [(shape_of(row), filled(row.get("label"))) for row in every]
+    return Counter(next(iter(LABELLED)) if marked and labelled and shape.removesuffix(" with tools") in ANSWERED else shape for shape, labelled in found)
 
 
 # ---------------------------------------------------------------- the five kinds of rows

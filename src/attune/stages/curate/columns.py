@@ -109,7 +109,7 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
     """A column's name without case, signs and plural, so that 'Labels ' is a label."""
     return re.sub(r"[^a-z0-9]+", "", name.casefold()).removesuffix("s")
 
@@ -124,11 +124,11 @@ def _named(role: Role, found: dict[str, Profile], free: Sequence[str]) -> str | 
     filled = [name for name in free if found[name].filled] if role.numbers else []
     for names, said in ((filled, hints[:1]), (able, hints), (filled, hints)):
         for hint in said:
-            own = next((name for name in names if _fold(name) == _fold(hint)), None)
+            own = next((name for name in names if fold(name) == fold(hint)), None)
             if own is not None:
                 return own
     for hint in hints:
-        words = [name for name in able if _fold(hint) in {_fold(word) for word in re.split(r"[^A-Za-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))}]
+        words = [name for name in able if fold(hint) in {fold(word) for word in re.split(r"[^A-Za-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))}]
         if len(words) == 1:
             return words[0]
     return None
@@ -342,7 +342,7 @@ def suggestions(task: Task, found: dict[str, Profile], used: Sequence[str]) -> l
     for name, profile in found.items():
         if name in used or not profile.filled:
             continue
-        folded = _fold(name)
+        folded = fold(name)
         if profile.names_splits:
             told.append(f"column '{name}' says which split a row belongs to; `splits: {{by: given, given: {name}}}` would follow it")
         elif profile.dates > 0.9 or (any(h in folded for h in TIME_HINTS) and profile.numeric > 0.9):
