@@ -57,6 +57,31 @@ def test_alpaca_with_everything() -> None:
     assert [(m["role"], m["content"]) for m in row["prompt"]] == [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Shorten.\nA long text.")]
 
 
+ABOUT = [
+    ({"instruction": "q", "context": "the facts", "output": "a"}, "q\nthe facts"),
+    ({"Instruction": "q", "Context": "the facts", "output": "a"}, "q\nthe facts"),
+    ({"instruction": "q", "input": "this", "context": "the facts", "output": "a"}, "q\nthis\nthe facts"),
+    ({"prompt": "q", "input": "this", "output": "a"}, "q\nthis"),
+    ({"question": "q", "context": "the facts", "output": "a"}, "q\nthe facts"),
+    ({"prompt": "the facts: q", "context": "the facts", "output": "a"}, "the facts: q"),
+    ({"question": "q", "context": ["the", "facts"], "output": "a"}, "q"),
+    ({"question": "q", "context": " ", "output": "a"}, "q"),
+    ({"prompt": Q, "context": "the facts", "output": "a"}, "q"),
+]
+
+
+@pytest.mark.parametrize(("values", "asked"), ABOUT)
+def test_what_is_asked_about_is_read_beside_the_question(values: dict[str, Any], asked: str) -> None:
+    columns = {"prompt": next(iter(values)), "completion": "output"}
+    for row in (answered_of(values, columns), rewarded_of(values, columns)):
+        assert [m["content"] for m in row["prompt"]] == [asked]
+
+
+def test_an_answer_is_never_read_as_what_is_asked_about() -> None:
+    for reader in (answered_of, rewarded_of):
+        assert reader({"question": "q", "context": "a"}, {"prompt": "question", "completion": "context"}) == {"prompt": Q, "completion": "a"}
+
+
 @pytest.mark.parametrize("written", ['[["Hi", "Hello"]]', "[['Hi', 'Hello']]", [["Hi", "Hello"]]])
 def test_the_history_of_a_table_is_read(written: Any) -> None:
     columns = {"prompt": "instruction", "completion": "output"}

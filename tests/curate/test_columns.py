@@ -10,7 +10,7 @@ import pytest
 from attune.core import catalog
 from attune.core.contracts import RawRecord
 from attune.core.errors import DataError
-from attune.stages.curate.columns import detect, profiles
+from attune.stages.curate.columns import detect, named, profiles, suggestions
 
 
 def records(rows: list[dict[str, Any]]) -> list[RawRecord]:
@@ -24,6 +24,15 @@ def columns(rows: list[dict[str, Any]], objective: Any = None) -> Any:
         task = catalog.build("objectives", objective).shaped(task)
     read = records(rows)
     return detect(task, profiles(read), {}, [], read[:20])
+
+
+def told(rows: list[dict[str, Any]], task: str = "text_generation") -> list[str]:
+    """Columns of which it is said that they read like text and are not used."""
+    plug: Any = catalog.build("tasks", task)
+    read = records(rows)
+    found = profiles(read)
+    chosen = detect(plug, found, {}, [], read[:20])
+    return [one.split("'")[1] for one in suggestions(plug, found, named(chosen), chosen, read) if "reads like text and is not used" in one]
 
 
 def sums(**answer: str) -> list[dict[str, Any]]:
@@ -66,3 +75,18 @@ def test_conversations_that_a_table_holds_as_something_else_than_json_are_named_
     with pytest.raises(DataError, match="no JSON") as caught:
         curate({"rows.csv": table(lambda talk: str(talk).replace("}, {", "}\n {"))}, task="text_generation")
     assert "json.dumps" in str(caught.value.fix)
+
+
+def test_every_text_that_is_not_read_is_told():
+    rows = [{"title": f"page {n} of the book", "question": f"what stands on page {n}?", "context": f"page {n} is on leaf {n // 2}" * (n % 2), "answer": f"leaf {n // 2} tells it"} for n in range(60)]
+    assert told(rows) == ["title"]
+    assert told([{**row, "context": [row["title"]]} for row in rows]) == ["title"]
+    assert told([{"passage": row["title"], "question": row["question"], "answer": row["answer"]} for row in rows]) == ["passage"]
+    same = [{"question": f"what stands on page {n}?", "rules": f"the rules of house {n % 3} hold here as they do elsewhere", "answer": f"rule {n} it is"} for n in range(60)]
+    assert told(same) == ["rules"], "a long text is one, however often it comes again"
+
+
+def test_what_the_task_reads_by_itself_is_not_told():
+    rows = [{"instruction": f"shorten text {n}", "input": f"it is a text of {n} words", "system": f"you are helper number {n}", "output": f"text {n}, {n} words"} for n in range(60)]
+    assert told(rows) == []
+    assert told([{"text": row["input"], "label": ("long", "short")[n % 2], "remark": row["system"]} for n, row in enumerate(rows)], "text_classification") == ["remark"]

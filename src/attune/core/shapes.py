@@ -56,6 +56,8 @@ DOCUMENT_ROLES = (RAW, DOCUMENT)
 TALKS = ("messages", "conversations", "conversation")
 REJECTIONS = ("rejected_response", "rejected_messages", "rejected")
 PICTURES = ("images", "image", "videos", "video", "audios", "audio")
+BESIDE = {"instruction": ("input", "context"), "prompt": ("input", "context"), "question": ("context",)}
+"""Column of a text that is asked -> columns with what it is asked about, written behind it."""
 SAID = {"true": True, "1": True, "1.0": True, "yes": True, "good": True, "up": True, "false": False, "0": False, "0.0": False, "no": False, "bad": False, "down": False}
 """What people write for a good and for a bad answer."""
 
@@ -122,7 +124,7 @@ def answered_of(values: Values, columns: Columns) -> dict[str, Any]:
     """`prompt` (messages), `completion` (text; a call of functions as JSON in <tool_call> tags) and, where given, `tools`.
 
     A conversation without a completion column gives its last assistant turn that is learned from; turns behind it teach nothing and are left.
-    Alpaca's `input`, `system` and `history` are read beside its `instruction`. A row without a prompt gives None for both.
+    `input` and `context` are read beside a text that is asked (`BESIDE`), `system` and `history` before it. A row without a prompt gives None for both.
 
     Raises:
         DataError: names column, reason and fix.
@@ -144,7 +146,7 @@ def answered_of(values: Values, columns: Columns) -> dict[str, Any]:
         raise DataError(
             "the answer is marked as a bad one, and this objective learns every answer", place=_mark(values), fix="use `objective: kto`, which learns from both kinds, or leave the row out"
         )
-    prompt, tools = _prompt(values, used)
+    prompt, tools = _prompt(values, used, columns)
     more = {"tools": tools} if tools else {}
     if "completion" in used or ("completion" in columns and isinstance(_cell(values, used["prompt"]), str)):
         column = used.get("completion") or columns.get("completion") or "completion"
@@ -175,7 +177,7 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
     if "completion" in used:
         better_column = used["completion"]
         given, other = _plain_json(values.get(better_column)), _plain_json(values.get(worse_column))
-        asked = _prompt(values, used)[0] if "prompt" in used else []
+        asked = _prompt(values, used, columns)[0] if "prompt" in used else []
         before, better = _answer_turns(given, better_column, asked)
         before_worse, worse = _answer_turns(other, worse_column, asked)
         if _said(before) != _said(before_worse):
@@ -186,7 +188,7 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
     else:
         if "prompt" not in used or isinstance(_cell(values, used["prompt"]), str):
             raise DataError("there is no answer that was chosen", place=str(columns.get("completion", "chosen")), fix="give the better answer in a column `chosen`")
-        talk, tools = _prompt(values, used)
+        talk, tools = _prompt(values, used, columns)
         prompt, better = _last_answer(talk, used["prompt"])
         better_column = used["prompt"]
         before, worse = _answer_turns(_plain_json(values.get(worse_column)), worse_column, prompt)
@@ -222,7 +224,7 @@ def rewarded_of(values: Values, columns: Columns) -> dict[str, Any]:
     used = _used(values, columns, ())
     if "prompt" not in used:
         return {"prompt": None, "completion": None}
-    prompt, tools = _prompt(values, used)
+    prompt, tools = _prompt(values, used, columns)
     column = columns.get("completion")
     reference = None
     if isinstance(column, str) and filled(values.get(column)):
@@ -296,7 +298,7 @@ def _listed(text: str) -> list[Any] | None:
     return None
 
 
-def _prompt(values: Values, used: Mapping[str, str]) -> tuple[list[Message], list[dict[str, Any]] | None]:
+def _prompt(values: Values, used: Mapping[str, str], columns: Columns) -> tuple[list[Message], list[dict[str, Any]] | None]:
     """Every turn that the prompt's column holds, with the system's and earlier turns from other columns, and the functions."""
     column = used["prompt"]
     given = _cell(values, column)
@@ -305,9 +307,8 @@ def _prompt(values: Values, used: Mapping[str, str]) -> tuple[list[Message], lis
     messages = messages_of(given, column)
     inner = given.get("tools") if isinstance(given, Mapping) else None
     tools = tools_of(values.get("tools") if filled(values.get("tools")) else inner)
-    if column == "instruction":
-        extra = values.get("input")
-        messages[-1]["content"] += f"\n{extra}" if isinstance(extra, str) and extra.strip() else ""
+    if isinstance(given, str):
+        messages[-1]["content"] += "".join(f"\n{extra}" for extra in _beside(values, column, given, [*used.values(), *columns.values()]))
     system, history = values.get("system"), values.get("history")
     before: list[Message] = []
     if isinstance(system, str) and system.strip() and column != "system" and messages[0]["role"] != "system":
@@ -317,6 +318,13 @@ def _prompt(values: Values, used: Mapping[str, str]) -> tuple[list[Message], lis
     messages = [*before, *messages]
     require_order(messages, column)
     return messages, tools
+
+
+def _beside(values: Values, column: str, asked: str, taken: Sequence[Any]) -> list[str]:
+    """What a text is asked about, from the columns beside it; a context that the text already holds is not said twice."""
+    names = BESIDE.get(column.casefold(), ())
+    texts = {name.casefold(): text for name, text in values.items() if name.casefold() in names and name not in taken and isinstance(text, str) and text.strip()}
+    return [texts[name] for name in names if name in texts and not (name == "context" and texts[name].strip() in asked)]
 
 
 def _history(history: Any) -> list[Message]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from attune.core import pii
@@ -22,6 +22,10 @@ SPLIT_WORDS = frozenset(("train", "training", "validation", "valid", "val", "dev
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}.*")
 
 
+SENTENCE = 8
+"""So many words are a text, however often it comes again."""
+READ_BESIDE = 20
+"""Records that tell whether a column is read that plays no role."""
 FEW = 50
 """Up to so many rows, labels are told by values that come again rather than by how few different ones there are."""
 
@@ -335,8 +339,16 @@ def _nothing(task: Task, role: Role, free: Sequence[str], found: dict[str, Profi
     return DataError(f"no column looks like the {role.name} ({role.meaning}){reason}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, found, chosen, role, []))
 
 
-def suggestions(task: Task, found: dict[str, Profile], used: Sequence[str]) -> list[str]:
-    """Sentences about columns that are not used and could be: customers, dates, splits, ids; texts, where a task takes whole tables."""
+def suggestions(task: Task, found: dict[str, Profile], used: Sequence[str], columns: Columns, records: Sequence[RawRecord]) -> list[str]:
+    """Sentences about columns that are not used and could be: customers, dates, splits, ids, texts.
+
+    Args:
+        task: that reads the rows.
+        found: the columns.
+        used: those that play a role or split the rows.
+        columns: role -> column.
+        records: to see which columns the task reads beside those of its roles.
+    """
     told = []
     takes_tables = any(role.type == "features" for role in task.roles)
     for name, profile in found.items():
@@ -351,4 +363,19 @@ def suggestions(task: Task, found: dict[str, Profile], used: Sequence[str]) -> l
             told.append(f"column '{name}' repeats over rows; `splits: {{by: group, group: {name}}}` would keep all rows of one {name} in one split")
         elif profile.reads_like_id or takes_tables:
             told.append(f"column '{name}' {_not_a_feature(profile) or 'looks like an id'} and is not used")
+        elif (profile.reads_like_text or (profile.words >= SENTENCE and profile.distinct > 1)) and not _read_beside(task, name, columns, records):
+            told.append(f"column '{name}' reads like text and is not used; where the model needs it, join it with the text that is read")
     return told
+
+
+def _read_beside(task: Task, name: str, columns: Columns, records: Sequence[RawRecord]) -> bool:
+    """Whether a column that plays no role is read all the same: without it, a row would be another one. True also for one that holds no text."""
+    holding = list(islice((record.values for record in records if record.values and record.values.get(name) not in (None, "", [])), READ_BESIDE))
+    return any(not isinstance(values[name], str) or _parsed(task, values, columns) != _parsed(task, {one: value for one, value in values.items() if one != name}, columns) for values in holding)
+
+
+def _parsed(task: Task, values: Mapping[str, Any], columns: Columns) -> Any:
+    try:
+        return task.parse(dict(values), columns)
+    except DataError as error:
+        return error.what
