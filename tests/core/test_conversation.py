@@ -43,6 +43,13 @@ def test_shapes_of_other_tools_become_messages() -> None:
     assert messages_of([{"role": "assistant", "content": "b", "loss": True}])[0]["train"] is True
 
 
+def test_roles_are_known_however_they_are_written() -> None:
+    call = {"from": "Function_Call", "value": '{"name": "add", "arguments": {}}'}
+    read = messages_of([{"role": "System", "content": "be short"}, {"role": "User", "content": "hi"}, {"from": "GPT ", "value": "hello"}, call])
+    assert [one["role"] for one in read] == ["system", "user", "assistant", "assistant"]
+    assert read[3]["tool_calls"] == [{"name": "add", "arguments": {}}]
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [([], "not a conversation"), (7, "not a conversation"), (["x"], "not a message"), ([{"role": "narrator", "content": "x"}], "narrator"), ([{"role": "user", "content": [1]}], "not text")],

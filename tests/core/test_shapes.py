@@ -25,6 +25,7 @@ ANSWERED = {
     "sharegpt": ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, {"prompt": Q, "completion": "a"}),
     "messages": ({"messages": QA}, {"prompt": Q, "completion": "a"}),
     "messages as text in a table": ({"messages": json.dumps(QA)}, {"prompt": Q, "completion": "a"}),
+    "messages as pandas writes them": ({"messages": str(QA)}, {"prompt": Q, "completion": "a"}),
     "content in parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, QA[1]]}, {"prompt": Q, "completion": "a"}),
     "prompt and completion": ({"prompt": "q", "completion": "a"}, {"prompt": Q, "completion": "a"}),
     "conversational prompt and completion": ({"prompt": Q, "completion": QA[1:]}, {"prompt": Q, "completion": "a"}),
@@ -43,7 +44,7 @@ def test_every_shape_is_read_whatever_columns_the_file_has(name: str) -> None:
 
 
 def test_names_of_shapes() -> None:
-    assert [shape_of(values) for values, _ in ANSWERED.values()] == ["alpaca", "sharegpt", "messages", "messages", "messages", "prompt and completion", "prompt and completion", "segments"]
+    assert [shape_of(values) for values, _ in ANSWERED.values()] == ["alpaca", "sharegpt", "messages", "messages", "messages", "messages", "prompt and completion", "prompt and completion", "segments"]
     assert shape_of({"prompt": "q", "completion": "a", "label": True}) == "labelled answers (KTO)"
     assert shape_of({"messages": QA, "tools": [TOOL]}) == "messages with tools"
     assert shape_of({"Frage": "q"}) == "columns"
@@ -54,6 +55,38 @@ def test_alpaca_with_everything() -> None:
     values = {"instruction": "Shorten.", "input": "A long text.", "output": "Text.", "system": "Be brief.", "history": [["Hi", "Hello"]]}
     row = answered_of(values, {"prompt": "instruction", "completion": "output"})
     assert [(m["role"], m["content"]) for m in row["prompt"]] == [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Shorten.\nA long text.")]
+
+
+ABOUT = [
+    ({"instruction": "q", "context": "the facts", "output": "a"}, "q\nthe facts"),
+    ({"Instruction": "q", "Context": "the facts", "output": "a"}, "q\nthe facts"),
+    ({"instruction": "q", "input": "this", "context": "the facts", "output": "a"}, "q\nthis\nthe facts"),
+    ({"prompt": "q", "input": "this", "output": "a"}, "q\nthis"),
+    ({"question": "q", "context": "the facts", "output": "a"}, "q\nthe facts"),
+    ({"prompt": "the facts: q", "context": "the facts", "output": "a"}, "the facts: q"),
+    ({"question": "q", "context": ["the", "facts"], "output": "a"}, "q"),
+    ({"question": "q", "context": " ", "output": "a"}, "q"),
+    ({"prompt": Q, "context": "the facts", "output": "a"}, "q"),
+]
+
+
+@pytest.mark.parametrize(("values", "asked"), ABOUT)
+def test_what_is_asked_about_is_read_beside_the_question(values: dict[str, Any], asked: str) -> None:
+    columns = {"prompt": next(iter(values)), "completion": "output"}
+    for row in (answered_of(values, columns), rewarded_of(values, columns)):
+        assert [m["content"] for m in row["prompt"]] == [asked]
+
+
+def test_an_answer_is_never_read_as_what_is_asked_about() -> None:
+    for reader in (answered_of, rewarded_of):
+        assert reader({"question": "q", "context": "a"}, {"prompt": "question", "completion": "context"}) == {"prompt": Q, "completion": "a"}
+
+
+@pytest.mark.parametrize("written", ['[["Hi", "Hello"]]', "[['Hi', 'Hello']]", [["Hi", "Hello"]]])
+def test_the_history_of_a_table_is_read(written: Any) -> None:
+    columns = {"prompt": "instruction", "completion": "output"}
+    assert [m["content"] for m in answered_of({"instruction": "q", "output": "a", "history": written}, columns)["prompt"]] == ["Hi", "Hello", "q"]
+    assert answered_of({"instruction": "q", "output": "a", "history": "[]"}, columns) == {"prompt": Q, "completion": "a"}
 
 
 @pytest.mark.parametrize(
@@ -156,6 +189,8 @@ WRONG = [
     (answered_of, {"messages": [*Q, {"role": "narrator", "content": "a"}]}, "narrator"),
     (answered_of, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, QA[1]]}, "part of type image_url"),
     (answered_of, {"messages": QA, "images": ["a.jpg"]}, "reads text only"),
+    (answered_of, {"messages": str(QA).replace("}, {", "}\n {")}, "no JSON"),
+    (answered_of, {"instruction": "q", "output": "a", "history": "Hi there"}, "no pair|not a pair"),
     (answered_of, {"prompt": "q", "completion": "  "}, None),
     (answered_of, {"prompt": "q", "completion": "a", "label": False}, "marked as a bad one"),
     (answered_of, {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "weather(Rome)"}]}, "no JSON"),

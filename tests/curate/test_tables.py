@@ -45,7 +45,7 @@ def test_what_is_left_becomes_a_feature_unless_it_looks_like_something_else(task
     found = profiles(records())
     chosen = detect(task, found, {}, [], records()[:20])
     assert chosen == {"features": ["amount", "age", "purpose", "branch code", "height"], "label": "outcome"}
-    told = " ".join(suggestions(task, found, ["amount", "age", "purpose", "branch code", "height", "outcome"]))
+    told = " ".join(suggestions(task, found, ["amount", "age", "purpose", "branch code", "height", "outcome"], chosen, records()))
     for said in ("'loan id' looks like an id", "'row' looks like an id", "'opened' looks like a time", "'note' holds free text", "'fold' says which split"):
         assert said in told, said
 

@@ -6,20 +6,17 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
 import uuid
-from collections import Counter
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attune.cli.guessing import rewards_open, understood
 from attune.cli.screen import Screen
 from attune.cli.tables import add, table
 from attune.core import catalog
-from attune.core.errors import AttuneError, DataError, PlugError, RecipeError, Refused, did_you_mean
-from attune.core.shapes import SPEAKING
+from attune.core.errors import DataError, PlugError, RecipeError, Refused, did_you_mean
 from attune.core.text import readable
 
 if TYPE_CHECKING:
@@ -30,17 +27,10 @@ ROOM = Path(__file__).resolve().parent.parent / "recipes"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 COPIED_BYTES = 50_000_000
 """Larger files are referred to where they are."""
-FEW = 50
-"""Up to so many rows a task is told by less, and a guess is called one."""
-LABEL_LENGTH = 40
 CHARACTERS_PER_TOKEN, ROW_LENGTHS = 3, (128, 2048)
 """Fewer characters than most tokenizers make of a token, and the fewest and most tokens of a row that are written into a recipe."""
-LOOKED_AT = 200
-"""Rows of each file whose shapes say what they are for."""
-SPEAKER = "text_generation"
-"""The task of rows for language models."""
-NO_BASE = "YOUR-BASE-MODEL"
-"""Stands where only the user can say which model: none that Attune brings along can do the task."""
+NO_BASE, NO_REWARD = "YOUR-BASE-MODEL", "YOUR-REWARD"
+"""Stand where only the user can say which model (none that Attune brings along can do the task), and what an answer is worth."""
 ROWS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
@@ -100,7 +90,7 @@ def from_data(screen: Screen, name: str, data: str, task: str | None, columns: l
         raise _missing(path, data)
     given = _columns(columns)
     location = data if "://" in data else str(path.resolve()) if path.exists() else str(Path.cwd() / path)
-    recipe, seen, others = _understood(name, location, task, given)
+    recipe, seen, others = understood(_name(name), location, task, given, _kind(base))
     chosen = _base(recipe, base)
     copied = path.is_file() and path.stat().st_size <= COPIED_BYTES
 
@@ -116,7 +106,8 @@ def from_data(screen: Screen, name: str, data: str, task: str | None, columns: l
     result = show_data(screen, seen)
     if others:
         screen.warn(f"the task is a guess: {seen.read} rows could also be for {' or '.join(others)}; if {recipe.task.name} is not what you want, remove the folder and say --task {others[0]}")
-    first = f"write your base model into {folder / 'recipe.yaml'} (base_model), then   " if chosen == NO_BASE else ""
+    lacks = [what for what, missing in (("your base model (base_model)", chosen == NO_BASE), ("what an answer is worth (objective.rewards)", rewards_open(recipe, seen))) if missing]
+    first = f"write {' and '.join(lacks)} into {folder / 'recipe.yaml'}, then   " if lacks else ""
     screen.show("", "is a column wrong? change `data.columns` in the recipe", f"next      {first}attune check {name}   then   attune run {name}")
     return {
         "folder": str(folder),
@@ -144,7 +135,7 @@ def _base(recipe: Recipe, given: str | None) -> str:
     from attune.core.models import require_base, resolve_base
 
     if given is not None:
-        named = str(Path(given).expanduser().resolve()) if Path(given).expanduser().is_dir() else given
+        named = _located(given)
         require_base(recipe.task, resolve_base(named, None, Path.cwd()))
         return named
     try:
@@ -152,6 +143,18 @@ def _base(recipe: Recipe, given: str | None) -> str:
     except PlugError:
         return NO_BASE
     return recipe.keys.base_model
+
+
+def _kind(base: str | None) -> str | None:
+    """What kind of model was named (`core.models.base_kind`); None where none was."""
+    from attune.core.models import resolve_base
+
+    return None if base is None else resolve_base(_located(base), None, Path.cwd()).kind
+
+
+def _located(base: str) -> str:
+    """A base as a recipe may name it from anywhere: a folder by its full path."""
+    return str(Path(base).expanduser().resolve()) if Path(base).expanduser().is_dir() else base
 
 
 def _missing(path: Path, data: str) -> DataError:
@@ -168,119 +171,6 @@ def _columns(given: list[str]) -> dict[str, str]:
             raise RecipeError(f"'{one}' is not ROLE=COLUMN", place="--column", fix="for example --column text=Body --column label=Kind")
         found[role] = column
     return found
-
-
-def _understood(name: str, location: str, task: str | None, columns: dict[str, str]) -> tuple[Recipe, Preview, list[str]]:
-    """The recipe and preview of the task that the rows are for, and other tasks that few rows could be for as well; the errors of the likeliest task when they are for none."""
-    from attune.stages.curate.columns import shown
-
-    known = [entry.name for entry in catalog.entries("tasks") if catalog.load("tasks", entry.name).guessed]  # type: ignore[attr-defined]
-    shapes, sources = _shapes(name, location)
-    main = shapes.most_common(1)[0][0] if shapes and shapes.most_common(1)[0][1] > 0.5 * shapes.total() else ""
-    objective = next((entry.name for entry in catalog.entries("objectives") if main in catalog.load("objectives", entry.name).learns), None)  # type: ignore[attr-defined]
-    if task is not None:
-        return *_tried(name, location, task, columns, objective if task == SPEAKER else None), []
-    if sources == {"documents"}:
-        return *_tried(name, location, SPEAKER, columns, "pretraining"), ["fill_mask"]
-    if main in SPEAKING and objective is not None:
-        return *_tried(name, location, SPEAKER, columns, objective), ["reward"] if objective == "dpo" else []
-    found, errors = [], []
-    for one in known:
-        try:
-            found.append(_tried(name, location, one, columns))
-        except DataError as error:
-            errors.append((one, error))
-        except AttuneError as error:
-            errors.append((one, DataError(error.what, place=error.place, fix=error.fix)))
-    ranked = sorted(found, key=lambda pair: -_fit(pair[1]))
-    if ranked and (len(ranked) == 1 or _fit(ranked[0][1]) > _fit(ranked[1][1])):
-        best = _fit(ranked[0][1])
-        unsure = ranked[0][1].read <= FEW and not seen_as_labels(ranked[0][1])
-        return *ranked[0], [recipe.task.name for recipe, seen in ranked[1:] if unsure and _fit(seen) >= max(0, best - 1)]
-    speaking = next((pair for pair in ranked if pair[0].task.name == SPEAKER and main in SPEAKING), None)
-    if speaking is not None and _fit(speaking[1]) == _fit(ranked[0][1]):
-        return *speaking, []
-    if ranked:
-        options = [(recipe.task.name, seen) for recipe, seen in ranked if _fit(seen) == _fit(ranked[0][1])]
-        said = " or ".join(f"{task} ({shown(seen.columns) or 'read by itself'})" for task, seen in options)
-        raise RecipeError(f"these rows could be for {said}", place="--data", fix=f"say which: --task {options[0][0]}")
-    wrong = min(errors, key=lambda pair: _distance(*pair))[1]
-    wrong.fix = _as_options(wrong.fix or "")
-    if main == "raw text":
-        wrong.fix += f"; to learn plain texts as they are: --task {SPEAKER} (a model that writes) or --task fill_mask (one that reads)"
-    raise wrong
-
-
-def _distance(name: str, error: DataError) -> tuple[bool, bool, bool]:
-    """How far rows are from a task that cannot take them: tasks with labels first, those whose input was found before others, texts before tables."""
-    task: Any = catalog.load("tasks", name)
-    lacks_input = any(f"looks like the {role.name} " in error.what for role in task.roles if not role.target)
-    return "label-out" not in task.traits, lacks_input, "text-in" not in task.traits
-
-
-def _as_options(fix: str) -> str:
-    """A way out that speaks of a recipe, for somebody who has none yet: `columns: {label: Kind or Clerk}` -> --column label=Kind."""
-    asked = re.search(r"`columns: \{(.*)\}` under `data`", fix)
-    if asked is None:
-        return fix
-    pairs = [part.strip().split(": ", 1) for part in asked[1].split(", ")]
-    unsure = [(role, column.split(" or ")[0]) for role, column in pairs if " or " in column] or [(role, column) for role, column in pairs]
-    return "say which, for example: " + " ".join(f"--column {shlex.quote(f'{role}={column}')}" for role, column in unsure)
-
-
-def _shapes(name: str, location: str) -> tuple[Counter[str], set[str]]:
-    """The shapes of the first rows as a language model's, and the names of the sources that read them; none where nothing can be read, which is told later."""
-    from attune.core.recipe import make_recipe
-    from attune.core.shapes import shape_of
-    from attune.stages.curate.reading import locations
-
-    shapes: Counter[str] = Counter()
-    sources: set[str] = set()
-    recipe = make_recipe({"name": _name(name), "task": SPEAKER, "data": {"path": location}}, folder=Path.cwd(), name="the recipe for these rows")
-    try:
-        for place in locations(recipe, None):
-            sources.add(place.source.name)
-            shapes.update(shape_of(record.values) for record in islice(place.records(), LOOKED_AT) if record.values is not None)
-    except AttuneError:
-        return Counter(), set()
-    return shapes, sources
-
-
-def _tried(name: str, location: str, task: str, columns: dict[str, str], objective: str | None = None) -> tuple[Recipe, Preview]:
-    from attune.core.recipe import make_recipe
-    from attune.stages.curate.preview import preview
-
-    values: dict[str, Any] = {"name": _name(name), "task": task, "data": {"path": location, **({"columns": columns} if columns else {})}}
-    if objective is not None:
-        values["objective"] = objective
-    recipe = make_recipe(values, folder=Path.cwd(), name="the recipe for these rows")
-    seen = preview(recipe)
-    if "multi_label" in recipe.task.keys_type.model_fields and any(isinstance(row.get("label"), list) for row in seen.rows):
-        recipe = make_recipe({**values, "task": {"name": task, "multi_label": True}}, folder=Path.cwd(), name="the recipe for these rows")
-        seen = preview(recipe)
-    targets = [role for role in recipe.task.roles if role.target]
-    if targets and not any(row.get(role.name) not in (None, "", []) for row in seen.rows for role in targets):
-        raise DataError(f"no column holds the {targets[0].name} ({targets[0].meaning})", place="data.columns", fix=f"write `columns: {{{targets[0].name}: COLUMN}}` under `data`")
-    return recipe, seen
-
-
-def _fit(seen: Preview) -> int:
-    """How well rows fit a task: values that come again and again speak for labels, a column called like a role for its task."""
-    if seen.labels and seen.labels.most_common(1)[0][1] == 1:
-        return -1  # no value stands twice: these are no classes
-    labels = 4 if seen_as_labels(seen) else 0
-    tables = sum(2 for column in seen.columns.values() if not isinstance(column, str))  # any rows are a table: only where no task reads more out of them
-    return labels - tables + sum(1 for role, column in seen.columns.items() if isinstance(column, str) and role.casefold() == column.strip().casefold())
-
-
-def seen_as_labels(seen: Preview) -> bool:
-    """True when the target's values look like labels: few different ones among many rows or, among few rows, short ones most of which stand more than once."""
-    rows = max(1, seen.read - len(seen.unreadable))
-    if not seen.labels:
-        return False
-    again = sum(number for number in seen.labels.values() if number > 1)
-    short = all(len(label) <= LABEL_LENGTH for label in seen.labels)
-    return len(seen.labels) <= max(2, 0.34 * rows) or (rows <= FEW and short and again >= 0.5 * seen.labels.total())
 
 
 # -------------------------------------------------------- the recipe's text
@@ -320,11 +210,20 @@ _WANTED = """
 # None comes with Attune that writes texts: name a causal language model, such as SmolLM, Qwen, Llama, Gemma, Mistral or GPT-2."""
 
 
-def _objective(recipe: Recipe) -> str:
-    """The line about the objective, where it is not the task's own."""
+def _objective(recipe: Recipe, seen: Preview) -> str:
+    """The lines about the objective, where it is not the task's own."""
     if recipe.objective.name == recipe.task.defaults.objective:
         return ""
-    return f"# What the rows teach (`attune list objectives`).\nobjective: {recipe.objective.name}\n\n"
+    rewards = [part.name for part in recipe.objective.parts() if part.kind == "rewards"]
+    if not rewards:
+        return f"# What the rows teach (`attune list objectives`).\nobjective: {recipe.objective.name}\n\n"
+    wanted = "; prompts alone do not say it, so write yours here" if rewards_open(recipe, seen) else ""
+    return f"""# What the rows teach (`attune list objectives`), and what an answer is worth (`attune list rewards`){wanted}.
+objective:
+  name: {recipe.objective.name}
+  rewards: [{NO_REWARD if wanted else ", ".join(rewards)}]
+
+"""
 
 
 def recipe_text(recipe: Recipe, seen: Preview, where: str, base: str) -> str:
@@ -342,7 +241,7 @@ name: {recipe.name}
 # What the specialist does (`attune list tasks`).
 task: {_scalar(task["name"]) if not keys else json.dumps({"name": task["name"], **keys})}
 
-{_objective(recipe)}# The general model it starts from: package:MODULE, a folder, {"or a hub id with a revision" if "torch" in recipe.task.traits else "or none"}.{_WANTED if base == NO_BASE else ""}
+{_objective(recipe, seen)}# The general model it starts from: package:MODULE, a folder, {"or a hub id with a revision" if "torch" in recipe.task.traits else "or none"}.{_WANTED if base == NO_BASE else ""}
 base_model: {_scalar(base)}
 
 {_methods(recipe)}

@@ -94,6 +94,8 @@ class Role:
     required: bool = True
     target: bool = False
     """True for what the model must answer."""
+    numbers: bool = False
+    """True for a text that may be a number or a date in every row, as an answer may: a column called so is it, whatever it holds."""
 
 
 @dataclass(frozen=True)

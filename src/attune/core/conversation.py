@@ -69,10 +69,11 @@ def messages_of(value: Any, place: str = "messages") -> list[Message]:
 def _message(value: Any, place: str) -> Message:
     if not isinstance(value, Mapping):
         raise DataError(f"{_short(value)} is not a message", place=place, fix='give {"role": ..., "content": ...}')
-    said, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
-    role = SEGMENT if said == SEGMENT else ROLES.get(str(said), str(said))
+    given, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
+    said = str(given).strip().casefold()
+    role = ROLES.get(said, said)
     if role not in (*KNOWN_ROLES, SEGMENT):
-        raise DataError(f"role {_short(said)} is not known", place=place, fix="use one of " + ", ".join((*KNOWN_ROLES, *ROLES)))
+        raise DataError(f"role {_short(given)} is not known", place=place, fix="use one of " + ", ".join((*KNOWN_ROLES, *ROLES)))
     lost = [name for name in NOT_READ if value.get(name)]
     if lost:
         raise DataError(f"the message has {', '.join(lost)}, and this task reads text only", place=place, fix="leave the row out, or describe in words what is seen or heard")

@@ -4,13 +4,16 @@ refused with its column, the reason and the way out."""
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attune.core.contracts import Role
 from attune.core.conversation import SEGMENT, Message, calls_as_text, messages_of, require_order, tools_of
 from attune.core.errors import DataError
+from attune.core.text import as_written
 
 Values = Mapping[str, Any]
 Columns = Mapping[str, Any]
@@ -21,7 +24,7 @@ PROMPT = Role(
     "what is answered: a text, or a conversation as a list of messages (which may hold the answer as its last turn)",
     ("messages", "conversations", "conversation", "prompt", "instruction", "question", "query", "input", "text", "user", "source", "document", "dialogue"),
 )
-COMPLETION = Role("completion", "text", "the right answer", ("completion", "output", "response", "answer", "target", "reply", "assistant", "summary"), required=False, target=True)
+COMPLETION = Role("completion", "text", "the right answer", ("completion", "output", "response", "answer", "target", "reply", "assistant", "summary"), required=False, target=True, numbers=True)
 TOOLS = Role("tools", "any", "functions that may be called, as JSON schemas", ("tools", "functions"), required=False)
 CHOSEN = Role(
     "completion",
@@ -30,6 +33,7 @@ CHOSEN = Role(
     ("chosen", "field_chosen", "preferred_output", "preferred", "chosen_response", "response_chosen", "accepted", "better", "winner"),
     required=False,
     target=True,
+    numbers=True,
 )
 REJECTED = Role(
     "rejected",
@@ -38,6 +42,7 @@ REJECTED = Role(
     ("rejected", "field_rejected", "rejected_response", "rejected_messages", "non_preferred_output", "dispreferred", "response_rejected", "worse", "loser"),
     required=False,
     target=True,
+    numbers=True,
 )
 DESIRABLE = Role("desirable", "flag", "whether the answer is a good one: true or false", ("label", "kto_tag", "desirable", "thumbs_up", "good"), required=False, target=True)
 DOCUMENT = Role("completion", "text", "the document", ("text", "content", "document", "body", "article", "passage", "story", "abstract", "completion"), target=True)
@@ -51,6 +56,8 @@ DOCUMENT_ROLES = (RAW, DOCUMENT)
 TALKS = ("messages", "conversations", "conversation")
 REJECTIONS = ("rejected_response", "rejected_messages", "rejected")
 PICTURES = ("images", "image", "videos", "video", "audios", "audio")
+BESIDE = {"instruction": ("input", "context"), "prompt": ("input", "context"), "question": ("context",)}
+"""Column of a text that is asked -> columns with what it is asked about, written behind it."""
 SAID = {"true": True, "1": True, "1.0": True, "yes": True, "good": True, "up": True, "false": False, "0": False, "0.0": False, "no": False, "bad": False, "down": False}
 """What people write for a good and for a bad answer."""
 
@@ -75,7 +82,10 @@ SHAPES: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
 PAIRED = frozenset({"preferred_output / non_preferred_output (OpenAI)", "messages with a rejected response", "alpaca with chosen and rejected", "chosen and rejected"})
 LABELLED = frozenset({"labelled answers (KTO)"})
 PLAIN = frozenset({"raw text"})
-"""Shapes of a better and a worse answer, of answers marked good or bad, and of texts without a question."""
+ASKED = frozenset({"prompt alone"})
+"""Shapes of a better and a worse answer, of answers marked good or bad, of texts without a question, and of questions without an answer."""
+ANSWERED = frozenset({"sharegpt", "messages", "alpaca", "prompt and completion"})
+"""Shapes of one answer, which a label beside it marks as a good or a bad one."""
 SPEAKING = frozenset(name for name, _ in SHAPES if name not in ("raw text", "prompt alone", "prompt and completion", "steps with labels"))
 """Shapes that only rows for language models have."""
 
@@ -90,12 +100,21 @@ def shape_of(values: Values) -> str:
     there = {name for name, value in values.items() if filled(value)}
     for name, groups in SHAPES:
         if all(there & set(group) for group in groups):
-            if name == "prompt and completion" and isinstance(values.get("label"), bool):
-                return "labelled answers (KTO)"
+            if name in ANSWERED and isinstance(values.get("label"), bool):
+                return next(iter(LABELLED))
             if name in ("messages", "sharegpt") and filled(values.get("tools")):
                 return f"{name} with tools"
             return name
     return "columns"
+
+
+def shapes_of(rows: Iterable[Values]) -> Counter[str]:
+    """The shapes of a file's rows. Labels 0 and 1, or truth values as a table writes them, mark answers where the rows have both of them and no other."""
+    every = list(rows)
+    said = {str(row["label"]).strip().casefold() for row in every if filled(row.get("label"))}
+    marked = said <= {"true", "1", "1.0", "false", "0", "0.0"} and len({SAID[one] for one in said}) == 2
+    found = [(shape_of(row), filled(row.get("label"))) for row in every]
+    return Counter(next(iter(LABELLED)) if marked and labelled and shape.removesuffix(" with tools") in ANSWERED else shape for shape, labelled in found)
 
 
 # ---------------------------------------------------------------- the five kinds of rows
@@ -105,7 +124,7 @@ def answered_of(values: Values, columns: Columns) -> dict[str, Any]:
     """`prompt` (messages), `completion` (text; a call of functions as JSON in <tool_call> tags) and, where given, `tools`.
 
     A conversation without a completion column gives its last assistant turn that is learned from; turns behind it teach nothing and are left.
-    Alpaca's `input`, `system` and `history` are read beside its `instruction`. A row without a prompt gives None for both.
+    `input` and `context` are read beside a text that is asked (`BESIDE`), `system` and `history` before it. A row without a prompt gives None for both.
 
     Raises:
         DataError: names column, reason and fix.
@@ -127,7 +146,7 @@ def answered_of(values: Values, columns: Columns) -> dict[str, Any]:
         raise DataError(
             "the answer is marked as a bad one, and this objective learns every answer", place=_mark(values), fix="use `objective: kto`, which learns from both kinds, or leave the row out"
         )
-    prompt, tools = _prompt(values, used)
+    prompt, tools = _prompt(values, used, columns)
     more = {"tools": tools} if tools else {}
     if "completion" in used or ("completion" in columns and isinstance(_cell(values, used["prompt"]), str)):
         column = used.get("completion") or columns.get("completion") or "completion"
@@ -158,7 +177,7 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
     if "completion" in used:
         better_column = used["completion"]
         given, other = _plain_json(values.get(better_column)), _plain_json(values.get(worse_column))
-        asked = _prompt(values, used)[0] if "prompt" in used else []
+        asked = _prompt(values, used, columns)[0] if "prompt" in used else []
         before, better = _answer_turns(given, better_column, asked)
         before_worse, worse = _answer_turns(other, worse_column, asked)
         if _said(before) != _said(before_worse):
@@ -169,7 +188,7 @@ def preference_of(values: Values, columns: Columns) -> dict[str, Any]:
     else:
         if "prompt" not in used or isinstance(_cell(values, used["prompt"]), str):
             raise DataError("there is no answer that was chosen", place=str(columns.get("completion", "chosen")), fix="give the better answer in a column `chosen`")
-        talk, tools = _prompt(values, used)
+        talk, tools = _prompt(values, used, columns)
         prompt, better = _last_answer(talk, used["prompt"])
         better_column = used["prompt"]
         before, worse = _answer_turns(_plain_json(values.get(worse_column)), worse_column, prompt)
@@ -205,7 +224,7 @@ def rewarded_of(values: Values, columns: Columns) -> dict[str, Any]:
     used = _used(values, columns, ())
     if "prompt" not in used:
         return {"prompt": None, "completion": None}
-    prompt, tools = _prompt(values, used)
+    prompt, tools = _prompt(values, used, columns)
     column = columns.get("completion")
     reference = None
     if isinstance(column, str) and filled(values.get(column)):
@@ -252,33 +271,44 @@ def _used(values: Values, columns: Columns, answers: Sequence[str]) -> dict[str,
 
 
 def _cell(values: Values, column: str) -> Any:
-    return _plain_json(values.get(column))
+    """A prompt's cell as it is read; raises DataError for a conversation's text that is no list."""
+    found = _plain_json(values.get(column))
+    if column in TALKS and isinstance(found, str) and found.lstrip().startswith("["):
+        raise DataError(f"the conversation is a text that is no JSON: {_excerpt(found)}", place=column, fix=f"write the column with json.dumps, in pandas: table['{column}'].map(json.dumps)")
+    return found
 
 
 def _plain_json(value: Any) -> Any:
-    """A cell as it is; a text that is a JSON list of messages, as tables hold it, becomes that list."""
-    if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {")) and ('"role"' in value or '"from"' in value):
-        try:
-            found = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        if isinstance(found, list) and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in found):
+    """A cell as it is; a text that is a list of messages, as tables hold it, becomes that list."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {")) and any(name in value for name in ('"role"', '"from"', "'role'", "'from'")):
+        found = _listed(value)
+        if found is not None and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in found):
             return found
     return value
 
 
-def _prompt(values: Values, used: Mapping[str, str]) -> tuple[list[Message], list[dict[str, Any]] | None]:
+def _listed(text: str) -> list[Any] | None:
+    """The list that a text writes in JSON's way or, as pandas saves lists, in Python's; None where it is none."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        return found if isinstance(found, list) else None
+    return None
+
+
+def _prompt(values: Values, used: Mapping[str, str], columns: Columns) -> tuple[list[Message], list[dict[str, Any]] | None]:
     """Every turn that the prompt's column holds, with the system's and earlier turns from other columns, and the functions."""
     column = used["prompt"]
     given = _cell(values, column)
     if isinstance(given, (int, float)) and not isinstance(given, bool):
-        given = str(given)
+        given = as_written(given)
     messages = messages_of(given, column)
     inner = given.get("tools") if isinstance(given, Mapping) else None
     tools = tools_of(values.get("tools") if filled(values.get("tools")) else inner)
-    if column == "instruction":
-        extra = values.get("input")
-        messages[-1]["content"] += f"\n{extra}" if isinstance(extra, str) and extra.strip() else ""
+    if isinstance(given, str):
+        messages[-1]["content"] += "".join(f"\n{extra}" for extra in _beside(values, column, given, [*used.values(), *columns.values()]))
     system, history = values.get("system"), values.get("history")
     before: list[Message] = []
     if isinstance(system, str) and system.strip() and column != "system" and messages[0]["role"] != "system":
@@ -290,11 +320,19 @@ def _prompt(values: Values, used: Mapping[str, str]) -> tuple[list[Message], lis
     return messages, tools
 
 
+def _beside(values: Values, column: str, asked: str, taken: Sequence[Any]) -> list[str]:
+    """What a text is asked about, from the columns beside it; a context that the text already holds is not said twice."""
+    names = BESIDE.get(column.casefold(), ())
+    texts = {name.casefold(): text for name, text in values.items() if name.casefold() in names and name not in taken and isinstance(text, str) and text.strip()}
+    return [texts[name] for name in names if name in texts and not (name == "context" and texts[name].strip() in asked)]
+
+
 def _history(history: Any) -> list[Message]:
     if not filled(history):
         return []
     found: list[Message] = []
-    for number, pair in enumerate(history if isinstance(history, (list, tuple)) else [history]):
+    given = _listed(history) if isinstance(history, str) else history
+    for number, pair in enumerate(given if isinstance(given, (list, tuple)) else [history]):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(one, str) for one in pair):
             raise DataError(f"{_excerpt(pair)} is not a pair of question and answer", place=f"history[{number}]", fix='give history as [["question", "answer"], ...]')
         found += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
@@ -322,7 +360,7 @@ def _answer(value: Any, column: str) -> str:
         if len(messages) != 1:
             raise DataError(f"the answer has {len(messages)} messages ({', '.join(m['role'] for m in messages[:5])})", place=column, fix="give one assistant message or a text")
         value = calls_as_text(messages[0])
-    text = "" if value is None or isinstance(value, (list, tuple, Mapping)) else str(value)
+    text = "" if value is None or isinstance(value, (list, tuple, Mapping)) else as_written(value)
     if not text.strip():
         raise DataError("there is no answer", place=column, fix="write the answer, or leave the row out")
     return text

@@ -77,6 +77,24 @@ def excerpt(value: Any, length: int = 120) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+class Written(float):
+    """A number that remembers how a file wrote it: 1.50 stays 1.50 where it is an answer."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Written:
+        """The number that `text` says."""
+        found = super().__new__(cls, text)
+        found.text = text
+        return found
+
+
+def as_written(value: Any) -> str:
+    """A value as text; a number as its file wrote it, where that is known."""
+    return value.text if isinstance(value, Written) else str(value)
+
+
 def texts_in(value: Any) -> Iterator[str]:
     """Every text a role value holds: itself, or the contents of chat messages; who speaks is left out."""
     if isinstance(value, str):

@@ -74,6 +74,5 @@ def _fault(role: Role, value: Any) -> tuple[str, str] | None:
 
 
 def _kind(value: Any) -> str:
-    return {"bool": "truth value", "int": "number", "float": "number", "dict": "group of values", "list": "list", "str": "text", "bytes": "block of bytes"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    kinds = {bool: "truth value", int: "number", float: "number", dict: "group of values", list: "list", str: "text", bytes: "block of bytes"}
+    return next((word for kind, word in kinds.items() if isinstance(value, kind)), type(value).__name__)

@@ -17,7 +17,7 @@ from attune.core.keys import Keys, key
 from attune.core.programs import TESTS, unit_tests_of
 from attune.core.rewards import Reward
 from attune.core.rollouts import attempts
-from attune.core.shapes import TOOLS, rewarded_of
+from attune.core.shapes import ASKED, TOOLS, rewarded_of
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Grpo(Objective):
 
     keys_type = GrpoKeys
     requires = frozenset({"text-out", "torch"})
+    learns = ASKED
     loss_falls = False
 
     def __init__(self, keys: Keys | None = None) -> None:

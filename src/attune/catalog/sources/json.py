@@ -13,6 +13,7 @@ from attune.core.contracts import RawRecord, Source
 from attune.core.errors import DataError
 from attune.core.files import decode_lines, expand, fingerprint, matching, read_bytes, shown
 from attune.core.keys import Keys, key
+from attune.core.text import Written
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".json.gz", ".ndjson.gz")
 LONE = re.compile("[\ud800-\udfff]")
@@ -45,7 +46,7 @@ class Json(Source):
 
     def read(self, location: str, folder: Path) -> Iterator[RawRecord]:
         """Every object of every file, in order of name and position."""
-        decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+        decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=Written)
         for path in matching(location, folder, SUFFIXES):
             lines = decode_lines(read_bytes(path))
             name = shown(path, folder)

@@ -81,7 +81,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
     _parse(recipe, records, chosen, uses, gate)
     first = [excerpt_row(row, task) for row in list(gate.rows.values())[:3]]
     events.emit("receipt", "columns: " + (columns.shown(chosen) or "read by the task itself"), rows=first, columns=chosen)
-    hints = columns.suggestions(task, found, [*columns.named(chosen), *uses.values()])
+    hints = columns.suggestions(task, found, [*columns.named(chosen), *uses.values()], chosen, own)
     for hint in hints:
         events.note(hint)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from attune.core import pii
@@ -22,6 +22,10 @@ SPLIT_WORDS = frozenset(("train", "training", "validation", "valid", "val", "dev
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}.*")
 
 
+SENTENCE = 8
+"""So many words are a text, however often it comes again."""
+READ_BESIDE = 20
+"""Records that tell whether a column is read that plays no role."""
 FEW = 50
 """Up to so many rows, labels are told by values that come again rather than by how few different ones there are."""
 
@@ -109,27 +113,33 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
     """A column's name without case, signs and plural, so that 'Labels ' is a label."""
     return re.sub(r"[^a-z0-9]+", "", name.casefold()).removesuffix("s")
 
 
-def _named(role: Role, names: Sequence[str]) -> str | None:
-    """The column whose name says the role: exactly, as a word of the name, or as its beginning or end; the earliest hint wins."""
+def _named(role: Role, found: dict[str, Profile], free: Sequence[str]) -> str | None:
+    """The free column whose name says the role: exactly, or as a word of its name; the earliest hint wins, among columns whose values can be the role.
+
+    Of a role that may hold numbers, a column with its very name is it, and one called like a hint before any that only resembles it.
+    """
     hints = (role.name, *role.hints)
+    able = [name for name in free if _possible(role, found[name])]
+    filled = [name for name in free if found[name].filled] if role.numbers else []
+    for names, said in ((filled, hints[:1]), (able, hints), (filled, hints)):
+        for hint in said:
+            own = next((name for name in names if fold(name) == fold(hint)), None)
+            if own is not None:
+                return own
     for hint in hints:
-        for name in names:
-            if _fold(name) == _fold(hint):
-                return name
-    for hint in hints:
-        words = [name for name in names if _fold(hint) in {_fold(word) for word in re.split(r"[^A-Za-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))}]
+        words = [name for name in able if fold(hint) in {fold(word) for word in re.split(r"[^A-Za-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))}]
         if len(words) == 1:
             return words[0]
     return None
 
 
 def _possible(role: Role, profile: Profile) -> bool:
-    """False where the values rule a role out whatever the column is called."""
+    """False where the values rule a role out, unless the column is called exactly so."""
     if role.type == "text":
         return profile.filled > 0 and profile.numeric < 0.9 and profile.dates < 0.9
     return profile.filled > 0 and not (role.type == "label" and profile.words > 15)
@@ -198,7 +208,7 @@ def detect(task: Task, found: dict[str, Profile], given: Columns, taken: Sequenc
     rest = [role for role in task.roles if role.type == "features" and role.name not in chosen]
     open_roles = [role for role in task.roles if role.name not in chosen and role not in rest]
     for role in open_roles:
-        speaking = _named(role, [name for name in free if _possible(role, found[name])])
+        speaking = _named(role, found, free)
         if speaking is not None:
             chosen[role.name] = speaking
             free.remove(speaking)
@@ -329,14 +339,22 @@ def _nothing(task: Task, role: Role, free: Sequence[str], found: dict[str, Profi
     return DataError(f"no column looks like the {role.name} ({role.meaning}){reason}; the columns are:\n{_listing(found)}", place="data.columns", fix=_to_write(task, found, chosen, role, []))
 
 
-def suggestions(task: Task, found: dict[str, Profile], used: Sequence[str]) -> list[str]:
-    """Sentences about columns that are not used and could be: customers, dates, splits, ids; texts, where a task takes whole tables."""
+def suggestions(task: Task, found: dict[str, Profile], used: Sequence[str], columns: Columns, records: Sequence[RawRecord]) -> list[str]:
+    """Sentences about columns that are not used and could be: customers, dates, splits, ids, texts.
+
+    Args:
+        task: that reads the rows.
+        found: the columns.
+        used: those that play a role or split the rows.
+        columns: role -> column.
+        records: to see which columns the task reads beside those of its roles.
+    """
     told = []
     takes_tables = any(role.type == "features" for role in task.roles)
     for name, profile in found.items():
         if name in used or not profile.filled:
             continue
-        folded = _fold(name)
+        folded = fold(name)
         if profile.names_splits:
             told.append(f"column '{name}' says which split a row belongs to; `splits: {{by: given, given: {name}}}` would follow it")
         elif profile.dates > 0.9 or (any(h in folded for h in TIME_HINTS) and profile.numeric > 0.9):
@@ -345,4 +363,19 @@ def suggestions(task: Task, found: dict[str, Profile], used: Sequence[str]) -> l
             told.append(f"column '{name}' repeats over rows; `splits: {{by: group, group: {name}}}` would keep all rows of one {name} in one split")
         elif profile.reads_like_id or takes_tables:
             told.append(f"column '{name}' {_not_a_feature(profile) or 'looks like an id'} and is not used")
+        elif (profile.reads_like_text or (profile.words >= SENTENCE and profile.distinct > 1)) and not _read_beside(task, name, columns, records):
+            told.append(f"column '{name}' reads like text and is not used; where the model needs it, join it with the text that is read")
     return told
+
+
+def _read_beside(task: Task, name: str, columns: Columns, records: Sequence[RawRecord]) -> bool:
+    """Whether a column that plays no role is read all the same: without it, a row would be another one. True also for one that holds no text."""
+    holding = list(islice((record.values for record in records if record.values and record.values.get(name) not in (None, "", [])), READ_BESIDE))
+    return any(not isinstance(values[name], str) or _parsed(task, values, columns) != _parsed(task, {one: value for one, value in values.items() if one != name}, columns) for values in holding)
+
+
+def _parsed(task: Task, values: Mapping[str, Any], columns: Columns) -> Any:
+    try:
+        return task.parse(dict(values), columns)
+    except DataError as error:
+        return error.what

@@ -99,7 +99,7 @@ def preview(recipe: Recipe) -> Preview:
             raise DataError(f"there is no column '{name}'", place=f"data.splits.{key}", fix="the columns are: " + ", ".join(seen))
     found.names = list(seen)
     found.columns = detect(recipe.task, seen, recipe.keys.data.columns, taken, records[:20])
-    found.hints = suggestions(recipe.task, seen, [*named(found.columns), *taken])
+    found.hints = suggestions(recipe.task, seen, [*named(found.columns), *taken], found.columns, records)
     targets = [role.name for role in recipe.task.roles if role.target and role.type in ("label", "labels")]
     stride = max(1, len(records) // SAMPLED)
     parsed, different = 0, set()
