@@ -8,7 +8,6 @@ from typing import Any
 from attune.core import catalog
 from attune.core.keys import Keys, plugs_of, words_of
 from attune.core.recipe import RecipeKeys
-from attune.core.recipe_data import DataKeys
 from attune.core.spelling import holds_list
 
 
@@ -30,7 +29,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _model(name: str) -> type[Keys]:
-    return next(model for model in Keys.__subclasses__() if model.__name__ == name and model.__module__ in (RecipeKeys.__module__, DataKeys.__module__))
+    return next(model for model in Keys.__subclasses__() if model.__name__ == name and model.__module__.startswith(RecipeKeys.__module__))  # and recipe_data, recipe_train
 
 
 def _plug_schema(kind: str) -> dict[str, Any]:
