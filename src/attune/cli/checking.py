@@ -51,6 +51,7 @@ def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None =
             _try(problems, lambda: grade.check(recipe))
         if seen is not None:
             _try(problems, lambda: _learnable(recipe, seen))
+            seen.warnings += _crowd(recipe, seen)
     for problem in problems:
         at_settings(problem, screen.settings)
     result: dict[str, Any] = {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
@@ -144,6 +145,16 @@ def _learnable(recipe: Recipe, seen: Preview) -> None:
         )
     if problems:
         raise Problems(problems, title="data")
+
+
+def _crowd(recipe: Recipe, seen: Preview) -> list[str]:
+    """A sentence where most rows would stay in one split."""
+    from attune.stages.curate.preview import crowd, kept
+
+    if recipe.keys.data.test_path is not None or recipe.keys.data.splits.by not in ("stratified", "group"):
+        return []
+    told = _try([], lambda: crowd(recipe, kept(recipe, seen.sample)))
+    return [told] if told else []
 
 
 def _defaults(recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ from attune.core.recipe_data import shares
 from attune.core.text import excerpt
 from attune.stages.curate.columns import Columns, detect, named, profiles, suggestions
 from attune.stages.curate.reading import locations
-from attune.stages.curate.splits import given_split
+from attune.stages.curate.splits import CROWD, crowded, given_split, largest, with_same_text
 
 MOST = 200_000
 """Records that are looked at; larger data is counted up to here."""
@@ -146,6 +146,18 @@ def _split(record: RawRecord, column: str | None) -> str:
     if split is None:
         raise DataError(f"'{excerpt(word, 30)}' is not a split", place=column, fix="write train, validation or test")
     return split
+
+
+def crowd(recipe: Recipe, rows: Sequence[dict[str, Any]]) -> str | None:
+    """A sentence where the checks of all rows together would put most of these rows into one split; None where they would not."""
+    task = recipe.task
+    checks = recipe.plugs("checks", recipe.keys.data.checks, task.defaults.checks)
+    context = CheckContext(task, {}, recipe.keys.seed)
+    found = [(check.name, one) for check in checks if check.phase == "table" for one in check.examine(rows, context) if one.action == "flag" and one.related]
+    together = largest(with_same_text(rows, task), [(one.row_id, str(one.related)) for _, one in found])
+    if together < max(FEW, CROWD * len(rows)):
+        return None
+    return " -> ".join(crowded(len(rows), together, sorted({name for name, _ in found}), checks))
 
 
 def kept(recipe: Recipe, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
