@@ -101,13 +101,17 @@ def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> 
 
     accepted = recipe.keys.train.accept
     require_known(accepted)
-    rows = kept(recipe, seen.sample)
+    rows = kept(recipe, [*seen.sample, *seen.general])
     encoded: list[dict[str, Any]] = []
     found = preflight(recipe, rows, weights=weights, encoded=encoded) if rows else []
     blocking = [as_error(wire, alarm) for wire, alarm in found if alarm.blocks and wire.name not in accepted]
     if blocking:
         raise Problems(blocking, title="tripwires")
     cut, length = sum(bool(one.get("cut")) for one in encoded), recipe.keys.train.max_length
+    learned = {one["row_id"] for one in encoded}
+    left_out = [row for row in rows if encoded and row["row_id"] not in learned]
+    if left_out:
+        screen.warn(f"{len(left_out):,} of {len(rows):,} rows are longer than train.max_length = {length} tokens and would be left out, the first at {left_out[0]['place']}")
     if cut:
         screen.warn(f"{cut:,} of {len(encoded):,} rows are longer than train.max_length = {length} tokens and would lose the oldest part of their question -> raise train.max_length")
     for wire, alarm in found:
