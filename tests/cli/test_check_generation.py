@@ -45,6 +45,14 @@ def test_general_rows_that_do_not_fit_are_told_and_do_not_end_the_check(attune: 
     assert "would be left out, the first at general.jsonl:" in " ".join((answer.out + answer.err).split())
 
 
+@pytest.mark.parametrize(("length", "way_out"), [(64, "raise train.max_length"), (256, "shorten them: the base reads 256 tokens")])
+def test_a_length_that_the_base_does_not_have_is_not_advised(attune: Any, world: World, length: int, way_out: str) -> None:
+    world.rows[0] = {"instruction": "word " * 400, "output": answer(0)}
+    ready(world)
+    said = attune("check", "recipe.yaml", "--set", f"train.max_length={length}")
+    assert f"would lose the oldest part of their question -> {way_out}" in " ".join((said.out + said.err).split())
+
+
 def test_files_of_one_shape_take_one_line(attune: Any, tmp_path: Path) -> None:
     folder = tmp_path / "papers"
     folder.mkdir()

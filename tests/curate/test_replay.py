@@ -118,7 +118,11 @@ TALK = "\n".join(json.dumps({"prompt": f"Where is parcel {number} of {place}?", 
     ("general", "said", "place"),
     [
         ('{"foo": 1}\n{"foo": 2}\n', "the general rows of 'general.jsonl' cannot be read: there is one column only", "data.replay.path"),
-        ('{"messages": [{"role": "user", "content": "a"}]}\n' * 3, "the general rows of 'general.jsonl' cannot be read: none of the first 3 rows can be used: the conversation has no", "data.replay.path"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}]}\n' * 3,
+            "the general rows of 'general.jsonl' cannot be read: none of the first 3 rows can be used: the conversation has no",
+            "data.replay.path",
+        ),
     ],
 )
 def test_general_rows_that_cannot_be_read_are_named_as_such(curate, tmp_path, general, said, place):

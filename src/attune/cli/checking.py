@@ -62,7 +62,7 @@ def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None =
     if recipe is not None and seen is not None:
         result["data"] = show_data(screen, seen)
     if recipe is not None and seen is not None and base is not None and not problems and "text-out" in recipe.task.traits and seen.sample:
-        result |= _try(problems, lambda: _tripwires(screen, recipe, seen, not quick)) or {"tripwires": []}
+        result |= _try(problems, lambda: _tripwires(screen, recipe, seen, base, not quick)) or {"tripwires": []}
         for problem in problems:
             at_settings(problem, screen.settings)
         result |= {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
@@ -93,7 +93,7 @@ def _try(problems: list[AttuneError], work: Callable[[], Any]) -> Any:
     return None
 
 
-def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> dict[str, Any]:
+def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, base: Base, weights: bool) -> dict[str, Any]:
     """Run the tripwires on the sampled rows; those that block are raised, the others told, and how many rows are too long."""
     from attune.core.tripwires import as_error, require_known
     from attune.stages.curate.preview import kept
@@ -113,7 +113,9 @@ def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> 
     if left_out:
         screen.warn(f"{len(left_out):,} of {len(rows):,} rows are longer than train.max_length = {length} tokens and would be left out, the first at {left_out[0]['place']}")
     if cut:
-        screen.warn(f"{cut:,} of {len(encoded):,} rows are longer than train.max_length = {length} tokens and would lose the oldest part of their question -> raise train.max_length")
+        room = getattr(base.config(), "max_position_embeddings", None) or 1 << 30
+        way_out = "raise train.max_length" if length < room else f"shorten them: the base reads {room} tokens"
+        screen.warn(f"{cut:,} of {len(encoded):,} rows are longer than train.max_length = {length} tokens and would lose the oldest part of their question -> {way_out}")
     for wire, alarm in found:
         screen.warn(f"{wire.name}: {alarm.what} ({alarm.place}) -> {alarm.fix}")
     told = [{"tripwire": wire.name, "what": alarm.what, "place": alarm.place, "fix": alarm.fix} for wire, alarm in found]
