@@ -144,6 +144,15 @@ def test_types_of_messages_and_several_labels():
 PERSONAL = "mail a.b@example.org or 555-234-5678, my name is Eva Lang"
 
 
+def test_answers_that_differ_in_personal_data_only_are_set_aside():
+    task = catalog.build("objectives", "dpo").shaped(CHAT)
+    pair = {"prompt": [{"role": "user", "content": "How do I reach you?"}], "completion": "You reach us at 030 12345001.", "rejected": "You reach us at 030 98765001."}
+    chat = [{"row_id": "r0", "place": "f:1", **pair}, {"row_id": "r1", "place": "f:2", **pair, "rejected": "Ring 030 98765001 at night."}]
+    found = [one for one in look("pii", chat, task) if one.action == "quarantine"]
+    assert [(one.row_id, one.reason) for one in found] == [("r0", "equal after personal data was replaced")]
+    assert all(one.action == "flag" for one in look({"name": "pii", "action": "flag"}, chat, task))
+
+
 def test_pii_masks_flags_or_sets_aside():
     (masked,) = look("pii", rows(PERSONAL))
     assert (masked.action, masked.replacement) == ("repair", "mail [EMAIL] or [PHONE], my name is [NAME]")
@@ -197,8 +206,17 @@ def test_given_test_rows_are_told_and_kept_and_splits_are_looked_at_apart():
     assert look("exact_duplicates", across) == []
 
 
+@pytest.mark.parametrize(("one", "other"), [("def f():\n    return x1", "def f():\n  return X1"), ("Yes", "yes!"), ("a b", "a  b")])
+def test_written_answers_are_compared_as_they_are(one, other):
+    def chat(*pairs):
+        return [{"row_id": f"r{i}", "place": f"f:{i}", "prompt": [{"role": "user", "content": question}], "completion": answer} for i, (question, answer) in enumerate(pairs)]
+
+    assert look("exact_duplicates", chat(("Write it", one), ("Write it", other)), CHAT) == []
+    assert [found.row_id for found in look("exact_duplicates", chat(("Write it", one), ("write  it!", one)), CHAT)] == ["r1"]
+
+
 def test_equal_prompts_with_other_answers_are_no_duplicates():
-    chat = [{"row_id": f"r{i}", "place": f"f:{i}", "prompt": [{"role": "user", "content": "tell a joke"}], "completion": answer} for i, answer in enumerate(("one", "two", "One"))]
+    chat = [{"row_id": f"r{i}", "place": f"f:{i}", "prompt": [{"role": "user", "content": "tell a joke"}], "completion": answer} for i, answer in enumerate(("one", "two", "one"))]
     assert [one.row_id for one in look("exact_duplicates", chat, CHAT)] == ["r2"]
 
 

@@ -175,6 +175,20 @@ def test_long_prompts_lose_the_same_tokens_in_both_answers(base_folder):
         answers_to(specialist, row, ["It is on its way to you. " * 20], 40)
 
 
+@pytest.mark.parametrize("name", ["dpo", "kto", "sft"])
+def test_every_row_that_is_too_long_is_named_at_once(base_folder, name):
+    objective = catalog.build("objectives", name)
+    _, specialist, _ = bench(base_folder, "dpo", ROWS, COLUMNS)
+    rows = [
+        {"row_id": f"r{i}", "place": f"pairs.jsonl:{i + 1}", "prompt": [{"role": "user", "content": "Where?"}], "completion": "It is on its way to you. " * size, "rejected": "No."}
+        for i, size in enumerate((1, 20, 1, 10))
+    ]
+    with pytest.raises(DataError, match=r"pairs\.jsonl:2, pairs\.jsonl:4: 2 of 4 rows have an answer that does not fit into train\.max_length = 40") as told:
+        objective.examples(specialist, [row | {"desirable": True} for row in rows], 40)
+    need = int(str(told.value.fix).removeprefix("set train.max_length to ").split()[0])
+    assert len(objective.examples(specialist, [row | {"desirable": True} for row in rows], need)) == 4
+
+
 def test_kto_is_what_the_paper_writes(base_folder):
     rows = [{"prompt": row["prompt"], "completion": row["chosen"] if i % 2 else row["rejected"], "label": bool(i % 2)} for i, row in enumerate(ROWS)]
     columns = {"prompt": "prompt", "completion": "completion", "desirable": "label"}

@@ -10,6 +10,7 @@ import pytest
 from attune.core import catalog, commit
 from attune.core.errors import DataError, PlugError
 from attune.core.models import resolve_base
+from attune.core.rows import GENERAL
 from attune.core.specialist import Specialist, open_bundle, write_bundle
 from attune.testing.models import tiny_llama
 
@@ -179,6 +180,27 @@ def test_rows_whose_answer_does_not_fit_are_refused_with_their_places(base_folde
     rows = rows_of(specialist.task, [*PAIRS, ("Short?", "word " * 40)])
     with pytest.raises(DataError, match=r"talk\.csv:6: 1 of 5 rows have an answer .*max_length = 30"):
         catalog.build("objectives", "sft").examples(specialist, rows, 30)
+
+
+def test_a_length_that_the_base_does_not_have_is_not_advised(base_folder: Path) -> None:
+    specialist = specialist_of(base_folder, "full", max_length=1000)
+    with pytest.raises(DataError) as told:
+        catalog.build("objectives", "sft").examples(specialist, rows_of(specialist.task, [("Long?", "word " * 400)]), 30)
+    assert told.value.fix == "the base reads 256 tokens: shorten or remove these rows"
+
+
+def test_general_rows_that_do_not_fit_are_left_out_and_texts_come_in_blocks(base_folder: Path) -> None:
+    specialist = specialist_of(base_folder, "full")
+    rows = [row | {GENERAL: True} for row in rows_of(specialist.task, [*PAIRS, ("Short?", "word " * 40)])]
+    text = {"row_id": "text", "place": "general.jsonl:1", "prompt": [], "completion": " ".join(f"{number} parcels are on their way" for number in range(20)), GENERAL: True}
+    examples = catalog.build("objectives", "sft").examples(specialist, [*rows, text], 30)
+    blocks = [one for one in examples if one["row_id"] == "text"]
+    assert [one["row_id"] for one in examples[: len(PAIRS)]] == [row["row_id"] for row in rows[:-1]]
+    assert len(examples) == len(PAIRS) + len(blocks)
+    assert max(one["size"] for one in blocks) == 30
+    learned = [token for one in blocks for token in one["targets"] if token != -100]
+    assert learned[-1] == specialist.tokenizer.eos_token_id
+    assert specialist.tokenizer.decode(learned, skip_special_tokens=True).split() == text["completion"].split()
 
 
 def test_a_context_that_leaves_no_room_for_the_question_is_refused(base_folder: Path) -> None:

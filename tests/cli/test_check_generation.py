@@ -36,6 +36,23 @@ def test_shapes_are_told_per_file_with_parsed_rows(attune: Any, world: World) ->
     assert "alpaca 20, messages 20  (mixed: each row is read by its own)" in shown.out
 
 
+def test_general_rows_that_do_not_fit_are_told_and_do_not_end_the_check(attune: Any, world: World) -> None:
+    general = [{"prompt": f"Tell {i}.", "completion": "word " * (2 if i % 2 else 300)} for i in range(40)]
+    (world.folder / "general.jsonl").write_text("\n".join(map(json.dumps, general)), encoding="utf-8")
+    ready(world)
+    answer = attune("check", "recipe.yaml", "--set", "data.replay.path=general.jsonl")
+    assert answer.code == 0, answer.err
+    assert "would be left out, the first at general.jsonl:" in " ".join((answer.out + answer.err).split())
+
+
+@pytest.mark.parametrize(("length", "way_out"), [(64, "raise train.max_length"), (256, "shorten them: the base reads 256 tokens")])
+def test_a_length_that_the_base_does_not_have_is_not_advised(attune: Any, world: World, length: int, way_out: str) -> None:
+    world.rows[0] = {"instruction": "word " * 400, "output": answer(0)}
+    ready(world)
+    said = attune("check", "recipe.yaml", "--set", f"train.max_length={length}")
+    assert f"would lose the oldest part of their question -> {way_out}" in " ".join((said.out + said.err).split())
+
+
 def test_files_of_one_shape_take_one_line(attune: Any, tmp_path: Path) -> None:
     folder = tmp_path / "papers"
     folder.mkdir()

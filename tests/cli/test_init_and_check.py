@@ -543,3 +543,11 @@ def test_check_says_when_its_figures_are_of_a_part(attune, tmp_path, monkeypatch
     assert "about 140 training rows" in said.out
     assert "there are more rows than the first 200" in " ".join(said.err.split())
     assert attune("check", "--quick", "recipe.yaml", "--json").json["data"]["more"] is True
+
+
+def test_check_tells_that_most_rows_would_stay_together(attune, tmp_path):
+    texts = [f"please send the monthly statement of my savings account to the usual address, thank you, number {i}" for i in range(40)]
+    write_csv(tmp_path / "rows.csv", {"text": texts, "label": ["one", "two"] * 20})
+    assert attune("init", "mine", "--data", "rows.csv").code == 0
+    [warning] = attune("check", "--quick", "mine", "--json").json["data"]["warnings"]
+    assert warning.startswith("40 of 40 rows stay together in one split, because the check near_duplicates finds them alike -> shorten")

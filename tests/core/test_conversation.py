@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from attune.core import catalog
-from attune.core.conversation import DEFAULT_TEMPLATE, keep_end, messages_of, prompt_ids, stop_ids, taught, template_of
+from attune.core.conversation import DEFAULT_TEMPLATE, keep_end, messages_of, prompt_ids, shortened, stop_ids, taught, template_of
 from attune.core.errors import DataError, PlugError
 from attune.core.models import resolve_base
 from attune.core.specialist import Specialist
@@ -122,3 +122,23 @@ def test_cutting_keeps_the_begin_token_and_the_end() -> None:
     assert keep_end([1, 5, 6, 7, 8], 3, 1) == [1, 7, 8]
     assert keep_end([4, 5, 6, 7, 8], 3, 1) == [6, 7, 8]
     assert keep_end([4, 5], 3, 1) == [4, 5]
+
+
+def test_a_turn_whose_beginning_was_cut_is_not_learned(specialist: Specialist) -> None:
+    one, first = taught(specialist, TALK, stop_ids(specialist)), specialist.tokenizer.bos_token_id
+    whole = [i for i in range(len(one.ids)) if one.learned[i]]
+    assert len(one.begins) == 2
+    for limit in range(one.answer_size + 1, len(one.ids)):
+        ids, learned = shortened(one, limit, first)
+        assert ids == keep_end(one.ids, limit, first)
+        gone = len(one.ids) - len(ids)
+        kept = [begin for begin in one.begins if begin >= gone + (ids[0] == first)]
+        assert [i + gone for i, told in enumerate(learned) if told] == [i for i in whole if i >= min(kept)]
+    assert shortened(one, len(one.ids), first) == (one.ids, one.learned)
+
+
+def test_a_turn_that_begins_before_what_is_encoded_is_not_learned(specialist: Specialist) -> None:
+    long = [TALK[0], {"role": "user", "content": "Hello."}, {"role": "assistant", "content": "On its way. " * 2000}, *TALK[-2:]]
+    one = taught(specialist, long, stop_ids(specialist))
+    assert one.cut
+    assert specialist.tokenizer.decode([token for token, learned in zip(one.ids, one.learned, strict=True) if learned], skip_special_tokens=True).strip() == "Since Monday."

@@ -206,7 +206,7 @@ def test_an_end_token_ends_and_the_context_bounds() -> None:
         Generator(model).submit(Request([]))
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"max_tokens": 0}, {"min_p": 2.0}, {"stop": ("",)}, {"temperature": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": -0.1}, {"max_tokens": 0}, {"min_p": 2.0}, {"stop": ("",)}, {"temperature": float("nan")}])
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="means nothing"):
         Sampling(**wrong)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from attune.core.similar import Groups, jaccard, shingles, similar_across, similar_pairs
 
 TEXT = "amber basket candle drawer engine feather garden hammer island jacket kettle ladder marble needle orange pencil quartz ribbon saddle timber umbrella velvet window yellow zipper"
@@ -67,3 +69,30 @@ def test_order_does_not_change_the_groups():
     other = Groups(200, ((i, j) for i, j, _ in similar_pairs([every[i] for i in order], 0.8)))
     place = {i: p for p, i in enumerate(order)}
     assert all((first.of(i) == first.of(j)) == (other.of(place[i]) == other.of(place[j])) for i in range(0, 200, 7) for j in range(200))
+
+
+INSTRUCTION = "You answer for a bicycle workshop in one or two friendly sentences, you promise no dates, you invent no prices, and you name the opening hours where they help the customer. " * 3
+
+
+@pytest.mark.parametrize("share", [1, 2])
+@pytest.mark.parametrize("behind", [False, True])
+def test_an_instruction_makes_no_two_texts_alike(share: int, behind: bool):
+    plain, true = planted(100)
+    every = [(f"{text} {INSTRUCTION}" if behind else INSTRUCTION + text) if i % share == 0 else text for i, text in enumerate(plain)]
+    found = {(i, j) for i, j, _ in similar_pairs(every, 0.8)}
+    assert len(found & set(true)) >= 0.9 * len(true)
+    assert all(jaccard(shingles(plain[i]), shingles(plain[j])) >= 0.75 for i, j in found)
+    across = similar_across(every, [0] * 100 + [1] * 100, 0.8)
+    assert 0.9 * len(true) <= len(across) <= 1.1 * len(true)
+
+
+def test_many_copies_of_one_text_are_one_group():
+    """A wrong word here and there in each copy; none of them is an instruction that others follow."""
+    draw = random.Random(4)
+    copies = []
+    for _ in range(30):
+        words = TEXT.split()
+        words[draw.randrange(len(words))] = draw.choice(["pump", "wheel", "brake", "chain"])
+        copies.append(" ".join(words))
+    groups = Groups(130, ((i, j) for i, j, _ in similar_pairs([*copies, *texts(100, 6)], 0.8)))
+    assert len({groups.of(i) for i in range(30)}) == 1

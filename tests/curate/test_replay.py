@@ -7,6 +7,8 @@ import json
 import pytest
 
 from attune.core.errors import AttuneError, DataError
+from attune.core.recipe import make_recipe
+from attune.stages.curate.preview import preview
 
 from .conftest import as_csv, clean_rows
 
@@ -107,6 +109,39 @@ def test_rows_that_are_set_aside_are_replaced_as_long_as_there_are_more(curate):
     assert len({(one["file"], one["row"]) for one in result.quarantine}) == len(result.quarantine), "what was drawn twice has one receipt"
     plain = {row["row_id"]: row["split"] for row in curate(files()).rows()}
     assert {row["row_id"]: row["split"] for row in result.rows() if row["place"].startswith("rows.csv")} == plain
+
+
+TALK = "\n".join(json.dumps({"prompt": f"Where is parcel {number} of {place}?", "completion": f"At gate {number}, {place}."}) for number in range(30) for place in ("Bonn", "Kiel", "Ulm"))
+
+
+@pytest.mark.parametrize(
+    ("general", "said", "place"),
+    [
+        ('{"foo": 1}\n{"foo": 2}\n', "the general rows of 'general.jsonl' cannot be read: there is one column only", "data.replay.path"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}]}\n' * 3,
+            "the general rows of 'general.jsonl' cannot be read: none of the first 3 rows can be used: the conversation has no",
+            "data.replay.path",
+        ),
+    ],
+)
+def test_general_rows_that_cannot_be_read_are_named_as_such(curate, tmp_path, general, said, place):
+    with pytest.raises(DataError, match=said) as told:
+        curate({"rows.jsonl": TALK, "general.jsonl": general}, path="rows.jsonl", task="text_generation", replay={"path": "general.jsonl"})
+    assert told.value.place == place
+    recipe = make_recipe({"name": "talk", "task": "text_generation", "data": {"path": "rows.jsonl", "replay": {"path": "general.jsonl"}}}, folder=tmp_path)
+    with pytest.raises(DataError, match=said):
+        preview(recipe)
+
+
+def test_a_preview_looks_at_general_rows(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(TALK, encoding="utf-8")
+    (tmp_path / "general.jsonl").write_text("\n".join(json.dumps({"text": f"The sun rises {i} times."}) for i in range(50)) + '\n{"foo": 1}\n', encoding="utf-8")
+    seen = preview(make_recipe({"name": "talk", "task": "text_generation", "data": {"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.1}}}, folder=tmp_path))
+    assert seen.shapes["general rows of general.jsonl"]["raw text"] == 50
+    assert [row["completion"] for row in seen.general][:1] == ["The sun rises 0 times."]
+    assert 10 <= len(seen.general) <= 20
+    assert seen.warnings[0].startswith("1 of the first 51 general rows (data.replay.path) cannot be read and would be left out, the first at general.jsonl:51: ")
 
 
 def test_a_file_that_is_not_there_is_named(curate):

@@ -280,3 +280,37 @@ def test_opened_rows_that_the_recipe_itself_gives_to_learn_from_are_told(curate,
     assert not tested & _ids(given, "test")
     told = [event["message"] for event in given.heard if event["kind"] == "warning"]
     assert any(f"{len(tested)} row(s) that a verdict on this specialist has looked at" in said for said in told)
+
+
+INSTRUCTION = (
+    "You answer for a shop of furniture in one or two friendly sentences, you promise no dates, you invent no prices, you name the opening hours where they help, and you keep the customer's language."
+)
+
+
+def chats(**shape):
+    """The clean rows as questions and answers; `shape` gives each column's text with {} for the question."""
+    return "\n".join(json.dumps({name: text.format(question) for name, text in shape.items()} | {"output": f"{label} {number}"}) for number, (question, label) in enumerate(clean_rows()))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"instruction": INSTRUCTION, "input": "{}"},
+        {"prompt": INSTRUCTION + "\n{}"},
+        {"prompt": "Question: {}\n" + INSTRUCTION},
+        {"system": "You know this of the customer: {}", "prompt": "Write the reply."},
+    ],
+)
+def test_rows_with_one_instruction_are_divided(curate, shape):
+    counts = curate({"rows.jsonl": chats(**shape)}, task="text_generation").dataset.counts
+    assert counts["test"] >= 30
+    assert counts["validation"] >= 10
+
+
+def test_rows_that_stay_together_are_named_with_the_way_out(curate):
+    form = {"rows.csv": as_csv([(f"please send the monthly statement of my savings account to the usual address, thank you, number {i}", "ab"[i % 2]) for i in range(60)])}
+    with pytest.raises(DataError, match="60 of 60 rows stay together in one split, because the check near_duplicates finds them alike") as error:
+        curate(form)
+    assert "leave out leakage and near_duplicates: `data: {checks: [" in str(error.value.fix).replace("near_duplicates and leakage", "leakage and near_duplicates")
+    plain = [name.strip() for name in str(error.value.fix).split("checks: [")[1].split("]")[0].split(",")]
+    assert curate(form, checks=plain).dataset.counts["test"] >= 5

@@ -222,7 +222,7 @@ def test_tools_reach_the_template_and_parts_are_read(client: openai.OpenAI) -> N
     ("more", "param"),
     [
         ({"temperature": 3}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"n": 0}, "n"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0]"),
@@ -282,6 +282,18 @@ def test_settings_that_ask_for_nothing_are_taken_and_unknown_ones_named(client: 
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(model="writer", prompt="where", echo=True, max_tokens=1)
     assert refused.value.param == "echo"
+
+
+def test_no_top_p_is_the_likeliest_token(client: openai.OpenAI) -> None:
+    assert ask(client, top_p=0, temperature=2.0, seed=3).choices[0].message.content == ask(client, temperature=0).choices[0].message.content
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/anything/else"])
+def test_paths_of_openai_that_there_are_not_say_so_in_its_form(client: openai.OpenAI, path: str) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.post(path.removeprefix("/v1"), body={"input": "a"}, cast_to=object)
+    assert refused.value.type == "not_found_error"
+    assert "nothing at this path" in refused.value.body["message"]
 
 
 def test_the_guard_speaks_openai_too(server: Server, client: openai.OpenAI) -> None:

@@ -51,6 +51,7 @@ def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None =
             _try(problems, lambda: grade.check(recipe))
         if seen is not None:
             _try(problems, lambda: _learnable(recipe, seen))
+            seen.warnings += _crowd(recipe, seen)
     for problem in problems:
         at_settings(problem, screen.settings)
     result: dict[str, Any] = {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
@@ -61,7 +62,7 @@ def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None =
     if recipe is not None and seen is not None:
         result["data"] = show_data(screen, seen)
     if recipe is not None and seen is not None and base is not None and not problems and "text-out" in recipe.task.traits and seen.sample:
-        result |= _try(problems, lambda: _tripwires(screen, recipe, seen, not quick)) or {"tripwires": []}
+        result |= _try(problems, lambda: _tripwires(screen, recipe, seen, base, not quick)) or {"tripwires": []}
         for problem in problems:
             at_settings(problem, screen.settings)
         result |= {"ok": not problems, "problems": [problem.as_json() for problem in problems]}
@@ -92,7 +93,7 @@ def _try(problems: list[AttuneError], work: Callable[[], Any]) -> Any:
     return None
 
 
-def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> dict[str, Any]:
+def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, base: Base, weights: bool) -> dict[str, Any]:
     """Run the tripwires on the sampled rows; those that block are raised, the others told, and how many rows are too long."""
     from attune.core.tripwires import as_error, require_known
     from attune.stages.curate.preview import kept
@@ -100,15 +101,21 @@ def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, weights: bool) -> 
 
     accepted = recipe.keys.train.accept
     require_known(accepted)
-    rows = kept(recipe, seen.sample)
+    rows = kept(recipe, [*seen.sample, *seen.general])
     encoded: list[dict[str, Any]] = []
     found = preflight(recipe, rows, weights=weights, encoded=encoded) if rows else []
     blocking = [as_error(wire, alarm) for wire, alarm in found if alarm.blocks and wire.name not in accepted]
     if blocking:
         raise Problems(blocking, title="tripwires")
     cut, length = sum(bool(one.get("cut")) for one in encoded), recipe.keys.train.max_length
+    learned = {one["row_id"] for one in encoded}
+    left_out = [row for row in rows if encoded and row["row_id"] not in learned]
+    if left_out:
+        screen.warn(f"{len(left_out):,} of {len(rows):,} rows are longer than train.max_length = {length} tokens and would be left out, the first at {left_out[0]['place']}")
     if cut:
-        screen.warn(f"{cut:,} of {len(encoded):,} rows are longer than train.max_length = {length} tokens and would lose the oldest part of their question -> raise train.max_length")
+        room = getattr(base.config(), "max_position_embeddings", None) or 1 << 30
+        way_out = "raise train.max_length" if length < room else f"shorten them: the base reads {room} tokens"
+        screen.warn(f"{cut:,} of {len(encoded):,} rows are longer than train.max_length = {length} tokens and would lose the oldest part of their question -> {way_out}")
     for wire, alarm in found:
         screen.warn(f"{wire.name}: {alarm.what} ({alarm.place}) -> {alarm.fix}")
     told = [{"tripwire": wire.name, "what": alarm.what, "place": alarm.place, "fix": alarm.fix} for wire, alarm in found]
@@ -144,6 +151,16 @@ def _learnable(recipe: Recipe, seen: Preview) -> None:
         )
     if problems:
         raise Problems(problems, title="data")
+
+
+def _crowd(recipe: Recipe, seen: Preview) -> list[str]:
+    """A sentence where most rows would stay in one split."""
+    from attune.stages.curate.preview import crowd, kept
+
+    if recipe.keys.data.test_path is not None or recipe.keys.data.splits.by not in ("stratified", "group"):
+        return []
+    told = _try([], lambda: crowd(recipe, kept(recipe, seen.sample)))
+    return [told] if told else []
 
 
 def _defaults(recipe: Recipe) -> None:

@@ -203,6 +203,10 @@ class Task(Plug):
     def text(self, row: Row) -> str:
         """The row's input as text: what duplicates, drift, linear rivals and retrieval look at."""
 
+    def context(self, row: Row) -> str:
+        """What the row's text is asked in, where it is no part of that text (a system's turn): it tells apart rows of which many ask the same."""
+        return ""
+
     @abstractmethod
     def truth(self, row: Row) -> Any:
         """The right answer of a row, in the form of `Prediction.output`."""

@@ -350,6 +350,8 @@ class Taught:
     learned: list[bool]
     answer_size: int
     """Tokens of the last answer, its end token included."""
+    begins: frozenset[int] = frozenset()
+    """Places in `ids` at which learned turns begin."""
     cut: bool = False
     """True when the oldest part was left out before anything was encoded; an answer that reaches that far back is longer than `answer_size`."""
 
@@ -365,6 +367,7 @@ def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[
     ids, offsets = [int(one) for one in found["input_ids"]], [(begin + left, end + left) for begin, end in found["offset_mapping"]]
     learned = [False] * len(ids)
     answer_size = 0
+    begins: set[int] = set()
     for number, message in enumerate(messages):
         last = number == len(messages) - 1
         own = message["role"] in ("assistant", SEGMENT)
@@ -381,6 +384,8 @@ def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[
                 f"the base's chat template writes turn {number + 1} differently once the conversation goes on", fix="mark earlier assistant turns with train: false, or give one answer per row"
             )
         begin = len(before) if own else max(len(before), upto.find(message["content"].strip(), len(before)))
+        if begin < left and not last:
+            continue
         inside = [i for i, (first, end) in enumerate(offsets) if first >= begin and end <= len(upto) and end > first]
         ends = [i for i in inside if ids[i] in stops] if message["role"] != SEGMENT else [i for i in inside[-1:] if ids[i] in stops]
         inside = [i for i in inside if i <= ends[-1]] if ends else inside
@@ -391,7 +396,23 @@ def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[
         if trains:
             for i in inside:
                 learned[i] = True
-    return Taught(ids, learned, answer_size, left > 0)
+            begins.update(inside[:1])
+    return Taught(ids, learned, answer_size, frozenset(begins), left > 0)
+
+
+def shortened(one: Taught, limit: int, first: int | None) -> tuple[list[int], list[bool]]:
+    """The last `limit` ids of a conversation (see `keep_end`) and which of them are learned: of a turn whose beginning was cut away, none."""
+    ids = keep_end(one.ids, limit, first)
+    learned = one.learned[len(one.learned) - len(ids) :]
+    if len(ids) == len(one.ids):
+        return ids, learned
+    gone = len(one.ids) - len(ids)
+    place = 1 if first is not None and ids[0] == first else 0
+    learned[:place] = [False] * place
+    while place < len(ids) and learned[place] and place + gone not in one.begins:
+        learned[place] = False
+        place += 1
+    return ids, learned
 
 
 def _closed(ids: list[int], learned: list[bool], inside: list[int], ended: bool, stops: Sequence[int]) -> tuple[list[int], list[bool]]:

@@ -34,6 +34,51 @@ class Answer:
     """True when the oldest part of the prompt was left out."""
 
 
+class TooLong(DataError):
+    """An answer that does not fit.
+
+    Args:
+        need: tokens that would hold it.
+        limit: most tokens there may be.
+        more: True when it was not encoded as a whole, so that it needs more than that.
+    """
+
+    def __init__(self, place: str | None, need: int, limit: int, more: bool = False) -> None:
+        super().__init__(f"an answer of {'more than ' if more else ''}{need - 1} tokens does not fit into train.max_length = {limit}", place=place, fix="shorten or remove the row")
+        self.need, self.more = need, more
+
+
+def each_that_fits(specialist: Specialist, rows: Sequence[Row], limit: int, encode: Callable[[Row], T]) -> list[tuple[Row, T]]:
+    """Every row with what `encode` makes of it; general rows (`core.rows.GENERAL`) that are too long are left out.
+
+    Args:
+        limit: most tokens of a row.
+        encode: raises TooLong.
+
+    Raises:
+        DataError: rows of the domain are too long; names them all, and a length that would do where the base has one.
+    """
+    from attune.core.rows import GENERAL
+
+    found: list[tuple[Row, T]] = []
+    long: list[TooLong] = []
+    for row in rows:
+        try:
+            found.append((row, encode(row)))
+        except TooLong as error:
+            long += [] if row.get(GENERAL) else [error]
+    if not long:
+        return found
+    need, more = max(one.need for one in long), any(one.more for one in long)
+    room = getattr(specialist.base.config(), "max_position_embeddings", None) or 1 << 30
+    longer = f"the base reads {room} tokens: " if need > room else f"set train.max_length to {f'far more than {need}' if more else f'{need} or more'}, or "
+    raise DataError(
+        f"{len(long)} of {len(rows)} rows have an answer that does not fit into train.max_length = {limit} tokens, so its end could not be learned",
+        place=", ".join(str(one.place) for one in long[:5]) + (" ..." if len(long) > 5 else ""),
+        fix=f"{longer}shorten or remove these rows",
+    )
+
+
 def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, stops: Sequence[int] | None = None, *, whole: bool = True) -> list[Answer]:
     """Encode several answers to a row's prompt; where they do not fit, every one loses the same oldest tokens of the prompt.
 
@@ -46,9 +91,9 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
         whole: refuse an answer that is too long by itself; False, for answers that are only looked at: keep its end.
 
     Raises:
-        DataError: an answer alone is longer than `limit`; its end could not be learned.
+        TooLong: an answer alone is longer than `limit`; its end could not be learned.
     """
-    place = _place(row)
+    place = place_of(row)
     prompt = question_of(row)
     stops = stops if stops is not None else stop_ids(specialist)
     try:
@@ -61,7 +106,7 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
         ends = [(keep_end(one.ids, limit, first), one) for one in found]
         return [Answer(ids, max(len(ids) - one.answer_size, 1), one.cut or len(ids) < len(one.ids)) for ids, one in ends]
     if longest >= limit:
-        raise DataError(f"an answer of {longest} tokens does not fit into train.max_length = {limit}", place=place, fix=f"set train.max_length to {longest + 1} or more, or shorten or remove the row")
+        raise TooLong(place, longest + 1, limit, any(one.cut for one in found))
     over = max(0, *(len(one.ids) - limit for one in found))
     made = []
     for one in found:
@@ -82,15 +127,14 @@ def heard(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, 
     own = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
     over = max(0, *(len(ids) - limit for ids in rows))
     if over > own and whole:
-        need = max(map(len, rows)) - own
-        raise DataError(f"an answer of {need} tokens does not fit into train.max_length = {limit}", place=_place(row), fix=f"set train.max_length to {need} or more, or shorten or remove the row")
+        raise TooLong(place_of(row), max(map(len, rows)) - own, limit, texts != list(answers))
     lead, drop = int(rows[0][0] in tokenizer.all_special_ids), min(over, own)
     kept = [ids[:lead] + ids[lead + drop :] for ids in rows]
     cut = over > 0 or len(prompt) < len(told) or texts != list(answers)
     return [Answer(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]], 0, cut) for ids in kept]
 
 
-def _place(row: Row) -> str | None:
+def place_of(row: Row) -> str | None:
     """Where a row stands; a request stands nowhere."""
     place = row.get("place") or row.get("row_id")
     return None if place is None else str(place)

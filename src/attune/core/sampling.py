@@ -28,7 +28,7 @@ class Sampling:
     temperature: float = 0.0
     """0 (or below COLDEST): always the likeliest token."""
     top_p: float = 1.0
-    """Draw from the likeliest tokens whose probabilities reach this sum (Holtzman et al. 2020, section 3.1)."""
+    """Draw from the likeliest tokens whose probabilities reach this sum (Holtzman et al. 2020, section 3.1); 0: the likeliest alone."""
     top_k: int = 0
     """Draw from so many of the likeliest tokens; 0: from all."""
     min_p: float = 0.0
@@ -55,7 +55,7 @@ class Sampling:
         for name, fits, wanted in (
             ("max_tokens", self.max_tokens >= 1, "1 or more"),
             ("temperature", 0 <= self.temperature <= 100, "0 to 100"),
-            ("top_p", 0 < self.top_p <= 1, "above 0, up to 1"),
+            ("top_p", 0 <= self.top_p <= 1, "0 to 1"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
             ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0, up to 100"),

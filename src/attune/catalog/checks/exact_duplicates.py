@@ -1,4 +1,4 @@
-"""The same row twice: one copy stays. The same text under different labels: nobody knows which is right, so all of them are set aside."""
+"""The same row twice: one copy stays; written answers are the same only where every sign is (`1X` is no copy of `1x`, indents are code). The same text under different labels: nobody knows which is right, so all of them are set aside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ExactDuplicatesKeys(Keys):
 
 
 class ExactDuplicates(Check):
-    """Compares whole rows after normalisation."""
+    """Compares whole rows after normalisation of what is asked."""
 
     keys_type = ExactDuplicatesKeys
     after = ("label_typos",)
@@ -29,11 +29,13 @@ class ExactDuplicates(Check):
         """Rows that others gave as test rows are told but never removed: an official test set stays what it is."""
         task = context.task
         labelled = next((role.name for role in task.roles if role.target and role.type in ("label", "labels")), None)
+        written = {role.name for role in task.roles if role.target} if "text-out" in task.traits else set()
         inputs = [role.name for role in task.roles if role.type not in ("label", "labels", "number")]
         column = next((role.name for role in task.roles if not role.target), inputs[0])
         same: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in rows:
-            text = "\x1f".join(self._form(row.get(name)) for name in inputs)
+            asked = any(row.get(role.name) for role in task.roles if not role.target)
+            text = "\x1f".join(self._form(row.get(name), asked and name in written) for name in inputs)
             same[str(row.get("split") or ""), text].append(row)
         for (split, _), copies in same.items():
             if len(copies) < 2:
@@ -57,7 +59,10 @@ class ExactDuplicates(Check):
                 for row in copies[1:]:
                     yield Finding(row["row_id"], column, f"duplicate: of {copies[0]['place']}", "flag" if given else "quarantine", "nothing to do: the first copy stays", related=copies[0]["row_id"])
 
-    def _form(self, value: object) -> str:
+    def _form(self, value: object, written: bool) -> str:
+        """The form in which a value is compared; an answer that is `written` is compared as it is."""
+        if written and isinstance(value, str):
+            return value
         if isinstance(value, dict):
             return canonical_json(value)
         if isinstance(value, str):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from attune.core.contracts import Check, CheckContext, Finding, Row
 from attune.core.keys import Keys, key
-from attune.core.similar import similar_across
+from attune.core.similar import questions, similar_across
 from attune.core.text import normalise
 
 RANK = {"test": 0, "validation": 1, "train": 2}
@@ -32,7 +32,7 @@ class Leakage(Check):
         """At most one finding per row of the lesser split."""
         splits = context.splits or {}
         column = next((role.name for role in context.task.roles if not role.target), "text")
-        texts = [context.task.text(row) for row in rows]
+        texts = questions(context.task, rows)
         forms = [normalise(text) for text in texts]
         rank = [RANK[splits[row["row_id"]]] for row in rows]
         told: set[int] = set()

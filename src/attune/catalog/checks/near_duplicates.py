@@ -1,4 +1,6 @@
-"""Texts that are nearly the same: they stay, but all of them in one split, so that the test does not ask what training has shown."""
+"""Texts that are nearly the same: they stay, but all of them in one split, so that the test does not ask what training has shown.
+
+An instruction that many rows share is not compared (`core.similar`)."""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Literal
 
 from attune.core.contracts import Check, CheckContext, Finding, Row
 from attune.core.keys import Keys, key
-from attune.core.similar import Groups, similar_pairs
+from attune.core.similar import Groups, questions, similar_pairs
 
 
 class NearDuplicatesKeys(Keys):
@@ -39,7 +41,7 @@ class NearDuplicates(Check):
             yield from self._part(inside, context, split == "test")
 
     def _part(self, rows: Sequence[Row], context: CheckContext, official: bool) -> Iterator[Finding]:
-        pairs = similar_pairs([context.task.text(row) for row in rows], self.keys.threshold, context.progress)
+        pairs = similar_pairs(questions(context.task, rows), self.keys.threshold, context.progress)
         column = next((role.name for role in context.task.roles if not role.target), "text")
         if self.keys.action == "group" or official:
             for i, j, similarity in pairs:

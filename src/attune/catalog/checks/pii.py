@@ -29,7 +29,7 @@ class Pii(Check):
     after = ("encoding", "types")
 
     def examine(self, rows: Sequence[Row], context: CheckContext) -> Iterator[Finding]:
-        """One finding per role value that holds personal data. Labels are not looked at."""
+        """One finding per role value that holds personal data. Labels are not looked at. Where answers differ in personal data only, the row is set aside."""
         kinds = tuple(kind.upper() for kind in (self.keys.kinds if self.keys.kinds is not None else pii.KINDS))
         for kind in kinds:
             if kind not in pii.KINDS:
@@ -37,7 +37,9 @@ class Pii(Check):
         if not self.keys.names:
             kinds = tuple(kind for kind in kinds if kind != "NAME")
         roles = [role.name for role in context.task.roles if role.type in ("text", "messages", "any")]
+        answers = [role.name for role in context.task.roles if role.target and role.type == "text"]
         for row in rows:
+            left = dict(row)
             for role in roles:
                 value = row.get(role)
                 counts = Counter(span.kind for text in texts_in(value) for span in pii.find(text, kinds))
@@ -48,6 +50,10 @@ class Pii(Check):
                     reason += " (names are a guess from the words before them)"
                 if self.keys.action == "mask":
                     masked = map_texts(value, lambda text: pii.mask(text, kinds))
+                    left[role] = masked
                     yield Finding(row["row_id"], role, reason, "repair", "nothing to do: replaced by its kind in brackets", masked)
                 else:
                     yield Finding(row["row_id"], role, reason, self.keys.action, "remove it from the row, or set `action: mask`")
+            for role in answers[1:]:
+                if row.get(role) is not None and left[role] == left.get(answers[0]) and row[role] != row[answers[0]]:
+                    yield Finding(row["row_id"], role, "equal after personal data was replaced", "quarantine", "let the answers differ in more than personal data, or set `action: flag`")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from attune.core.contracts import Batch, Example, Objective, Row, Task
 from attune.core.conversation import stop_ids
 from attune.core.keys import Keys, key
-from attune.core.replies import Answer, answers_to, laid, log_probabilities, reference
+from attune.core.replies import Answer, answers_to, each_that_fits, laid, log_probabilities, reference
 from attune.core.shapes import LABELLED, LABELLED_ROLES, labelled_of
 from attune.core.specialist import Specialist
 
@@ -49,11 +49,12 @@ class Kto(Objective):
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Each row's answer, and the next row's answer to its prompt."""
         stops = stop_ids(specialist)
-        pairs = self.keys.loss == "kto"
+        alone = each_that_fits(specialist, rows, max_length, lambda row: answers_to(specialist, row, [row["completion"]], max_length, stops))
         found: list[Example] = []
-        for number, row in enumerate(rows):
-            others = [rows[(number + 1) % len(rows)]["completion"]] if pairs else []
-            own, *other = answers_to(specialist, row, [row["completion"], *others], max_length, stops)
+        for number, (row, answers) in enumerate(alone):
+            if self.keys.loss == "kto":
+                answers = answers_to(specialist, row, [row["completion"], alone[(number + 1) % len(alone)][0]["completion"]], max_length, stops)
+            own, *other = answers
             ids = {"own": own.ids, **({"other": other[0].ids} if other else {})}
             begins = (own.begin, *(one.begin for one in other))
             found.append({"row_id": row["row_id"], "size": sum(map(len, ids.values())), "ids": ids, "begin": begins, "desirable": bool(row["desirable"]), "cut": own.cut})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attune.core.contracts import Batch, Example, Objective, Row
 from attune.core.keys import Keys, key
-from attune.core.replies import Answer, heard, laid
+from attune.core.replies import Answer, each_that_fits, heard, laid
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ class RewardModel(Objective):
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Both answers of each row; `ids` has them by name."""
         found: list[Example] = []
-        for row in rows:
-            chosen, rejected = heard(specialist, row, [row["completion"], row["rejected"]], max_length)
+        for row, (chosen, rejected) in each_that_fits(specialist, rows, max_length, lambda row: heard(specialist, row, [row["completion"], row["rejected"]], max_length)):
             own = {"ids": {"chosen": chosen.ids, "rejected": rejected.ids}, "begin": (chosen.begin, rejected.begin), "margin": row.get("margin") or 0.0, "cut": chosen.cut}
             found.append({"row_id": row["row_id"], "size": len(chosen.ids) + len(rejected.ids) - min(chosen.begin, rejected.begin), **own})
         return found

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attune.core.contracts import Batch, Example, Objective, Row
-from attune.core.conversation import conversation_of, keep_end, stop_ids, taught
+from attune.core.conversation import conversation_of, shortened, stop_ids, taught
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
+from attune.core.likelihood import document_ids, in_blocks
+from attune.core.replies import TooLong, each_that_fits, place_of
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -33,31 +35,25 @@ class Sft(Objective):
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Token ids and targets. A row that is too long loses the oldest part of its conversation (`cut` tells), never a part of its last answer;
-        where that answer alone is too long, the row is refused: it would teach an answer without an end."""
+        where that answer alone is too long, the row is refused: it would teach an answer without an end. A text without a question is learned in blocks."""
         stops, first = stop_ids(specialist), specialist.tokenizer.bos_token_id
-        found: list[Example] = []
-        too_long: list[tuple[str, int, bool]] = []
-        for row in rows:
+
+        def encode(row: Row) -> list[Example]:
             try:
                 one = taught(specialist, conversation_of(row), stops, row.get("tools"))
             except DataError as error:
-                raise DataError(error.what, place=_place(row), fix=error.fix) from error
+                raise DataError(error.what, place=place_of(row), fix=error.fix) from error
             if one.answer_size >= max_length:
-                too_long.append((_place(row), one.answer_size + 1, one.cut))
-                continue
-            targets = [token if learned or self.keys.train_on_prompt else IGNORED for token, learned in zip(one.ids, one.learned, strict=True)]
-            ids = keep_end(one.ids, max_length, first)
-            targets = targets[len(targets) - len(ids) :]
+                if row.get("prompt"):
+                    raise TooLong(place_of(row), one.answer_size + 1, max_length, one.cut)
+                blocks = in_blocks(document_ids(specialist.tokenizer, row["completion"])[0], max_length)
+                return [{"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": [IGNORED, *ids[1:]]} for ids, _ in blocks]
+            ids, taught_ones = shortened(one, max_length, first)
+            targets = [token if learned or self.keys.train_on_prompt else IGNORED for token, learned in zip(ids, taught_ones, strict=True)]
             targets[0] = IGNORED
-            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": targets, "cut": one.cut or len(one.ids) > max_length})
-        if too_long:
-            need = max(size for _, size, _ in too_long)
-            raise DataError(
-                f"{len(too_long)} of {len(rows)} rows have an answer that does not fit into train.max_length = {max_length} tokens, so its end could not be learned",
-                place=", ".join(place for place, _, _ in too_long[:5]) + (" ..." if len(too_long) > 5 else ""),
-                fix=f"set train.max_length to {'far more than ' if any(cut for _, _, cut in too_long) else ''}{need}{'' if any(cut for _, _, cut in too_long) else ' or more'}, or shorten or remove these rows",
-            )
-        return found
+            return [{"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": targets, "cut": one.cut or len(one.ids) > max_length}]
+
+        return [example for _, made in each_that_fits(specialist, rows, max_length, encode) for example in made]
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
         """tokens, and targets, int64 [total], as the tokens lie: -100 where nothing is learned. What rows have in common before their first
@@ -72,7 +68,3 @@ class Sft(Objective):
         """Sum of the cross-entropies over learned tokens; the count is those tokens."""
         learned = (batch["targets"] != IGNORED).nonzero().squeeze(1)  # never a row's first token, so each has one before it
         return model.output_loss(model.hidden(batch["tokens"])[batch["tokens"].before[learned]], batch["targets"][learned]), float(len(learned))
-
-
-def _place(row: Row) -> str:
-    return str(row.get("place") or row["row_id"])

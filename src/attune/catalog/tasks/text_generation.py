@@ -73,6 +73,10 @@ class TextGeneration(Task):
         asked = "\n".join(calls_as_text(message) for message in question_of(row) if message["role"] != "system")
         return asked if row.get("prompt") else str(row.get("completion") or "")
 
+    def context(self, row: Row) -> str:
+        """What the system says."""
+        return "\n".join(message["content"] for message in question_of(row) if message["role"] == "system")
+
     def truth(self, row: Row) -> Any:
         """The right answer."""
         return row.get("completion")

@@ -98,7 +98,7 @@ def run(recipe: Recipe, workspace: Workspace, events: Events, *, extra_rows: Pat
         draws += 1
     known = [*known, general] if general else known
     by_split = {split: [_plain(row) for row in gate.rows.values() if placed[row["row_id"]] == split] for split in SPLITS}
-    _held_out(by_split)
+    _held_out(by_split, gate, task, checks)
     for sentence in told:
         events.warn(sentence)
     for sentence in known:
@@ -337,11 +337,17 @@ def _splits_of(workspace: Workspace, dataset: DatasetVersion) -> dict[str, str]:
     return {name: split for split in SPLITS for name in ids_of(folder / f"{split}.parquet")}
 
 
-def _held_out(by_split: dict[str, list[Row]]) -> None:
+def _held_out(by_split: dict[str, list[Row]], gate: Gate, task: Task, checks: Sequence[Check]) -> None:
     for split, least in (("test", splits.LEAST_TEST), ("validation", 1), ("train", 2)):
         if len(by_split[split]) < least:
             counts = ", ".join(f"{name} {len(rows)}" for name, rows in by_split.items())
-            raise DataError(f"{len(by_split[split])} {split} row(s) are left ({counts}); at least {least} are needed", place="data", fix="give more rows, or change the shares in `data.splits`")
+            what, fix = f"{len(by_split[split])} {split} row(s) are left ({counts}); at least {least} are needed", "give more rows, or change the shares in `data.splits`"
+            own = replay.own_rows(gate, task)
+            together = splits.largest(own, gate.links)
+            if together >= splits.CROWD * len(own):
+                why, fix = splits.crowded(len(own), together, sorted({one["check"] for one in gate.receipts if one["action"] == "flag" and one["related"]}), checks)
+                what += f": {why}"
+            raise DataError(what, place="data", fix=fix)
 
 
 def _plain(row: Row) -> Row:

@@ -12,9 +12,10 @@ from attune.core.errors import DataError
 from attune.core.recipe import Recipe
 from attune.core.recipe_data import shares
 from attune.core.text import excerpt
+from attune.stages.curate import replay
 from attune.stages.curate.columns import Columns, detect, named, profiles, suggestions
 from attune.stages.curate.reading import locations
-from attune.stages.curate.splits import given_split
+from attune.stages.curate.splits import CROWD, crowded, given_split, largest, with_same_text
 
 MOST = 200_000
 """Records that are looked at; larger data is counted up to here."""
@@ -47,6 +48,8 @@ class Preview:
     """The first parsed rows, with `place`."""
     sample: list[dict[str, Any]] = field(default_factory=list)
     """Parsed rows spread over the whole of them, at most twice `SAMPLED`, each with `place` and `row_id`."""
+    general: list[dict[str, Any]] = field(default_factory=list)
+    """Some of the first general rows (`data.replay`), about as many as would train beside `sample`, each with `place` and `row_id`."""
     labels: Counter[str] = field(default_factory=Counter)
     """Value -> rows, for tasks with labels."""
     shapes: dict[str, Counter[str]] = field(default_factory=dict)
@@ -126,6 +129,15 @@ def preview(recipe: Recipe) -> Preview:
             found.labels.update(str(one) for one in (value if isinstance(value, list) else [value]) if one not in (None, ""))
     if len(different) <= COPIED * parsed and parsed > 1:
         found.warnings.append(f"only {len(different):,} of {parsed:,} rows differ from each other; a copy says nothing new, and the check exact_duplicates leaves one of each")
+    general, bad, shapes = replay.preview(recipe, SAMPLED)
+    if shapes:
+        found.shapes[f"general rows of {recipe.keys.data.replay.path}"] = shapes
+    found.general = general[:: max(1, len(general) // recipe.keys.data.replay.beside(len(found.sample)))] if general else []
+    if bad:
+        (place, problem, fix), looked = bad[0], len(bad) + len(general)
+        found.warnings.append(
+            f"{len(bad):,} of the first {looked:,} general rows (data.replay.path) cannot be read and would be left out, the first at {place}: {problem}" + (f" -> {fix}" if fix else "")
+        )
     once = sum(1 for number in found.labels.values() if number == 1)
     if once > max(FEW, 0.5 * found.labels.total()):
         column = found.columns.get(targets[0], targets[0])
@@ -146,6 +158,18 @@ def _split(record: RawRecord, column: str | None) -> str:
     if split is None:
         raise DataError(f"'{excerpt(word, 30)}' is not a split", place=column, fix="write train, validation or test")
     return split
+
+
+def crowd(recipe: Recipe, rows: Sequence[dict[str, Any]]) -> str | None:
+    """A sentence where the checks of all rows together would put most of these rows into one split; None where they would not."""
+    task = recipe.task
+    checks = recipe.plugs("checks", recipe.keys.data.checks, task.defaults.checks)
+    context = CheckContext(task, {}, recipe.keys.seed)
+    found = [(check.name, one) for check in checks if check.phase == "table" for one in check.examine(rows, context) if one.action == "flag" and one.related]
+    together = largest(with_same_text(rows, task), [(one.row_id, str(one.related)) for _, one in found])
+    if together < max(FEW, CROWD * len(rows)):
+        return None
+    return " -> ".join(crowded(len(rows), together, sorted({name for name, _ in found}), checks))
 
 
 def kept(recipe: Recipe, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import heapq
+import itertools
+from collections import Counter
 from typing import Any
 
-from attune.core.contracts import Finding, RawRecord, Task
+from attune.core.contracts import Finding, RawRecord, Row, Task
 from attune.core.errors import DataError
 from attune.core.recipe import Recipe
 from attune.core.records import canonical_json
@@ -42,12 +44,62 @@ def admit(recipe: Recipe, gate: Gate, parse: Any, draws: int = 0) -> bool:
             gate.refuse(record, READING, "", record.problem or "cannot be read", record.fix or "mend the record")
         else:
             good.append((place, _as_answered(recipe.task, record)))
-    if not good:
-        raise DataError(f"'{place.path}' holds no row that can be read", place="data.replay.path", fix="give a file of rows in a shape that the task reads")
-    own = [record for _, record in good]
-    found = columns.profiles(own)
-    parse(good, columns.detect(recipe.task, found, dict(recipe.keys.data.replay.columns), [], own[:20]))
+    set_aside = len(gate.quarantine)
+    parse(good, _columns(recipe, place, [record for _, record in good]))
+    if not any(row.get(GENERAL) for row in gate.rows.values()):
+        first = gate.quarantine[set_aside:][:1]
+        raise _unreadable(place, len(good), *((one["reason"], one["fix"]) for one in first))
     return len(drawn) > most
+
+
+def preview(recipe: Recipe, most: int) -> tuple[list[Row], list[tuple[str, str, str]], Counter[str]]:
+    """The first general rows as they would be read, at most so many, each with `place` and `row_id`; (place, problem, fix) of those that cannot be; and
+    how many have which shape. Without replay all three are empty.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    place = reading.replay_location(recipe)
+    rows: list[Row] = []
+    bad: list[tuple[str, str, str]] = []
+    records = list(itertools.islice(place.records(), most)) if place is not None else []
+    if place is None:
+        return rows, bad, Counter()
+    whole = [_as_answered(recipe.task, record) for record in records if record.values is not None]
+    bad += [(record.place, record.problem or "not readable", record.fix or "") for record in records if record.values is None]
+    chosen = _columns(recipe, place, whole)
+    for number, record in enumerate(whole):
+        try:
+            row = recipe.task.parse(dict(record.values or {}), chosen)
+        except DataError as error:
+            bad.append((record.place, error.what, error.fix or ""))
+            continue
+        missing = next((role.name for role in recipe.task.roles if role.required and row.get(role.name) is None), None)
+        if missing:
+            bad.append((record.place, f"no {missing}", "fill it in, or delete the row"))
+        else:
+            rows.append({"place": record.place, "row_id": f"general-{number}", GENERAL: True, **row})
+    if not rows:
+        raise _unreadable(place, len(records), *((problem, fix) for _, problem, fix in bad[:1]))
+    return rows, bad, Counter(shape for record in records if record.values is not None for shape in [recipe.task.shape(record.values)] if shape)
+
+
+def _columns(recipe: Recipe, place: reading.Location, records: list[RawRecord]) -> columns.Columns:
+    """Which column of the general rows plays which role."""
+    if not records:
+        raise _unreadable(place, 0)
+    try:
+        return columns.detect(recipe.task, columns.profiles(records), dict(recipe.keys.data.replay.columns), [], records[:20])
+    except DataError as error:
+        there = (error.place or "").replace("data.columns", "data.replay.columns")
+        fix = (error.fix or "give a file of rows in a shape that the task reads").replace("data.columns", "data.replay.columns")
+        raise DataError(f"the general rows of '{place.path}' cannot be read: {error.what}", place=there if "replay" in there else "data.replay.path", fix=fix) from error
+
+
+def _unreadable(place: reading.Location, rows: int, *first: tuple[str, str]) -> DataError:
+    why, fix = first[0] if first else ("", "")
+    what = f"none of the {rows:,} general rows of '{place.path}' can be read" if rows else f"'{place.path}' holds no row that can be read"
+    return DataError(what + (f"; the first: {why}" if why else ""), place="data.replay.path", fix=fix or "give a file of rows in a shape that the task reads")
 
 
 def settle(recipe: Recipe, gate: Gate) -> None:

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from attune.core.contracts import Row, Task
+from attune.core.contracts import Check, Row, Task
 from attune.core.errors import DataError
 from attune.core.recipe_data import shares
-from attune.core.similar import Groups
+from attune.core.similar import Groups, questions
 from attune.core.text import normalise
 
+CROWD = 0.5
+"""Share of the rows in one unit from which no fair split can be made of them."""
 LEAST_TEST = 5
 """Fewer held-out rows than this cannot carry a verdict at all."""
 WORDS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test"}
@@ -144,9 +146,34 @@ def _units(rows: Sequence[Row], links: Sequence[tuple[str, str]]) -> list[int]:
     return [groups.of(i) for i in range(len(rows))]
 
 
+def largest(rows: Sequence[Row], links: Sequence[tuple[str, str]]) -> int:
+    """Rows of the largest unit."""
+    return max(Counter(_units(rows, links)).values(), default=0)
+
+
+def crowded(rows: int, together: int, alike: Sequence[str], checks: Sequence[Check]) -> tuple[str, str]:
+    """That most of the rows stay in one split, and the way out.
+
+    Args:
+        rows: all of them.
+        together: rows of the largest unit.
+        alike: names of the checks that joined rows.
+        checks: the recipe's.
+    """
+    why = f"because the check {', '.join(alike)} finds them alike" if alike else "because they have the same text or stand in one group"
+    without = [check.name for check in checks if check.name not in alike and check.phase != "split"]
+    compare = [check.name for check in checks if check.name not in without]
+    fix = (
+        f"shorten what they have in common; where they are different all the same, leave out {' and '.join(compare)}: `data: {{checks: [{', '.join(without)}]}}`"
+        if alike
+        else "give more rows of other texts or groups"
+    )
+    return f"{together:,} of {rows:,} rows stay together in one split, {why}", fix
+
+
 def with_same_text(rows: Sequence[Row], task: Task) -> list[Row]:
     """Rows with what makes two of them the same text, for `assign`."""
-    return [{**row, "same_text": normalise(task.text(row))} for row in rows]
+    return [{**row, "same_text": normalise(text)} for row, text in zip(rows, questions(task, rows), strict=True)]
 
 
 def _deal(rows: Sequence[Row], task: Task, units: Sequence[int], free: Sequence[int], test: float, validation: float, seed: int) -> dict[int, str]:

@@ -32,7 +32,7 @@ from attune.stages.serve import limits, vllm
 from attune.stages.serve.endpoint import Endpoint, approved_release
 from attune.stages.serve.messages import FeedbackAnswer, FeedbackRequest, PredictAnswer, PredictRequest, ProblemDocument
 from attune.stages.serve.openai_routes import add_openai_routes
-from attune.stages.serve.problems import MEDIA_TYPE, OPENAI_PATHS, TITLES, Problem, misshapen, problem_of, written
+from attune.stages.serve.problems import MEDIA_TYPE, OPENAI_PATHS, OWN_PATHS, TITLES, Problem, misshapen, problem_of, written
 from attune.stages.serve.protocol import TimedProtocol, url_of
 from attune.stages.serve.request_log import PATIENCE
 from attune.stages.serve.tokens import token_file, token_of
@@ -194,7 +194,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 # ---------------------------------------------------------------- the routes
 
 
-ROUTES = ("/livez", "/readyz", "/metrics", "/openapi.json", "/v1/predict", "/v1/feedback", "/v1/release", "/v1/refresh", *OPENAI_PATHS, "/v1/models/load", "/v1/models/evict", "/v1/models/{name}")
+ROUTES = ("/livez", "/readyz", "/metrics", "/openapi.json", *OWN_PATHS, *OPENAI_PATHS, "/v1/models/load", "/v1/models/evict", "/v1/models/{name}")
 """Paths that are counted by name; everything else is counted as 'other'."""
 
 

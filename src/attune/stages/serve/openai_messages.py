@@ -26,7 +26,7 @@ class _Writing(_Strict):
     model: str = Field(max_length=200, description="a specialist's name, or the id of a release that is loaded")
     max_tokens: int | None = Field(None, ge=1, description="default: the task's max_new_tokens")
     temperature: Number | None = Field(None, ge=0, le=2, description="default: 0")
-    top_p: Number | None = Field(None, gt=0, le=1)
+    top_p: Number | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=0, description="0: all")
     min_p: Number | None = Field(None, ge=0, le=1)
     repetition_penalty: Number | None = Field(None, gt=0, le=10)

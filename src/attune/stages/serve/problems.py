@@ -87,13 +87,15 @@ class Problem(Exception):
 
 
 OPENAI_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/models")
-"""Paths, and what lies under them, that answer in the form of OpenAI's API, errors included."""
+"""Paths of OpenAI's API that there are."""
+OWN_PATHS = ("/v1/predict", "/v1/feedback", "/v1/release", "/v1/refresh")
+"""Paths under /v1 that are no part of it."""
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 def speaks_openai(path: str) -> bool:
-    """True for a path of OpenAI's API."""
-    return any(path == one or path.startswith(one + "/") for one in OPENAI_PATHS)
+    """True for a path of OpenAI's API, also for one that there is not: what lies under it answers in its form, errors included."""
+    return path.startswith("/v1/") and not any(path == one or path.startswith(one + "/") for one in OWN_PATHS)
 
 
 def written(problem: Problem, path: str) -> tuple[int, bytes, str]:
