@@ -164,7 +164,7 @@ class Session:
 
     def _start(self, train: Sequence[Row]) -> None:
         recipe = self.recipe
-        passes = math.ceil(self.keys.epochs or recipe.method.epochs)
+        passes = math.ceil(self.keys.epochs or recipe.method.epochs) if self.descends else 1
         train = [train[i] for i in Turns(train, recipe.keys.data.replay, recipe.keys.seed).until(passes)]
         self.watched = TripwireContext(unloaded(recipe, self.base, self.dataset.signature), recipe.objective, train)
         self._look("rows")
