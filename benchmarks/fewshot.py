@@ -33,9 +33,9 @@ RECIPE: dict[str, Any] = {
     "task": "text_classification",
     "objective": "few_shot",
     "method": {"name": "full", "layers": 3},
-    "train": {"learning_rate": 1e-4, "head_learning_rate": 3e-3, "batch_size": 64, "average": 0.99, "patience": 8, "refit": True},
+    "train": {"learning_rate": 1e-4, "head_learning_rate": 3e-3, "batch_size": 64, "max_length": 256, "average": 0.99, "refit": True},
 }
-FEWEST_PASSES, ROWS_SEEN = 8, 3000
+FEWEST_PASSES, ROWS_SEEN = 8, 500
 """Passes over the rows, and more of them where a pass is a step or two: about so many rows are seen."""
 SETS = {
     "banking77": ("train.csv", "text", "category", "test.csv"),
