@@ -215,6 +215,19 @@ def test_where_training_once_more_fails_the_first_model_is_kept_whole(recipe_of,
     assert "fitted once more" in kept.chosen["finish"]
     assert kept.store_key == plain.store_key
 
+    def short_of_memory(self, best):
+        def fail(learner, rows, index):
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FewShot, "loss", fail)
+            return train_again(self, best)
+
+    monkeypatch.setattr(Session, "_train_again", short_of_memory)
+    kept = again_with(recipe_of, workspace, name="short of memory")
+    assert "needs more memory than there is" in kept.chosen["refit"]
+    assert kept.store_key == plain.store_key
+
     def late(self, best):
         self.deadline = time.monotonic() - 1
         return train_again(self, best)

@@ -385,6 +385,9 @@ class Session:
             except Unsteady as unsteady:
                 why = f"training once more was not steady ({unsteady.why})"
                 break
+            except MachineError as error:  # the first model is held beside the second
+                why = f"training once more needs more memory than there is ({error.what})"
+                break
             self.events.progress("refit", index + 1, steps, loss=report["loss"], learning_rate=report["learning_rate"])
         if why:
             self.specialist = settled
