@@ -53,8 +53,8 @@ def understood(name: str, location: str, task: str | None, columns: dict[str, st
     if main in PAIRED or (main in SPEAKING and base is None) or speaks:
         try:
             return *_speaking(name, location, columns, main, known if speaks else None), ["reward"] if main in PAIRED else []
-        except RecipeError:
-            pass  # the user named a column for what only other tasks have
+        except RecipeError:  # the user named a column for what only other tasks have
+            unheard = None
         except DataError as error:
             if main in PAIRED or speaks:
                 raise
