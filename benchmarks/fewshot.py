@@ -186,7 +186,9 @@ def report(kept: list[dict[str, Any]]) -> dict[str, Any]:
         "command": "python benchmarks/fewshot.py --data DATA_FOLDER --setfit PYTHON",
         "columns": ["data set", "rows / test rows", "Attune: accuracy by draw", "SetFit: accuracy by draw", "Attune", "SetFit", "times as fast", "how SetFit ran"],
         "rows": rows,
-        "notes": ["One draw of ten rows a class per column entry; medians of the wall times, process start to saved model. Published for banking77 with ten rows a class, no extra data: CPFT 0.872."],
+        "notes": [
+            "One draw of ten rows a class per value, the first value of either from the same draw; medians of the wall times, process start to saved model. Published for banking77 with ten rows a class, no extra data: CPFT 0.872."
+        ],
         "recipe": RECIPE,
         "runs": kept,
     }

@@ -362,7 +362,7 @@ class Session:
 
     def _train_again(self, best: int) -> None:
         """From the base once more, on training and validation rows, for as many passes as the best step had seen; a kill starts this over.
-        Where that is not steady or the budget is used up, the model of the first pass is kept."""
+        Where that is not steady, the budget is used up or memory runs out, the model of the first pass is kept."""
         settled, objective = self.specialist, self.recipe.objective
         bad: frozenset[str] = getattr(self.learner, "left_out", frozenset())
         examples = [one for one in (*self.examples, *self.validation_examples) if one["row_id"] not in bad]
