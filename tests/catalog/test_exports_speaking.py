@@ -16,7 +16,7 @@ from attune.core.conversation import prompt_ids, render
 from attune.core.errors import AttuneError, DataError, IntegrityError, PlugError
 from attune.core.events import Events
 from attune.core.models import load_body, resolve_base
-from attune.core.parity import voice_of
+from attune.core.parity import differences, voice_of
 from attune.core.recipe import make_recipe
 from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
@@ -241,6 +241,32 @@ def test_families_of_gguf(kind: str, tmp_path: Path) -> None:
     whole = speakers.speaker(family(kind, tmp_path / "base"), "full")
     plug = written("gguf", whole, tmp_path / "out")
     assert wrong(plug, tmp_path / "out", whole) == []
+
+
+ENDS: dict[str, tuple[str, str | None, list[int], str]] = {
+    "turns that end with another token": (CHAT_TEMPLATE, "</s>", [1, 3], "its end tokens are 0, 3, the tuned model's are 1, 3"),
+    "turns that end with the end token": (CHAT_TEMPLATE.replace("<|end|>", "</s>"), "</s>", [1], "its end tokens are 0, 1, the tuned model's are 1"),
+    "no end token but that of turns": (CHAT_TEMPLATE, None, [3], "its end tokens are 0, 3, the tuned model's are 3"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_end_tokens_that_a_gguf_file_names(name: str, tmp_path: Path) -> None:
+    """llama.cpp ends at tokens that it knows by their texts; what obeys the file ends only at those that the file names."""
+    from attune.catalog.exports._gguf_voice import constants_of_file, metadata_of, read_back
+
+    template, end, ids, told = ENDS[name]
+    own = speakers.speaker(speakers.base_of(tmp_path / "base", chat_template=template))
+    own.tokenizer.eos_token = end
+    plug = written("gguf", own, tmp_path / "out")
+    assert constants_of_file(metadata_of(tmp_path / "out" / "model.gguf"))["end_tokens"] == ids
+    assert wrong(plug, tmp_path / "out", own) == []
+    faulty = planted("wrong end token", own, tmp_path / "no base")
+    plug = written("gguf", faulty, tmp_path / "faulty")
+    assert told in wrong(plug, tmp_path / "faulty", own)
+    knowing = read_back(tmp_path / "faulty" / "model.gguf")
+    knowing.stops = voice_of(own).stops
+    assert differences(voice_of(own), knowing) == [told]
 
 
 def test_other_families_and_settings_are_refused_by_name(tmp_path: Path) -> None:

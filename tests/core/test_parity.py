@@ -10,7 +10,7 @@ import pytest
 from attune.core import catalog
 from attune.core.contracts import Prediction
 from attune.core.errors import IntegrityError
-from attune.core.parity import EXACT, Limits, NetworkVoice, Voice, constants_of, differences, examine, metric_difference, room_of, voice_of
+from attune.core.parity import EXACT, Limits, NetworkVoice, Voice, constants_of, differences, examine, metric_difference, other_constants, room_of, voice_of
 from attune.core.specialist import Specialist
 from tests import speakers
 
@@ -70,6 +70,33 @@ def test_what_differs_before_a_word_is_said(specialist: Specialist) -> None:
     assert differences(own, other) == []  # a special token that no answer holds
     other.constants = {**constants_of(specialist.model.body.config), "norm_epsilon": 1e-5}
     assert differences(own, other) == ["its norm epsilon is 1e-05, the tuned model's is 1e-06"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"end_tokens": [1, 3]}, None),
+        ({"end_tokens": [0, 3]}, "its end tokens are 0, 3, the tuned model's are 1, 3"),
+        ({"end_tokens": [3]}, "its end tokens are 3, the tuned model's are 1, 3"),
+        ({"end_tokens": []}, "its end tokens are none, the tuned model's are 1, 3"),
+        ({"norm_epsilon": (float(np.float32(1e-6)),), "layers": 2}, None),
+        ({"norm_epsilon": (1e-6, 1e-5)}, "its norm epsilon is 1e-06, 1e-05, the tuned model's is 1e-06"),
+        ({"layers": 3}, "its layers are 3, the tuned model's are 2"),
+    ],
+    ids=str,
+)
+def test_what_a_file_states_of_ends_and_constants(said: dict, told: str | None, specialist: Specialist) -> None:
+    """An engine may know more ends than the file names; one that obeys the file does not."""
+    own, theirs = voice_of(specialist), voice_of(specialist)
+    assert own.stops == {1, 3}
+    theirs.constants = said
+    assert differences(own, theirs) == ([told] if told else [])
+
+
+def test_constants_are_as_exact_as_float32() -> None:
+    assert other_constants({"end_tokens": {128001}}, {"end_tokens": [128000]}) == ["its end tokens are 128000, the tuned model's are 128001"]
+    assert other_constants({"rope_base": 1e6}, {"rope_base": 5e6}) == ["its rope base is 5000000, the tuned model's is 1000000"]
+    assert other_constants({"rope_base": 3580165449.0, "heads": 4}, {"rope_base": float(np.float32(3580165449.0)), "layers": 4}) == []
 
 
 def test_another_model_is_told_with_row_and_reason(specialist: Specialist, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 POSITIONS = 512
 """Of a prompt the distributions behind at most this many of its last tokens are compared; every one would need tokens x vocabulary numbers."""
+
+ROUNDED = 2e-7
+"""Constants this close, relatively, are the same: files hold them in float32. Token ids are never this close."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Voice(ABC):
     special: frozenset[int] = frozenset()
     """Tokens that no text contains; one of them more among `stops` does no harm."""
     constants: Mapping[str, Any] = {}
-    """Numbers of the architecture that no answer shows clearly, by the names of `constants_of`."""
+    """What no answer shows clearly, by the names of `constants_of`; `end_tokens` where what it was read from names them, for an engine may know more."""
 
     @abstractmethod
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
@@ -187,10 +190,18 @@ def differences(own: Voice, theirs: Voice) -> list[str]:
     more = sorted(theirs.stops - own.stops - theirs.special)
     if more:
         wrong.append(f"token {', '.join(map(str, more[:5]))} ends its answers and none of the tuned model's")
-    for name in sorted(own.constants.keys() & theirs.constants.keys()):
-        a, b = own.constants[name], theirs.constants[name]
-        if not math.isclose(float(a), float(b), rel_tol=1e-5):
-            wrong.append(f"its {name.replace('_', ' ')} is {b}, the tuned model's is {a}")
+    return wrong + other_constants({**own.constants, "end_tokens": own.stops}, theirs.constants)
+
+
+def other_constants(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """What both state and state differently, in words; a value is a number or several in any order."""
+    wrong = []
+    for name in sorted(own.keys() & theirs.keys()):
+        a, b = (sorted(map(float, value)) if isinstance(value, Collection) else [float(value)] for value in (own[name], theirs[name]))
+        if len(a) != len(b) or not all(math.isclose(x, y, rel_tol=ROUNDED) for x, y in zip(a, b, strict=True)):
+            said, meant = (", ".join(f"{one:.0f}" if one.is_integer() else f"{one:.6g}" for one in values) or "none" for values in (b, a))
+            verb = "are" if name.endswith("s") else "is"
+            wrong.append(f"its {name.replace('_', ' ')} {verb} {said}, the tuned model's {verb} {meant}")
     return wrong
 
 

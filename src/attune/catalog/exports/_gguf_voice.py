@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CONSTANTS = {"block_count": "layers", "attention.head_count": "heads", "attention.head_count_kv": "key_value_heads", "embedding_length": "hidden_size", "rope.freq_base": "rope_base"}
+ENDS = ("eos_token_id", "eot_token_id")
 EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 
 
@@ -47,9 +48,10 @@ def metadata_of(path: Path) -> dict[str, Any]:
 
 
 def constants_of_file(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The architecture's numbers as the file states them."""
+    """The architecture's numbers and the end tokens as the file states them."""
     family = said["general.architecture"]
-    found = {own: said[f"{family}.{name}"] for name, own in CONSTANTS.items() if f"{family}.{name}" in said}
+    found: dict[str, Any] = {own: said[f"{family}.{name}"] for name, own in CONSTANTS.items() if f"{family}.{name}" in said}
+    found["end_tokens"] = sorted({int(said[f"tokenizer.ggml.{name}"]) for name in ENDS if f"tokenizer.ggml.{name}" in said})
     epsilon = next((said[f"{family}.{name}"] for name in EPSILONS if f"{family}.{name}" in said), None)
     return found if epsilon is None else {**found, "norm_epsilon": epsilon}
 
@@ -187,7 +189,7 @@ def read_back(path: Path) -> NetworkVoice:
     factors = next((torch.tensor(one.data) for one in gguf_package().GGUFReader(str(path)).tensors if one.name == "rope_freqs.weight"), None)
     if factors is not None:  # transformers' reader leaves them out
         network.model.rotary_emb.inv_freq.div_(factors)
-    stops = [int(ggml[name]) for name in ("eos_token_id", "eot_token_id") if name in ggml]
-    voice = NetworkVoice(network.to(torch.float32).eval(), tokenizer, said.get("tokenizer.chat_template"), stops, f"transformers {transformers.__version__}'s GGUF reader", constants_of_file(said))
+    constants, engine = constants_of_file(said), f"transformers {transformers.__version__}'s GGUF reader"
+    voice = NetworkVoice(network.to(torch.float32).eval(), tokenizer, said.get("tokenizer.chat_template"), constants["end_tokens"], engine, constants)
     voice.begin = bool(ggml.get("add_bos_token", False))
     return voice
