@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -16,14 +17,14 @@ from attune.core.conversation import prompt_ids, render
 from attune.core.errors import AttuneError, DataError, IntegrityError, PlugError
 from attune.core.events import Events
 from attune.core.models import load_body, resolve_base
-from attune.core.parity import differences, voice_of
+from attune.core.parity import constants_of, differences, voice_of
 from attune.core.recipe import make_recipe
 from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
 from attune.stages import register
 from attune.stages.register.certificate import golden_file, replayed
 from attune.testing.export_faults import FAULTS, planted
-from attune.testing.models import CHAT_TEMPLATE
+from attune.testing.models import CHAT_TEMPLATE, tiny_bert
 from tests import releases, speakers
 
 FORMATS: list[Any] = [
@@ -424,7 +425,35 @@ def test_onnx_takes_any_batch_and_length(specialist: Specialist, tmp_path: Path)
     real = mask.numpy().astype(bool)
     assert np.abs(found - own)[real].max() < 1e-3
     faulty = planted("wrong norm constant", specialist, tmp_path / "base")
-    assert wrong(written("onnx", faulty, tmp_path / "faulty"), tmp_path / "faulty", specialist), "what stands in the graph alone shows in the answers"
+    assert "its norm epsilon is 1e-05, the tuned model's is 1e-06" in wrong(written("onnx", faulty, tmp_path / "faulty"), tmp_path / "faulty", specialist)
+
+
+@pytest.mark.parametrize("kind", ["gemma", "qwen3", "gpt2", "gpt_neox"])
+def test_epsilons_in_graphs_of_families(kind: str, tmp_path: Path) -> None:
+    """Roots of a mean and a constant, or operators that normalise: the graph states the numbers of the modules."""
+    whole = speakers.speaker(family(kind, tmp_path / "base"), "full")
+    plug = written("onnx", whole, tmp_path / "out")
+    assert plug.constants(tmp_path / "out")["norm_epsilon"] == pytest.approx(constants_of(whole.model.body)["norm_epsilon"])
+    assert wrong(plug, tmp_path / "out", whole) == []
+
+
+@pytest.mark.parametrize("epsilon", [None, 1e-9])
+def test_epsilons_in_a_graph_that_answers_with_labels(epsilon: float | None, tmp_path: Path) -> None:
+    import torch
+
+    signature = {"labels": ["no", "yes"], "multi_label": False, "thresholds": None}
+    task, method, base = catalog.build("tasks", "text_classification"), catalog.build("methods", "full"), resolve_base(str(tiny_bert(tmp_path / "bert")))
+    own = Specialist(task, signature, method.prepare(task.build(base, signature), 1), base.tokenizer(), base, 32, "labels", method=method)
+    own.model.eval()
+    rows = [{"row_id": f"r{i}", "text": text} for i, text in enumerate(speakers.TEXTS)]
+    told, written_down = own.predict(rows), copy.deepcopy(own)
+    if epsilon is not None:
+        for module in written_down.model.body.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = epsilon
+    plug = written("onnx", written_down, tmp_path / "out")
+    found = [one["why"] for one in replayed(plug, tmp_path / "out", own, None, told, rows)["disagreements"]]
+    assert found == ([] if epsilon is None else ["its norm epsilon is 1e-09, the tuned model's is 1e-12"]), "no answer shows it, the graph does"
 
 
 # ---------------------------------------------------------------- the certificate

@@ -68,7 +68,7 @@ def test_what_differs_before_a_word_is_said(specialist: Specialist) -> None:
     assert differences(own, other) == ["token 40 ends its answers and none of the tuned model's"]
     other.stops = own.stops | {specialist.tokenizer.bos_token_id}
     assert differences(own, other) == []  # a special token that no answer holds
-    other.constants = {**constants_of(specialist.model.body.config), "norm_epsilon": 1e-5}
+    other.constants = {**constants_of(specialist.model.body), "norm_epsilon": 1e-5}
     assert differences(own, other) == ["its norm epsilon is 1e-05, the tuned model's is 1e-06"]
 
 
@@ -97,6 +97,20 @@ def test_constants_are_as_exact_as_float32() -> None:
     assert other_constants({"end_tokens": {128001}}, {"end_tokens": [128000]}) == ["its end tokens are 128000, the tuned model's are 128001"]
     assert other_constants({"rope_base": 1e6}, {"rope_base": 5e6}) == ["its rope base is 5000000, the tuned model's is 1000000"]
     assert other_constants({"rope_base": 3580165449.0, "heads": 4}, {"rope_base": float(np.float32(3580165449.0)), "layers": 4}) == []
+
+
+def test_epsilons_are_those_that_the_modules_compute_with(specialist: Specialist) -> None:
+    import torch
+    from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, OlmoConfig, OlmoForCausalLM
+
+    shape = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    llama = LlamaForCausalLM(LlamaConfig(**shape, rms_norm_eps=1e-5))
+    llama.model.layers[1].input_layernorm.variance_epsilon = 1e-6
+    assert constants_of(llama)["norm_epsilon"] == (1e-6, 1e-5)
+    assert constants_of(BertModel(BertConfig(**shape)))["norm_epsilon"] == (1e-12,)
+    assert "norm_epsilon" not in constants_of(OlmoForCausalLM(OlmoConfig(**shape, pad_token_id=0)))  # its modules hide it and its configuration has none
+    llama.model.norm = type("HiddenNorm", (torch.nn.Module,), {})()
+    assert constants_of(llama)["norm_epsilon"] == 1e-5  # as its configuration says
 
 
 def test_another_model_is_told_with_row_and_reason(specialist: Specialist, tmp_path: Path) -> None:

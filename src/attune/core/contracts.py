@@ -388,6 +388,10 @@ class Export(Plug):
         """How far `voice` may be from the training-time model."""
         return None
 
+    def constants(self, folder: Path) -> Mapping[str, Any]:
+        """What the exported folder states of the architecture, by the names of `core.parity.constants_of`; a `voice` holds its own."""
+        return {}
+
     def caveat(self, folder: Path) -> str:
         """Why the replay on this machine is no proof for what will be served, in words for people; empty when it is one."""
         return ""

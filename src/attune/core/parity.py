@@ -110,7 +110,7 @@ class NetworkVoice(Voice):
         self.network, self.tokenizer, self.template = network, tokenizer, template
         self.stops, self.special = frozenset(stops), frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.added_tokens_decoder)
         self.engine = engine or f"transformers {transformers.__version__}"
-        self.constants = constants if constants is not None else constants_of(network.config)
+        self.constants = constants if constants is not None else constants_of(network)
         self.begin = begin
         """Whether `encode` puts the begin token in front, as the engine that is stood in for does."""
 
@@ -158,18 +158,31 @@ def voice_of(specialist: Specialist) -> NetworkVoice:
     return NetworkVoice(specialist.model.body, specialist.tokenizer, template_of(specialist), stop_ids(specialist))
 
 
-def constants_of(config: Any) -> dict[str, Any]:
-    """layers, heads, key_value_heads, hidden_size, norm_epsilon and rope_base of a transformers configuration, as far as it has them."""
+def constants_of(network: Any) -> dict[str, Any]:
+    """layers, heads, key_value_heads, hidden_size, norm_epsilon (one number or several) and rope_base of a transformers network, as far as it has them."""
+    config = network.config
     rope = getattr(config, "rope_parameters", None) or {}
     names = {
         "layers": getattr(config, "num_hidden_layers", None),
         "heads": getattr(config, "num_attention_heads", None),
         "key_value_heads": getattr(config, "num_key_value_heads", None),
         "hidden_size": getattr(config, "hidden_size", None),
-        "norm_epsilon": next((getattr(config, name) for name in ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps") if getattr(config, name, None) is not None), None),
+        "norm_epsilon": _epsilons(network) or _first(config, ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")),
         "rope_base": rope.get("rope_theta", getattr(config, "rope_theta", None)),
     }
     return {name: value for name, value in names.items() if value is not None}
+
+
+def _epsilons(network: Any) -> tuple[float, ...]:
+    """The different epsilons that a network's normalisations compute with; none where one of them hides its own."""
+    innermost = (module for module in network.modules() if next(module.children(), None) is None)
+    found = {_first(module, ("variance_epsilon", "eps", "epsilon")) for module in innermost if "norm" in type(module).__name__.lower()}
+    return () if None in found else tuple(sorted(found))
+
+
+def _first(holder: Any, names: Sequence[str]) -> Any:
+    """The first of some attributes that is there and says something."""
+    return next((value for name in names if (value := getattr(holder, name, None)) is not None), None)
 
 
 def room_of(specialist: Specialist) -> tuple[int, int]:

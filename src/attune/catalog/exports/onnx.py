@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 GRAPH, FACTS = "model.onnx", "answering.json"
 KINDS = {"label-out": "classification", "vector-out": "vectors", "text-out": "generation"}
+NORMALISE = {"LayerNormalization": 1e-5, "RMSNormalization": 1e-5}
+"""Operators with an epsilon -> ONNX's own, where they state none."""
+ROOTS = frozenset({"Sqrt", "Pow"})
 CHARACTERS = 200
 """Of a text this many characters per token are read at most."""
 
@@ -81,6 +85,10 @@ class Onnx(Export):
         """The graph in onnxruntime, where it writes texts."""
         return OnnxVoice(folder) if facts_of(folder)["kind"] == "generation" else None
 
+    def constants(self, folder: Path) -> Mapping[str, Any]:
+        """What its normalisations compute with."""
+        return constants_of_graph(folder / GRAPH)
+
     def limits(self) -> Limits:
         """The same weights in float32."""
         return EXACT
@@ -111,6 +119,25 @@ def session_of(folder: Path) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     return ort.InferenceSession(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
+
+
+def constants_of_graph(path: Path) -> dict[str, Any]:
+    """norm_epsilon: the different numbers in operators that normalise, and in roots of a mean and a constant, which is how others are written; empty without any."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    made = {name: node for node in graph.node for name in node.output}
+    known = {one.name: one for one in graph.initializer} | {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"}
+    found = set()
+    for node in graph.node:
+        if node.op_type in NORMALISE:
+            found.add(next((one.f for one in node.attribute if one.name == "epsilon"), NORMALISE[node.op_type]))
+        elif node.op_type in ROOTS and node.input[0] in made and made[node.input[0]].op_type == "Add":
+            first, second = made[node.input[0]].input
+            for mean, number in ((first, second), (second, first)):
+                if mean in made and made[mean].op_type == "ReduceMean" and number in known and math.prod(known[number].dims) == 1:
+                    found.add(float(onnx.numpy_helper.to_array(known[number], base_dir=str(path.parent)).item()))
+    return {"norm_epsilon": tuple(sorted(found))} if found else {}
 
 
 def _network(specialist: Specialist, kind: str) -> Any:
@@ -180,7 +207,7 @@ class OnnxVoice(Voice):
         said = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
         self.template, self.stops = self.tokenizer.chat_template, frozenset(said if isinstance(said, list) else [said])
         self.special = frozenset(self.tokenizer.all_special_ids) | frozenset(self.tokenizer.added_tokens_decoder)
-        self.engine = f"onnxruntime {runtime().__version__}"
+        self.engine, self.constants = f"onnxruntime {runtime().__version__}", constants_of_graph(folder / GRAPH)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Through the folder's template."""

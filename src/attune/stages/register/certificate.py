@@ -13,7 +13,7 @@ from attune.core import catalog
 from attune.core.commit import MANIFEST, sha256_file
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.errors import DataError, IntegrityError
-from attune.core.parity import EXACT, NetworkVoice, examine, metric_difference, room_of
+from attune.core.parity import EXACT, NetworkVoice, constants_of, examine, metric_difference, other_constants, room_of
 from attune.core.specialist import Specialist
 from attune.stages.register.answers import compare
 
@@ -36,7 +36,10 @@ def replayed(plug: Export, folder: Path, specialist: Specialist, own: NetworkVoi
     """
     voice = plug.voice(folder) if own is not None else None
     if voice is None or own is None:
-        return {"replayed_by": f"format '{plug.name}'", **compare(answers, plug.replay(folder, rows), rows)}
+        figures = {"replayed_by": f"format '{plug.name}'", **compare(answers, plug.replay(folder, rows), rows)}
+        stated = plug.constants(folder)
+        figures["disagreements"] += [{"row_id": "", "why": why} for why in (other_constants(constants_of(specialist.model.body), stated) if stated else [])]
+        return figures
     longest, most = room_of(specialist)
     limits = plug.limits() or EXACT
     try:
