@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from classification import SETS
-from common import write
+from common import commit, write
 
 TRAINED = 800
 
@@ -114,7 +114,7 @@ def main() -> None:
         if known is None:
             if time.monotonic() - begun > 60 * options.minutes:
                 raise SystemExit(0)
-            known = {"set": name, "number": number, **tuned(values, folder)}
+            known = {"set": name, "number": number, "commit": commit(), **tuned(values, folder)}
             kept.append(known)
             print(json.dumps({key: value for key, value in known.items() if key != "trials"}), flush=True)
             if options.keep:
@@ -156,6 +156,7 @@ def main() -> None:
         "rows": rows,
         "notes": [
             f"{TRAINED} training rows, {TRAINED // 4} validation rows, {', '.join(str(one['auto']['rows']) for one in cells)} test rows; seed 7; {options.trials} trials by Optuna's TPE. Times are processor seconds of the finetune stage, all threads."
+            + "".join(f" {whose} ran at commit {', '.join(sorted({one['commit'] for one in kept if (one['number'] == -1) == alone}))}." for whose, alone in (("The searches", False), ("`auto`", True)))
         ],
     }
     write(options.out, "autopilot", body | {"cells": cells})

@@ -16,6 +16,7 @@ from attune.core.recipe import make_recipe
 from attune.core.resampling import chance_better
 from attune.core.specialist import open_bundle
 from attune.stages import finetune
+from attune.stages.finetune import autopilot
 
 from .conftest import make_dataset, make_rows
 
@@ -61,13 +62,11 @@ def test_a_sweep_leaves_a_rate_that_is_far_too_high(auto_of, workspace, monkeypa
     _, checkpoint = searched(auto_of(), workspace, make_rows(120))
     rates = [one["learning_rate"] for one in checkpoint.trials if (one["method"], one["kind"]) == ("lora", "sweep")]
     assert rates[0] == 3.0
-    assert len(rates) == 6
+    assert len(rates) == autopilot.SWEPT_RATES
     assert next(one["learning_rate"] for one in trained(checkpoint) if one["method"] == "lora") < 2.0
 
 
 def test_all_trials_of_a_sweep_start_from_the_same_weights(auto_of, workspace, monkeypatch):
-    from attune.stages.finetune import autopilot
-
     starts, losses = [], autopilot.Autopilot._losses
 
     def seen(self, session, learner, *given):
@@ -89,8 +88,6 @@ def test_a_rate_of_the_user_is_not_swept(auto_of, workspace):
 
 @pytest.mark.parametrize(("others", "kept"), [(-1.005, True), (-1.05, False), (-0.9, True)])
 def test_another_rate_has_to_be_clearly_better_also_where_losses_are_negative(auto_of, workspace, monkeypatch, others, kept):
-    from attune.stages.finetune import autopilot
-
     def losses(self, session, learner, asked, place, until):
         return [-1.0 if place[0] == 1 else others] * autopilot.LOOKS, learner.total_steps
 
@@ -149,7 +146,6 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(auto_of, workspace):
 
 def test_the_time_of_a_start_that_could_write_nothing_down_counts(auto_of, workspace, monkeypatch):
     """After a kill the journal says 0 seconds of the trial that ran; its checkpoint knows better."""
-    from attune.stages.finetune import autopilot
     from attune.stages.finetune.meter import Meter
 
     recipe, rows = auto_of(budget="2000s"), make_rows(80)
@@ -208,8 +204,6 @@ def failing(monkeypatch, method, *, memory):
     [("full", True, "memory ran out with 1 row at once"), ("full", False, "training is not steady at step 1"), ("lora", True, "memory ran out"), ("lora", False, "training is not steady")],
 )
 def test_one_that_cannot_be_trained_leaves_what_was_trained_before(auto_of, workspace, monkeypatch, method, memory, said):
-    from attune.stages.finetune import autopilot
-
     monkeypatch.setattr(autopilot, "SWEPT_RATES", 1)
     monkeypatch.setattr(autopilot, "chance_better", lambda *given: 0.6)  # each improves, and not clearly
     tried = failing(monkeypatch, method, memory=memory)
@@ -271,8 +265,6 @@ def test_what_is_kept_trains_once_more_within_the_budget_too(auto_of, workspace,
 
 def test_passes_are_cut_to_the_budget(auto_of, workspace, monkeypatch):
     """As if a pass took 4 of the 10 seconds that are left."""
-    from attune.stages.finetune import autopilot
-
     monkeypatch.setattr(autopilot.Autopilot, "left", property(lambda self: 10.0))
     monkeypatch.setattr(autopilot.Autopilot, "_sweep", lambda self, method, given: (1e-3, 4.0))
     _, checkpoint = searched(auto_of(budget="1h", epochs=6), workspace, make_rows(80))
@@ -307,7 +299,7 @@ def test_as_many_passes_are_planned_as_there_is_time_for(auto_of, monkeypatch, t
 
 def test_a_sweep_ends_with_its_share_of_the_budget(auto_of, workspace, monkeypatch):
     """As if every step took a minute, of a budget of 100: the sweep has its quarter of what is left, the training the rest."""
-    from attune.stages.finetune import autopilot, stage
+    from attune.stages.finetune import stage
     from attune.stages.finetune.torch_learner import TorchLearner
 
     minutes, step = [0.0], TorchLearner.step
@@ -328,8 +320,6 @@ def test_a_sweep_ends_with_its_share_of_the_budget(auto_of, workspace, monkeypat
 
 
 def test_time_is_set_aside_for_training_once_more(auto_of, monkeypatch, tmp_path):
-    from attune.stages.finetune import autopilot
-
     monkeypatch.setattr(autopilot, "time", SimpleNamespace(monotonic=lambda: 0.0))
     recipe = auto_of(budget="100s")
     session = SimpleNamespace(meter=SimpleNamespace(earlier=0.0))
@@ -345,8 +335,6 @@ def test_time_is_set_aside_for_training_once_more(auto_of, monkeypatch, tmp_path
 
 
 def test_an_exact_tie_is_no_improvement(auto_of, workspace, monkeypatch):
-    from attune.stages.finetune import autopilot
-
     monkeypatch.setattr(autopilot, "chance_better", lambda *given: 0.5)
     monkeypatch.setattr(autopilot, "SWEPT_RATES", 1)
     _, checkpoint = searched(auto_of(epochs=1), workspace, make_rows(60))

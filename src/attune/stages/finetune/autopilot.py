@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 CLEARLY = 0.75
 """A larger model is taken when its chance of being better, by paired resampling of the validation rows, is at least this."""
-SWEPT_RATES = 6
+SWEPT_RATES = 4
 """Learning rates that a sweep tries, the method's own first."""
 SPAN = 5.0
 """It tries rates from the method's own divided by this to the method's own times this."""
-SWEPT_ROWS, SWEPT_STEPS, SWEPT_VALIDATION = 2000, 40, 400
-"""A sweep trains on at most so many rows, at least so many steps, and looks at so many validation rows."""
+SWEPT_STEPS, SWEPT_VALIDATION = 40, 400
+"""A trial of a sweep trains on the rows of so many steps, so many steps at least, and looks at so many validation rows."""
 LOOKS = 3
 """How often a trial of a sweep is looked at; after each look it may be given up."""
 WORTH = 0.01
@@ -236,7 +236,7 @@ class Autopilot:
         session = self.session(self.recipe.tried(method), self.folder / "sweeps" / method.name)
         own = given or method.learning_rate
         learned = session.of_a_pass(session.examples)
-        order = generator(self.recipe.keys.seed, "sweep rows").permutation(len(learned))[:SWEPT_ROWS]
+        order = generator(self.recipe.keys.seed, "sweep rows").permutation(len(learned))[: SWEPT_STEPS * session.keys.batch_size]
         few = [learned[i] for i in sorted(order)]
         study = optuna.create_study(
             direction="minimize",
