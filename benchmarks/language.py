@@ -240,7 +240,7 @@ def give_answers(session: Any, folder: Path) -> None:
         full = {**one, **own, "said": [[0.0] * len(answer) for answer in answers], "rewards": own["advantages"], "judged": False}
         batch = objective.collate(specialist, [full])
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            found = specialist.model.log_probabilities(specialist.model.hidden(batch["tokens"])[batch["tokens"].before[batch["learned"]]], batch["tokens"].ids[0][batch["learned"]])
+            found = specialist.model.log_probabilities(specialist.model.hidden(batch["tokens"], batch["tokens"].before[batch["learned"]]), batch["tokens"].ids[0][batch["learned"]])
         known[one["row_id"]] = full | {"said": [found[batch["sequence"] == i].tolist() for i in range(len(answers))]}
     objective.renew = lambda specialist, examples, seed, step: [known[one["row_id"]] for one in examples]
 
@@ -374,7 +374,7 @@ def grpo_trainer(settings: dict[str, Any], more: dict[str, Any], order: list[dic
 def child(name: str, folder: Path) -> None:
     import torch
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     print("RESULT " + json.dumps((trl if name.startswith("trl") else attune)(name, folder)))
 
 

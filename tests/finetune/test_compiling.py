@@ -11,7 +11,7 @@ from attune.core.errors import MachineError, Problems
 from attune.core.events import Events
 from attune.stages import finetune
 from attune.stages.finetune import compiling
-from attune.stages.finetune.compiling import Compiling, dense_parts, pays
+from attune.stages.finetune.compiling import Compiling, compilable, pays
 
 from ..core.test_flat import FAMILIES, body_of
 from .conftest import make_dataset, make_rows
@@ -23,7 +23,7 @@ compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ c
 @compiler
 def test_compiled_layers_train_as_plain_ones_and_a_resume_goes_on_compiled(tiny_base, monkeypatch):
     """One kind of part alone: a compiler's first call takes seconds for each."""
-    monkeypatch.setattr(compiling, "dense_parts", lambda body: [part for part in dense_parts(body) if type(part).__name__ == "BertIntermediate"])
+    monkeypatch.setattr(compiling, "compilable", lambda body: [part for part in compilable(body) if type(part).__name__ == "BertIntermediate"])
     plain, compiled, resumed = learner_of(tiny_base), learner_of(tiny_base, compile="on"), learner_of(tiny_base, compile="on")
     assert "compile" not in plain.chosen
     assert compiled.chosen["compile"].startswith("on: set in the recipe: ")
@@ -95,15 +95,15 @@ def test_what_was_chosen_is_in_the_record_and_a_frozen_body_takes_no_such_key(re
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"electra"}))
 def test_no_dense_part_holds_attention(family):
-    parts = dense_parts(body_of(family))
+    parts = compilable(body_of(family))
     assert len(parts) >= 4
     for part in parts:
         assert not any("Attention" in type(inner).__name__ for inner in part.modules())
 
 
-def test_the_dense_parts_of_a_bert():
+def test_the_compilable_of_a_bert():
     """Of each layer: what stands behind the attention, and the two of the feed-forward part."""
-    assert [type(part).__name__ for part in dense_parts(body_of("bert"))] == ["BertSelfOutput", "BertIntermediate", "BertOutput"] * 2
+    assert [type(part).__name__ for part in compilable(body_of("bert"))] == ["BertSelfOutput", "BertIntermediate", "BertOutput"] * 2
 
 
 def test_paying_back():

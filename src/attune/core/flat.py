@@ -273,25 +273,33 @@ class Fit:
     """Whether a beginning that several rows share may be computed once: only in networks that look back alone."""
 
 
-def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, **options: Any) -> Any:
-    """The output of a network for flat rows; `given` is kept for layers that answer with what was computed before."""
-    with switched(network_of(body), IMPLEMENTATION, tokens, given):
+def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, wanted: torch.Tensor | None = None, **options: Any) -> Any:
+    """The output of a network for flat rows.
+
+    Args:
+        body: the network.
+        tokens: the rows.
+        offset: from where its positions count.
+        given: kept for layers that answer with what was computed before.
+        wanted: int64, ascending places: kept for a last layer that answers there alone; None: everywhere.
+    """
+    with switched(network_of(body), IMPLEMENTATION, tokens, given, wanted):
         return body(input_ids=tokens.ids, position_ids=tokens.positions + offset, **options)
 
 
 @contextmanager
-def switched(network: Any, implementation: str, tokens: Tokens | None, given: torch.Tensor | None = None) -> Iterator[None]:
+def switched(network: Any, implementation: str, tokens: Tokens | None, given: torch.Tensor | None = None, wanted: torch.Tensor | None = None) -> Iterator[None]:
     """Inside the block, and in this thread alone, the network answers through another attention, and `attend` knows the rows."""
     _listen(network.config)
     before = [getattr(_now, name, None) for name in ("implementation", "tokens", "keys", "read")]
-    _now.implementation, _now.tokens, _now.read, _now.given = implementation, tokens, tokens, given
+    _now.implementation, _now.tokens, _now.read, _now.given, _now.wanted = implementation, tokens, tokens, given, wanted
     now: Noise | None = getattr(_now, "noise", None)
     if now is not None and tokens is not None:
         _now.keys, now.count, now.line = tokens.token_keys, 0, now.line + 1
     try:
         yield
     finally:
-        (_now.implementation, _now.tokens, _now.keys, _now.read), _now.given = before, None
+        (_now.implementation, _now.tokens, _now.keys, _now.read), _now.given, _now.wanted = before, None, None
 
 
 @cache
@@ -320,6 +328,23 @@ def _listen(config: Any) -> None:
 def given() -> torch.Tensor | None:
     """What `run_flat` was given, inside of it."""
     return getattr(_now, "given", None)
+
+
+def wanted() -> torch.Tensor | None:
+    """The places that `run_flat` was told are wanted, inside of it."""
+    return getattr(_now, "wanted", None)
+
+
+def total() -> int:
+    """How many tokens this thread's flat rows have."""
+    return len(_now.tokens.row)
+
+
+def narrow_keys(places: torch.Tensor | None) -> None:
+    """Draw dropout for the tokens at these places alone from here on; None: for all of the rows again."""
+    tokens: Tokens = _now.tokens
+    if getattr(_now, "keys", None) is not None:
+        _now.keys = tokens.token_keys if places is None else tokens.token_keys[places]
 
 
 def run_padded(body: Any, tokens: Tokens, pad: int, **options: Any) -> Any:

@@ -117,6 +117,6 @@ def block_likelihoods(specialist: Specialist, blocks: Sequence[Block]) -> list[t
     model: Any = specialist.model
     tokens = Tokens.of([ids for ids, _ in blocks], [known for _, known in blocks] if model.shares else None)
     learned = tokens.lay([[0] * known + [1] * (len(ids) - known) for ids, known in blocks]).nonzero().squeeze(1)
-    said = model.log_probabilities(model.hidden(tokens)[tokens.before[learned]], tokens.ids[0][learned])
+    said = model.log_probabilities(model.hidden(tokens, tokens.before[learned]), tokens.ids[0][learned])
     nats = torch.zeros(len(blocks), dtype=torch.float64).index_add(0, tokens.row[learned], -said.double())
     return [(total, len(ids) - known) for total, (ids, known) in zip(nats.tolist(), blocks, strict=True)]

@@ -163,7 +163,7 @@ def log_probabilities(model: TunableModel, tokens: Tokens, begins: Sequence[int]
 
     begin = torch.tensor(list(begins))
     spoken = ((tokens.positions[0] >= begin[tokens.row]) & (tokens.positions[0] > 0)).nonzero().squeeze(1)
-    found = model.log_probabilities(model.hidden(tokens)[tokens.before[spoken]], tokens.ids[0, spoken])
+    found = model.log_probabilities(model.hidden(tokens, tokens.before[spoken]), tokens.ids[0, spoken])
     row = tokens.row[spoken]
     zero = found.new_zeros(len(begin))
     return zero.index_add(0, row, found), zero.index_add(0, row, torch.ones_like(found))

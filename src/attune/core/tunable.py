@@ -12,6 +12,7 @@ from torch import nn
 
 from attune.core.errors import PlugError
 from attune.core.flat import Fit, fit_of, network_of, options_of, run_flat, run_padded
+from attune.core.layers import WORTH, narrow_last
 from attune.core.losses import ROWS, linear_cross_entropy, token_log_probabilities
 from attune.core.tokens import Tokens
 from attune.core.virtual_tokens import virtual_ids
@@ -59,6 +60,11 @@ class TunableModel(nn.Module):
         """Whether the body reads rows without padding, found out on first use."""
         return fit_of(self.decoder())
 
+    @cached_property
+    def narrows(self) -> bool:
+        """Whether the last layer can answer the wanted tokens alone, found out on first use."""
+        return self.fit.flat and narrow_last(self.decoder(), self.fit.offset)
+
     @property
     def shares(self) -> bool:
         """Whether a beginning that several rows share may be computed once (`Tokens.of` with `shareable`)."""
@@ -73,11 +79,16 @@ class TunableModel(nn.Module):
         """Token ids that the body reads in front of every row: virtual tokens that were learned. `hidden` puts them there itself; who generates has to."""
         return virtual_ids(network_of(self.body))
 
-    def hidden(self, tokens: Tokens) -> torch.Tensor:
-        """Last hidden states of every token, [total, hidden], as the tokens lie."""
+    def hidden(self, tokens: Tokens, at: torch.Tensor | None = None) -> torch.Tensor:
+        """Last hidden states of every token, [total, hidden], as the tokens lie.
+
+        Args:
+            tokens: the rows.
+            at: int64 [n], places in the line, in any order: states of these alone, [n, hidden].
+        """
         first = self.in_front()
         if not first:
-            return self._hidden(tokens)
+            return self._hidden(tokens, at)
         longer = tokens.behind(first)
         room = getattr(network_of(self.body).config, "max_position_embeddings", None)
         if room is not None and int(longer.lengths.max()) > room:
@@ -86,25 +97,27 @@ class TunableModel(nn.Module):
                 place="train.max_length",
                 fix=f"lower it to {room - len(first)}, or give method.tokens fewer",
             )
-        return self._hidden(longer)[longer.starts[tokens.row] + len(first) + tokens.positions[0]]
+        places = longer.starts[tokens.row] + len(first) + tokens.positions[0]
+        return self._hidden(longer, places if at is None else places[at])
 
-    def _hidden(self, tokens: Tokens) -> torch.Tensor:
+    def _hidden(self, tokens: Tokens, at: torch.Tensor | None) -> torch.Tensor:
         decoder = self.decoder()
         if self.fit.flat:
             given = self.computed(tokens) if self.computed is not None and self.training else None
-            found: torch.Tensor = run_flat(decoder, tokens, self.fit.offset, given, **options_of(decoder))[0][0]
-            return found
-        pad = int(getattr(network_of(decoder).config, "pad_token_id", None) or 0)
-        found = run_padded(decoder, tokens, pad, **options_of(decoder))[0][tokens.row, tokens.positions[0]]
-        return found
+            wanted = torch.unique(at) if at is not None and self.narrows else None
+            if wanted is not None and not 0 < len(wanted) <= WORTH * len(tokens.row):
+                wanted = None
+            found: torch.Tensor = run_flat(decoder, tokens, self.fit.offset, given, wanted, **options_of(decoder))[0][0]
+        else:
+            pad = int(getattr(network_of(decoder).config, "pad_token_id", None) or 0)
+            found = run_padded(decoder, tokens, pad, **options_of(decoder))[0][tokens.row, tokens.positions[0]]
+        return found if at is None else found[at]
 
     def features(self, tokens: Tokens) -> torch.Tensor:
         """Pooled vectors, float32 [rows, hidden], in the order the rows were given; rows that share beginnings can be pooled by their last token alone."""
+        if self.pooling in ("cls", "last"):
+            return self.hidden(tokens, tokens.starts if self.pooling == "cls" else tokens.ends).float()
         hidden = self.hidden(tokens).float()
-        if self.pooling == "cls":
-            return hidden[tokens.starts]
-        if self.pooling == "last":
-            return hidden[tokens.ends]
         return hidden.new_zeros(len(tokens.lengths), hidden.shape[1]).index_add(0, tokens.row, hidden) / tokens.lengths.unsqueeze(1)
 
     def output_loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,7 @@ def laid(model: TunableModel, examples: Sequence[Example]) -> Batch:
 def log_probabilities(model: TunableModel, batch: Batch, temperature: float) -> torch.Tensor:
     """Of the answers' tokens, float32 [learned], with logits divided by the temperature."""
     tokens, learned = batch["tokens"], batch["learned"]
-    hidden = model.hidden(tokens)[tokens.before[learned]]
+    hidden = model.hidden(tokens, tokens.before[learned])
     if temperature != 1.0:
         output, softcap = model.output_layer()
         if output.bias is not None or softcap is not None:

@@ -70,7 +70,7 @@ class Distillation(Objective):
         batch = self._answers.collate(specialist, examples)
         tokens, learned = batch["tokens"], (batch["targets"] >= 0).nonzero().squeeze(1)
         with torch.no_grad():
-            known = self._teacher.hidden(tokens)[tokens.before[learned]]
+            known = self._teacher.hidden(tokens, tokens.before[learned])
         return {**batch, "learned": learned, "known": known}
 
     def reference_gap(self, specialist: Specialist, examples: Sequence[Example]) -> float | None:
@@ -81,7 +81,7 @@ class Distillation(Objective):
         learned, model, teacher = batch["learned"], specialist.model, self._teacher
         assert teacher is not None
         targets = batch["targets"][learned]
-        own = model.log_probabilities(model.hidden(batch["tokens"])[batch["tokens"].before[learned]], targets)
+        own = model.log_probabilities(model.hidden(batch["tokens"], batch["tokens"].before[learned]), targets)
         return float((own - teacher.log_probabilities(batch["known"], targets)).abs().mean())
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
@@ -90,7 +90,7 @@ class Distillation(Objective):
 
         assert self._teacher is not None
         learned, share = batch["learned"], self.keys.supervised_share
-        hidden = model.hidden(batch["tokens"])[batch["tokens"].before[learned]]
+        hidden = model.hidden(batch["tokens"], batch["tokens"].before[learned])
         settings: dict[str, Any] = {"temperature": self.keys.temperature}
         if self.keys.divergence == "jensen_shannon":
             settings["share"] = self.keys.teacher_share

@@ -110,7 +110,7 @@ class Grpo(Objective):
             return None
         tokens = Tokens.of([one["prompt_ids"] for one in examples])
         spoken = (tokens.positions[0] > 0).nonzero().squeeze(1)
-        own, other = (model.log_probabilities(model.hidden(tokens)[tokens.before[spoken]], tokens.ids[0][spoken]) for model in (specialist.model, self._untouched(specialist)))
+        own, other = (model.log_probabilities(model.hidden(tokens, tokens.before[spoken]), tokens.ids[0][spoken]) for model in (specialist.model, self._untouched(specialist)))
         return float((own - other).abs().mean())
 
     def _untouched(self, specialist: Specialist) -> TunableModel:

@@ -102,6 +102,7 @@ class Pretraining(Objective):
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the cross-entropies over learned tokens; the count is those tokens."""
-        hidden, learned = model.hidden(batch["tokens"]), batch["learned"]
-        total = model.masked_loss(hidden[learned], batch["targets"]) if model.fills_masks else model.output_loss(hidden[batch["tokens"].before[learned]], batch["targets"])
+        tokens, learned = batch["tokens"], batch["learned"]
+        hidden = model.hidden(tokens, learned if model.fills_masks else tokens.before[learned])
+        total = (model.masked_loss if model.fills_masks else model.output_loss)(hidden, batch["targets"])
         return total, float(len(learned))

@@ -67,4 +67,4 @@ class Sft(Objective):
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the cross-entropies over learned tokens; the count is those tokens."""
         learned = (batch["targets"] != IGNORED).nonzero().squeeze(1)  # never a row's first token, so each has one before it
-        return model.output_loss(model.hidden(batch["tokens"])[batch["tokens"].before[learned]], batch["targets"][learned]), float(len(learned))
+        return model.output_loss(model.hidden(batch["tokens"], batch["tokens"].before[learned]), batch["targets"][learned]), float(len(learned))

@@ -124,7 +124,7 @@ class FillMask(Task):
         def some(part: Sequence[int]) -> list[Any]:
             tokens = Tokens.of([ids[i] for i in part])
             at = torch.tensor([int(tokens.starts[number]) + place for number, i in enumerate(part) for place in places[i]], dtype=torch.long)
-            logits = specialist.model.vocabulary_logits(specialist.model.hidden(tokens)[at]).float().log_softmax(-1)
+            logits = specialist.model.vocabulary_logits(specialist.model.hidden(tokens, at)).float().log_softmax(-1)
             return list(logits.split([len(places[i]) for i in part]))
 
         found: list[Any] = [None] * len(ids)

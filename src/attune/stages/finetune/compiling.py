@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from attune.core.flat import KeyedDropout
+from attune.core.layers import dense_parts, layers_of
 from attune.core.memory import ran_out
-from attune.stages.finetune.prefix import layers_of
 
 EXPECTED, POSSIBLE = 20.0, 0.15
 """Seconds that compiling takes at least, and the share of a step that it saved at most, on the networks measured (lab/LOG.md)."""
@@ -27,23 +27,13 @@ class Unusable(Exception):
     """Nothing can be compiled here; says why."""
 
 
-def dense_parts(body: Any) -> list[nn.Module]:
-    """The largest modules inside the layers that hold no attention; modules with weights to train, or above such."""
+def compilable(body: Any) -> list[nn.Module]:
+    """The dense parts of the layers with weights to train, or above such."""
     layers = layers_of(body)
     if layers is None:
         return []
     frozen = next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), len(layers))
-    return [part for layer in list(layers)[frozen:] for part in _dense(layer)]
-
-
-def _dense(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        attentive = [inner for inner in child.modules() if "Attention" in type(inner).__name__]
-        if not attentive:
-            if any(True for _ in child.parameters()):
-                yield child
-        elif attentive != [child]:
-            yield from _dense(child)
+    return [part for layer in list(layers)[frozen:] for part in dense_parts(layer)]
 
 
 class Compiling:
@@ -54,7 +44,7 @@ class Compiling:
     """
 
     def __init__(self, body: Any) -> None:
-        self.parts = dense_parts(body)
+        self.parts = compilable(body)
         self._own = {part: part.forward for part in self.parts}
         self.on = False
 

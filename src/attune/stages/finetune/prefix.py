@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from attune.core.contracts import Example
 from attune.core.flat import given, network_of
+from attune.core.layers import layers_of
 from attune.core.records import digest
 from attune.core.specialist import by_length
 from attune.core.tokens import Tokens, row_name
@@ -23,13 +23,6 @@ from attune.core.tunable import TunableModel
 from attune.stages.finetune.cache import Cache
 
 VERSION = 2
-
-
-def layers_of(body: Any) -> nn.ModuleList | None:
-    """The network's stack of layers, found by its length; None for a family without one."""
-    network = network_of(body)
-    number = getattr(network.config, "num_hidden_layers", None)
-    return next((module for module in network.modules() if isinstance(module, nn.ModuleList) and len(module) == number), None)
 
 
 def frozen_layers(body: Any) -> int:
