@@ -198,6 +198,36 @@ def test_functions_and_their_calls_leave_too(tmp_path, template):
     assert script.Model.rendered(model, wire, to_answer=True, tools=TOOLS) == render(specialist, turns, to_answer=True, tools=TOOLS)
 
 
+def test_a_long_conversation_is_shortened_as_in_training(tmp_path):
+    """Whole turns, a question of many words, one of megabytes, and one that leaves no room beside what the system says."""
+    from attune.catalog.exports import _transformers_predict as script
+    from attune.core.conversation import prompt_ids
+    from attune.testing.models import CHAT_TEMPLATE, tiny_llama
+    from tests import speakers
+
+    tiny_llama(tmp_path / "llama", [TALK, LONG] * 3, chat_template=CHAT_TEMPLATE)
+    specialist = speakers.speaker(tmp_path / "llama", longest=60)
+    system = {"role": "system", "content": "Answer in one line."}
+    turns = [{"role": role, "content": TALK} for _ in range(6) for role in ("user", "assistant")]
+    last = {"role": "user", "content": "Since when?"}
+    prompts = [[system, *turns, last], [system, {**last, "content": LONG}], [system, {**last, "content": LONG * 200}], [{**system, "content": LONG}, last], [{**last, "content": LONG}]]
+    rows = [{"row_id": str(number), "prompt": prompt} for number, prompt in enumerate(prompts)]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    plug = catalog.build("exports", "transformers")
+    plug.write(specialist, tmp_path, folder)
+    assert compare(specialist.predict(rows), plug.replay(folder, rows), rows)["disagreements"] == []
+    model = script.Model.__new__(script.Model)
+    model.facts, model.tokenizer = json.loads((folder / "answering.json").read_text()), specialist.tokenizer
+    for prompt in prompts[:3]:
+        kept = script.without_oldest(model.tokenizer, prompt, None, 60, lambda some: len(model.asked(some, None)) - 60)
+        assert model.asked(kept, None) == prompt_ids(specialist, prompt, 60)[0]
+
+
+TALK = "where is it, it is late"
+LONG = " ".join(f"parcel {number} was late" for number in range(80))
+
+
 def _swap_labels(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,22 @@ def test_a_reward_that_is_no_number_blocks_with_the_row(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no number \(tripwire reward_is_flat") as caught:
         tuned(world)
     assert "rows.jsonl:" in str(caught.value.place)
+
+
+@pytest.mark.parametrize(
+    ("shared", "length", "way_out"),
+    [
+        (200, 160, "leave these rows out, or raise train.max_length = 160, to at most the 256 tokens that the base reads, where the answers differ only behind it"),
+        (400, 160, "leave these rows out, or shorten what both answers begin with: they are the same as far as the base reads, 256 tokens"),
+        (400, 256, "leave these rows out, or shorten what both answers begin with: they are the same as far as the base reads, 256 tokens"),
+    ],
+)
+def test_no_length_is_advised_that_the_base_cannot_read(tmp_path: Path, shared: int, length: int, way_out: str) -> None:
+    context = context_of(tmp_path)
+    begin = "7"
+    while len(context.specialist.tokenizer(begin)["input_ids"]) < shared:
+        begin += " 7" * 20
+    rows = [{"row_id": "1", "place": "rows.jsonl:1", "prompt": [], "completion": f"{begin} yes", "rejected": f"{begin} no"}]
+    context = dataclasses.replace(context, rows=rows, specialist=dataclasses.replace(context.specialist, max_length=length))
+    (alarm,) = catalog.build("tripwires", "equal_preference").examine(context)
+    assert alarm.fix == way_out

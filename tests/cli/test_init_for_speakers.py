@@ -10,6 +10,7 @@ import pytest
 
 from attune.core.recipe import read_recipe
 from attune.core.shapes import shapes_of
+from attune.stages.curate.preview import preview
 from attune.testing.models import tiny_bert, tiny_llama
 
 TALKS = [(f"how do I find page {n}", f"turn to leaf {n} of the book") for n in range(40)]
@@ -125,3 +126,32 @@ def test_labels_mark_answers_where_there_are_two_kinds_and_no_other():
     assert shapes(0, 1, 1) == shapes("0", "1", "1") == shapes("True", "False", "true") == shapes(True, False, True) == {"labelled answers (KTO)": 3}
     assert shapes(0, 1, 2) == shapes(1, 1, 1) == shapes("yes", "no", "maybe") == {"messages": 3}
     assert shapes(0, 1, None) == {"labelled answers (KTO)": 2, "messages": 1}
+
+
+def squad(question: str, answer: str, n: int, **more: Any) -> dict[str, Any]:
+    context = f"The book says of page {n}: {answer}."
+    return {"id": f"q{n}", "title": "The book", "context": context, "question": question, "answers": {"text": [answer, f"leaf {n}"], "answer_start": [23, 31]}, **more}
+
+
+@pytest.mark.parametrize("passages", [False, True])
+def test_questions_about_a_passage_with_answers_in_a_list(attune, tmp_path, rows, passages):
+    """As SQuAD writes them; unanswerable rows are set aside with a way out, the others stay."""
+
+    def row(q, a, n):
+        made = squad(q, a, n, **({"answers": {"text": [], "answer_start": []}} if n % 8 == 7 else {}))
+        return {**made, "context": [made["context"], "Another book says nothing of it."]} if passages else made
+
+    rows(row)
+    tiny_llama(tmp_path / "small", [text for pair in TALKS for text in pair])
+    answer = attune("init", "mine", "--data", "rows.jsonl", "--base", "small", "--json")
+    assert answer.code == 0, answer.err
+    assert (answer.json["task"], answer.json["objective"]) == ("text_generation", "sft")
+    recipe = read_recipe(tmp_path / "mine" / "recipe.yaml")
+    seen = preview(recipe)
+    assert {one["completion"] for one in seen.rows} <= {a for n, (_, a) in enumerate(TALKS) if n % 8 != 7}
+    first = seen.rows[0]["prompt"][0]["content"]
+    assert first.startswith(TALKS[0][0])
+    assert "The book says of page 0" in first
+    assert ("Another book" in first) == passages
+    assert len(seen.unreadable) == 5
+    assert "answers" in str(seen.unreadable[0])

@@ -64,7 +64,9 @@ ABOUT = [
     ({"prompt": "q", "input": "this", "output": "a"}, "q\nthis"),
     ({"question": "q", "context": "the facts", "output": "a"}, "q\nthe facts"),
     ({"prompt": "the facts: q", "context": "the facts", "output": "a"}, "the facts: q"),
-    ({"question": "q", "context": ["the", "facts"], "output": "a"}, "q"),
+    ({"question": "q", "context": ["the facts", "", "and others"], "output": "a"}, "q\nthe facts\nand others"),
+    ({"question": "q", "context": ["the facts", {"title": "t"}], "output": "a"}, "q"),
+    ({"question": "q", "context": [], "output": "a"}, "q"),
     ({"question": "q", "context": " ", "output": "a"}, "q"),
     ({"prompt": Q, "context": "the facts", "output": "a"}, "q"),
 ]
@@ -75,6 +77,15 @@ def test_what_is_asked_about_is_read_beside_the_question(values: dict[str, Any],
     columns = {"prompt": next(iter(values)), "completion": "output"}
     for row in (answered_of(values, columns), rewarded_of(values, columns)):
         assert [m["content"] for m in row["prompt"]] == [asked]
+
+
+def test_of_answers_in_a_list_the_first_is_read() -> None:
+    columns = {"prompt": "question", "completion": "answers"}
+    assert answered_of({"question": "q", "answers": {"text": ["a", "b"], "answer_start": [3, 9]}}, columns) == {"prompt": Q, "completion": "a"}
+    with pytest.raises(DataError, match="the list of right answers is empty") as told:
+        answered_of({"question": "q", "answers": {"text": [], "answer_start": []}}, columns)
+    assert told.value.place == "answers"
+    assert "leave the row out" in str(told.value.fix)
 
 
 def test_an_answer_is_never_read_as_what_is_asked_about() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attune.core.errors import DataError, PlugError
+from attune.core.shortening import keeps_beginning, without_oldest
 from attune.core.text import portion
 
 if TYPE_CHECKING:
@@ -310,11 +311,28 @@ def stop_ids(specialist: Specialist) -> list[int]:
 
 
 def prompt_ids(specialist: Specialist, messages: Sequence[Message], limit: int | None = None, tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[int], bool]:
-    """Token ids up to where the assistant speaks, their last `limit` (default: the model's length), and whether older ones were cut away."""
+    """Token ids up to where the assistant speaks, at most `limit` (default: the model's length), and whether older ones were cut away. What the system
+    says stays where it fits."""
     limit = limit or specialist.max_length
-    found, begin = _encode_end(specialist, render(specialist, messages, to_answer=True, tools=tools), limit)
+    kept, _ = shortened_question(specialist, messages, limit, tools)
+    found, begin = _encode_end(specialist, render(specialist, kept, to_answer=True, tools=tools), limit)
     ids = [int(one) for one in found["input_ids"]]
-    return keep_end(ids, limit, specialist.tokenizer.bos_token_id), begin > 0 or len(ids) > limit
+    return keep_end(ids, limit, specialist.tokenizer.bos_token_id), kept is not messages or begin > 0 or len(ids) > limit
+
+
+def tokens_over(specialist: Specialist, messages: Sequence[Message], limit: int, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
+    """How many tokens a question has more than `limit`, as far as they were counted; 0 or less where it fits."""
+    found, begin = _encode_end(specialist, render(specialist, messages, to_answer=True, tools=tools), limit)
+    return max(len(found["input_ids"]) - limit, int(begin > 0))
+
+
+def shortened_question(specialist: Specialist, messages: Sequence[Message], limit: int, tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[Sequence[Message], int]:
+    """A question as it is where it fits or where no beginning has to stay, else without its oldest turns (`without_oldest`); and how many tokens it has
+    too many beside what has to stay: 0 unless even its last words do not fit there."""
+    if not keeps_beginning(messages, tools) or tokens_over(specialist, messages, limit, tools) <= 0:
+        return messages, 0
+    kept, more = without_oldest(specialist.tokenizer, messages, limit, lambda some: tokens_over(specialist, some, limit, tools))
+    return (messages if more else kept), more
 
 
 def _encode_end(specialist: Specialist, text: str, limit: int, **options: Any) -> tuple[Any, int]:
@@ -398,6 +416,30 @@ def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[
                 learned[i] = True
             begins.update(inside[:1])
     return Taught(ids, learned, answer_size, frozenset(begins), left > 0)
+
+
+def taught_within(
+    specialist: Specialist, prompt: Sequence[Message], answers: Sequence[Message], stops: Sequence[int], limit: int, tools: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[list[Taught], bool, int]:
+    """A prompt with each of these answers (see `taught`). Where one is longer than `limit` and begins with something that has to stay, all lose the same
+    oldest turns; others are given whole.
+
+    Returns:
+        The conversations, whether turns were left out, and how many tokens are too many beside what has to stay: 0 unless even an answer and the last
+        words before it do not fit there.
+    """
+
+    def over(found: Sequence[Taught]) -> int:
+        return max(max(len(one.ids) - limit, int(one.cut)) for one in found)
+
+    def whole(some: Sequence[Message]) -> list[Taught]:
+        return [taught(specialist, [*some, answer], stops, tools) for answer in answers]
+
+    found = whole(prompt)
+    if not keeps_beginning(prompt, tools) or over(found) <= 0 or max(one.answer_size for one in found) >= limit:
+        return found, False, 0
+    kept, more = without_oldest(specialist.tokenizer, prompt, limit, lambda some: over(whole(some)))
+    return (found, False, more) if more else (whole(kept), True, 0)
 
 
 def shortened(one: Taught, limit: int, first: int | None) -> tuple[list[int], list[bool]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attune.core.contracts import Row
-from attune.core.conversation import conversation_of, keep_end, stop_ids, taught
+from attune.core.conversation import conversation_of, keep_end, stop_ids, taught_within
 from attune.core.errors import PlugError
 from attune.core.memory import in_parts
 
@@ -77,7 +77,7 @@ def in_blocks(ids: Sequence[int], most: int, places: Sequence[int] = ()) -> list
 def answer_nll(specialist: Specialist, rows: Sequence[Row]) -> list[tuple[float, int]]:
     """Of each row's `completion` after its `prompt`: the sum of the negative log-likelihoods of its tokens in nats, and their number.
 
-    The end token counts; of a conversation that is too long the oldest tokens are left out. A row without a prompt is a document: all of its
+    The end token counts; of a conversation that is too long the oldest part is left out, as in learning. A row without a prompt is a document: all of its
     tokens count, in blocks of the model's length. The caller sets evaluation mode.
     """
     blocks: list[Block] = []
@@ -103,7 +103,8 @@ def _blocks(specialist: Specialist, row: Row) -> list[Block]:
     limit = min(specialist.max_length, room)
     if not row.get("prompt"):
         return in_blocks(document_ids(specialist.tokenizer, str(row["completion"]))[0], limit)
-    one = taught(specialist, conversation_of(row), stop_ids(specialist), row.get("tools"))
+    *prompt, answer = conversation_of(row)
+    (one,), _, _ = taught_within(specialist, prompt, [answer], stop_ids(specialist), limit, row.get("tools"))
     kept = keep_end(one.ids, limit, specialist.tokenizer.bos_token_id)
     return [(kept, max(1, len(kept) - one.answer_size))]
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attune.core.contracts import Row
-from attune.core.conversation import Message, answer_of, keep_end, question_of, stop_ids, taught
+from attune.core.conversation import Message, answer_of, keep_end, question_of, stop_ids, taught_within
 from attune.core.errors import DataError
 from attune.core.memory import in_parts
+from attune.core.shortening import keeps_beginning, without_oldest
 from attune.core.specialist import Specialist, by_length
 from attune.core.text import portion
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AT_ONCE = 32
+TOGETHER = "what the system says (with the functions that may be called) and the answer"
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,25 @@ class TooLong(DataError):
         need: tokens that would hold it.
         limit: most tokens there may be.
         more: True when it was not encoded as a whole, so that it needs more than that.
+        beside: True when it would fit alone, but not beside what has to stay before it: what the system says, and functions that may be called.
     """
 
-    def __init__(self, place: str | None, need: int, limit: int, more: bool = False) -> None:
-        super().__init__(f"an answer of {'more than ' if more else ''}{need - 1} tokens does not fit into train.max_length = {limit}", place=place, fix="shorten or remove the row")
-        self.need, self.more = need, more
+    def __init__(self, place: str | None, need: int, limit: int, more: bool = False, beside: bool = False) -> None:
+        what = f"{TOGETHER} need {need} tokens, which do" if beside else f"an answer of {'more than ' if more else ''}{need - 1} tokens does"
+        super().__init__(f"{what} not fit into train.max_length = {limit}", place=place, fix="shorten or remove the row")
+        self.need, self.more, self.beside = need, more, beside
 
 
 def each_that_fits(specialist: Specialist, rows: Sequence[Row], limit: int, encode: Callable[[Row], T]) -> list[tuple[Row, T]]:
-    """Every row with what `encode` makes of it; general rows (`core.rows.GENERAL`) that are too long are left out.
+    """Every row with what `encode` makes of it. General rows (`core.rows.GENERAL`) that are too long are left out, and so are rows that could only be
+    learned without what the system says.
 
     Args:
         limit: most tokens of a row.
         encode: raises TooLong.
 
     Raises:
-        DataError: rows of the domain are too long; names them all, and a length that would do where the base has one.
+        DataError: rows of the domain have too long answers, or none is left; names them all, and a length that would do where the base has one.
     """
     from attune.core.rows import GENERAL
 
@@ -67,20 +72,25 @@ def each_that_fits(specialist: Specialist, rows: Sequence[Row], limit: int, enco
             found.append((row, encode(row)))
         except TooLong as error:
             long += [] if row.get(GENERAL) else [error]
+    what = "have an answer that does not fit into train.max_length = {} tokens, so its end could not be learned"
+    if found or not all(one.beside for one in long):
+        long = [one for one in long if not one.beside]
+    else:
+        what = f"are too long: {TOGETHER} do not fit into train.max_length = {{}} tokens"
     if not long:
         return found
     need, more = max(one.need for one in long), any(one.more for one in long)
     room = getattr(specialist.base.config(), "max_position_embeddings", None) or 1 << 30
     longer = f"the base reads {room} tokens: " if need > room else f"set train.max_length to {f'far more than {need}' if more else f'{need} or more'}, or "
     raise DataError(
-        f"{len(long)} of {len(rows)} rows have an answer that does not fit into train.max_length = {limit} tokens, so its end could not be learned",
+        f"{len(long)} of {len(rows)} rows {what.format(limit)}",
         place=", ".join(str(one.place) for one in long[:5]) + (" ..." if len(long) > 5 else ""),
         fix=f"{longer}shorten or remove these rows",
     )
 
 
 def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, stops: Sequence[int] | None = None, *, whole: bool = True) -> list[Answer]:
-    """Encode several answers to a row's prompt; where they do not fit, every one loses the same oldest tokens of the prompt.
+    """Encode several answers to a row's prompt; where they do not fit, every one loses the same oldest part of the prompt, never what the system says.
 
     Args:
         specialist: whose tokenizer and template are used.
@@ -88,16 +98,16 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
         answers: texts.
         limit: most tokens of prompt and answer.
         stops: of `stop_ids`, where they are known already.
-        whole: refuse an answer that is too long by itself; False, for answers that are only looked at: keep its end.
+        whole: refuse an answer that is too long, by itself or beside what the system says; False, for answers that are only looked at: keep its end.
 
     Raises:
-        TooLong: an answer alone is longer than `limit`; its end could not be learned.
+        TooLong: an answer, alone or beside what has to stay before it, is longer than `limit`.
     """
     place = place_of(row)
     prompt = question_of(row)
     stops = stops if stops is not None else stop_ids(specialist)
     try:
-        found = [taught(specialist, [*prompt, answer_of(answer)], stops, row.get("tools")) for answer in answers]
+        found, left_out, more = taught_within(specialist, prompt, [answer_of(answer) for answer in answers], stops, limit, row.get("tools"))
     except DataError as error:
         raise DataError(error.what, place=place, fix=error.fix) from error
     longest = max(one.answer_size for one in found)
@@ -107,12 +117,14 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
         return [Answer(ids, max(len(ids) - one.answer_size, 1), one.cut or len(ids) < len(one.ids)) for ids, one in ends]
     if longest >= limit:
         raise TooLong(place, longest + 1, limit, any(one.cut for one in found))
+    if more and whole:
+        raise TooLong(place, limit + more, limit, beside=True)
     over = max(0, *(len(one.ids) - limit for one in found))
     made = []
     for one in found:
         lead = 1 if over and first is not None and one.ids[0] == first else 0
         ids = one.ids[:lead] + one.ids[min(over + lead, len(one.ids) - one.answer_size) :]
-        made.append(Answer(ids, len(ids) - one.answer_size, one.cut or over > 0))
+        made.append(Answer(ids, len(ids) - one.answer_size, left_out or one.cut or over > 0))
     return made
 
 
@@ -121,17 +133,33 @@ def heard(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, 
     as the pair of texts that encoders read. Arguments and errors as of `answers_to`."""
     if specialist.model.pooling == "last":
         return answers_to(specialist, row, answers, limit, whole=whole)
-    tokenizer, told = specialist.tokenizer, plain_prompt(question_of(row))
-    prompt, texts = portion(told, limit, end=True), [portion(answer, limit) for answer in answers]
-    rows = [[int(one) for one in tokenizer(prompt, text, add_special_tokens=True, verbose=False)["input_ids"]] for text in texts]
+    tokenizer, asked = specialist.tokenizer, question_of(row)
+    texts = [portion(answer, limit) for answer in answers]
+
+    def paired(messages: Sequence[Message]) -> tuple[list[list[int]], str, bool]:
+        told = plain_prompt(messages)
+        prompt = portion(told, limit, end=True)
+        return [[int(one) for one in tokenizer(prompt, text, add_special_tokens=True, verbose=False)["input_ids"]] for text in texts], prompt, len(prompt) < len(told)
+
+    def too_many(messages: Sequence[Message]) -> int:
+        rows, _, shorter = paired(messages)
+        return max(int(shorter), *(len(ids) - limit for ids in rows))
+
+    rows, prompt, left_out = paired(asked)
     own = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
     over = max(0, *(len(ids) - limit for ids in rows))
     if over > own and whole:
         raise TooLong(place_of(row), max(map(len, rows)) - own, limit, texts != list(answers))
+    if (over or left_out) and over <= own and keeps_beginning(asked, None):
+        kept, more = without_oldest(tokenizer, asked, limit, too_many)
+        if more and whole:
+            raise TooLong(place_of(row), limit + more, limit, beside=True)
+        if not more:
+            return [Answer(ids, 0, True) for ids in paired(kept)[0]]
     lead, drop = int(rows[0][0] in tokenizer.all_special_ids), min(over, own)
-    kept = [ids[:lead] + ids[lead + drop :] for ids in rows]
-    cut = over > 0 or len(prompt) < len(told) or texts != list(answers)
-    return [Answer(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]], 0, cut) for ids in kept]
+    cut = over > 0 or left_out or texts != list(answers)
+    shorter = [ids[:lead] + ids[lead + drop :] for ids in rows]
+    return [Answer(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]], 0, cut) for ids in shorter]
 
 
 def place_of(row: Row) -> str | None:

@@ -323,8 +323,14 @@ def _prompt(values: Values, used: Mapping[str, str], columns: Columns) -> tuple[
 def _beside(values: Values, column: str, asked: str, taken: Sequence[Any]) -> list[str]:
     """What a text is asked about, from the columns beside it; a context that the text already holds is not said twice."""
     names = BESIDE.get(column.casefold(), ())
-    texts = {name.casefold(): text for name, text in values.items() if name.casefold() in names and name not in taken and isinstance(text, str) and text.strip()}
+    texts = {name.casefold(): text for name, text in ((name, _passages(value)) for name, value in values.items() if name.casefold() in names and name not in taken) if text.strip()}
     return [texts[name] for name in names if name in texts and not (name == "context" and texts[name].strip() in asked)]
+
+
+def _passages(value: Any) -> str:
+    """A text, or a list of texts, as one; nothing where it is something else."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return "\n".join(one for one in parts if one.strip()) if all(isinstance(one, str) for one in parts) else ""
 
 
 def _history(history: Any) -> list[Message]:
@@ -349,8 +355,12 @@ def _asked(messages: list[Message], column: str) -> list[Message]:
 
 
 def _answer(value: Any, column: str) -> str:
-    """The completion as text: given so, or as one assistant message."""
+    """The completion as text: given so, as one assistant message, or as SQuAD lists right answers, of which the first is taken."""
     value = _plain_json(value)
+    if isinstance(value, Mapping) and isinstance(value.get("text"), (list, tuple)):
+        value = next((one for one in value["text"] if isinstance(one, str) and one.strip()), None)
+        if value is None:
+            raise DataError("the list of right answers is empty", place=column, fix='leave the row out, or, to teach that the text does not say, write such an answer: {"text": ["not said"]}')
     if isinstance(value, bool):
         raise DataError(f"the answer is {value}", place=column, fix="write the answer as text; for answers that are labelled good or bad use objective kto")
     if isinstance(value, (list, tuple, Mapping)) and value:

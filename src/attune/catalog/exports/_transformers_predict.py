@@ -7,6 +7,8 @@ Reads JSON lines (an object with the input's name, or a plain JSON string) from 
 
 import json
 import sys
+from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, Generat
 HERE = Path(__file__).resolve().parent
 CHARACTERS = 200
 """Of a text this many characters per token are read at most, so that a text of megabytes does not stall the tokenizer."""
+NEEDED = 20
+"""Characters that hold at least one token."""
 
 
 class Model:
@@ -74,20 +78,34 @@ class Model:
         """How good an answer is: asked with a prompt (a text or messages) and a completion."""
         messages, answer, limit = messages_of(asked["prompt"]), asked["completion"], self.facts["max_length"]
         if "chat_template" in self.facts:
-            before, text = self.rendered(messages, to_answer=True), self.rendered([*messages, {"role": "assistant", "content": answer}], to_answer=False)
-            found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            inside = [i for i, (begin, end) in enumerate(found["offset_mapping"]) if begin >= len(before) and end > begin]
-            ends = [i for i in inside if found["input_ids"][i] in self.facts["stop_ids"]]
-            ids = found["input_ids"][: (ends or inside)[-1] + 1] + ([] if ends else self.facts["stop_ids"][:1])
+            ids = self.answered(without_oldest(self.tokenizer, messages, None, limit, lambda some: len(self.answered(some, answer)) - limit), answer)
             lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id and limit > 1 else []
             ids = ids if len(ids) <= limit else lead + ids[len(ids) - limit + len(lead) :]
         else:
-            prompt = messages[0]["content"] if len(messages) == 1 else "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
-            ids, own = self.tokenizer(prompt, answer)["input_ids"], len(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            messages = without_oldest(self.tokenizer, messages, None, limit, lambda some: len(self.tokenizer(plain(some), answer)["input_ids"]) - limit)
+            ids, own = self.tokenizer(plain(messages), answer)["input_ids"], len(self.tokenizer(plain(messages), add_special_tokens=False)["input_ids"])
             begin, drop = int(ids[0] in self.tokenizer.all_special_ids), min(max(len(ids) - limit, 0), own)
             ids = ids[:begin] + ids[begin + drop :]
             ids = ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
         return {"output": float(torch.nn.functional.linear(self.vector(ids), self.head["weight"])[0])}
+
+    def answered(self, messages: list[dict[str, Any]], answer: str) -> list[int]:
+        """Token ids of a conversation with its answer, up to the answer's end token."""
+        before, text = self.rendered(messages, to_answer=True), self.rendered([*messages, {"role": "assistant", "content": answer}], to_answer=False)
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        inside = [i for i, (begin, end) in enumerate(found["offset_mapping"]) if begin >= len(before) and end > begin]
+        ends = [i for i in inside if found["input_ids"][i] in self.facts["stop_ids"]]
+        ids: list[int] = found["input_ids"][: (ends or inside)[-1] + 1] + ([] if ends else self.facts["stop_ids"][:1])
+        return ids
+
+    def asked(self, messages: list[dict[str, Any]], tools: Any) -> list[int]:
+        """Token ids of a conversation up to where the answer begins."""
+        text = self.rendered(messages, to_answer=True, tools=tools)
+        if len(text) > self.facts["max_length"] * CHARACTERS:
+            begin = self.tokenizer.bos_token or ""
+            text = (begin if text.startswith(begin) else "") + text[-self.facts["max_length"] * CHARACTERS :]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def rendered(self, messages: list[dict[str, Any]], *, to_answer: bool, tools: Any = None) -> str:
         """A conversation through the chat template that the model was tuned with; texts of role segment have none."""
@@ -106,13 +124,10 @@ class Model:
     def generation(self, asked: Any) -> dict[str, Any]:
         """The greedy answer to a text, to a list of messages, or to an object with either as prompt and, where functions may be called, tools."""
         given = asked if isinstance(asked, dict) else {"prompt": asked}
-        text = self.rendered(messages_of(given["prompt"]), to_answer=True, tools=given.get("tools"))
-        if len(text) > self.facts["max_length"] * CHARACTERS:
-            begin = self.tokenizer.bos_token or ""
-            text = (begin if text.startswith(begin) else "") + text[-self.facts["max_length"] * CHARACTERS :]
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        messages, tools = messages_of(given["prompt"]), given.get("tools")
         longest, room = self.facts["task"]["max_new_tokens"], getattr(self.body.config, "max_position_embeddings", None) or 1 << 30
         limit = min(self.facts["max_length"], room - longest)
+        ids = self.asked(without_oldest(self.tokenizer, messages, tools, limit, lambda some: len(self.asked(some, tools)) - limit), tools)
         if len(ids) > limit:  # the oldest goes, a leading begin token stays
             lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id and limit > 1 else []
             ids = lead + ids[len(ids) - limit + len(lead) :]
@@ -133,6 +148,45 @@ class Model:
 def messages_of(prompt: Any) -> list[dict[str, Any]]:
     """A text as the user's turn, or messages."""
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def plain(messages: list[dict[str, Any]]) -> str:
+    """A conversation as plain text."""
+    return str(messages[0]["content"]) if len(messages) == 1 else "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
+
+
+def without_oldest(tokenizer: Any, messages: list[dict[str, Any]], tools: Any, limit: int, over: Callable[[list[dict[str, Any]]], int]) -> list[dict[str, Any]]:
+    """A conversation that has `over` tokens too many as the tuned model reads it: what the system says stays, the oldest other turns go, always up to a
+    user's turn; where even the last is too long, it loses its beginning. As it is where nothing has to stay, or nothing fits beside it."""
+    system = [m for m in messages[:1] if m["role"] == "system"]
+    if not (system or tools) or over(messages) <= 0:
+        return messages
+    begins = [number for number, m in enumerate(messages) if number > len(system) and m["role"] == "user"]
+    place = bisect_left(begins, True, key=lambda begin: over([*system, *messages[begin:]]) <= 0)
+    kept = [*system, *messages[begins[min(place, len(begins) - 1)] if begins else len(system) :]]
+    more = over(kept)
+    for number, turn in enumerate(kept):
+        if more > 0 and turn["role"] in ("user", "tool"):
+            kept, more = without_beginning(tokenizer, kept, number, limit, over)
+    return messages if more > 0 else kept
+
+
+def without_beginning(tokenizer: Any, messages: list[dict[str, Any]], number: int, limit: int, over: Callable[[list[dict[str, Any]]], int]) -> tuple[list[dict[str, Any]], int]:
+    """The conversation without as many of a turn's first tokens as it takes, and how many tokens are too many then."""
+    text = messages[number]["content"]
+    begin = max(len(text) - limit * NEEDED, 0)
+    text = text[next((at for at in range(begin, min(begin + 200, len(text))) if begin and text[at - 1].isspace()), begin) :]
+    places = [first for first, _ in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]] or [0]
+
+    def without(tokens: int) -> list[dict[str, Any]]:
+        return [*messages[:number], {**messages[number], "content": text[places[tokens] :]}, *messages[number + 1 :]]
+
+    lost = 0
+    while (more := over(without(lost))) > 0 and lost < len(places) - 1:
+        lost = min(lost + more, len(places) - 1)
+    while more <= 0 < lost and over(without(lost - 1)) <= 0:
+        lost -= 1
+    return without(lost), more
 
 
 def turn_of(message: dict[str, Any], knows_calls: bool) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from attune.catalog.objectives import _policy
 from attune.core import catalog
 from attune.core.contracts import Batch, Example, Objective, Prediction, Role, Row, Task
-from attune.core.conversation import prompt_ids, question_of, stop_ids
+from attune.core.conversation import prompt_ids, question_of, shortened_question, stop_ids
 from attune.core.errors import DataError, PlugError, RecipeError
 from attune.core.keys import Keys, key
 from attune.core.programs import TESTS, unit_tests_of
+from attune.core.replies import TooLong, each_that_fits, place_of
 from attune.core.rewards import Reward
 from attune.core.rollouts import attempts
 from attune.core.shapes import ASKED, TOOLS, rewarded_of
@@ -119,7 +120,8 @@ class Grpo(Objective):
         return self._reference
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
-        """Token ids of the prompts, their last `max_length` (`cut` tells); `row` is what the rewards read."""
+        """Token ids of the prompts, at most `max_length` (`cut` tells); `row` is what the rewards read. A prompt that could only be asked without what
+        the system says is left out."""
         for reward in self._rewards:
             reward.prepare()
         room = getattr(specialist.base.config(), "max_position_embeddings", None) or 1 << 30
@@ -129,11 +131,15 @@ class Grpo(Objective):
                 place="objective.max_new_tokens",
                 fix="lower one of them",
             )
-        found: list[Example] = []
-        for row in rows:
+
+        def encode(row: Row) -> Example:
+            _, more = shortened_question(specialist, question_of(row), max_length, row.get("tools"))
+            if more:
+                raise TooLong(place_of(row), max_length + more, max_length, beside=True)
             ids, cut = prompt_ids(specialist, question_of(row), max_length, row.get("tools"))
-            found.append({"row_id": row["row_id"], "size": len(ids), "prompt_ids": ids, "row": dict(row), "cut": cut})
-        return found
+            return {"row_id": row["row_id"], "size": len(ids), "prompt_ids": ids, "row": dict(row), "cut": cut}
+
+        return [example for _, example in each_that_fits(specialist, rows, max_length, encode)]
 
     def renew(self, specialist: Specialist, examples: Sequence[Example], seed: int, step: int) -> Sequence[Example]:
         """Each prompt with a group of answers (`answers`, `said`), their `rewards` and `advantages`; `judged` where they are only looked at."""

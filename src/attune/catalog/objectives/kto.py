@@ -50,10 +50,12 @@ class Kto(Objective):
         """Each row's answer, and the next row's answer to its prompt."""
         stops = stop_ids(specialist)
         alone = each_that_fits(specialist, rows, max_length, lambda row: answers_to(specialist, row, [row["completion"]], max_length, stops))
+        if self.keys.loss == "kto":
+            kept = [row for row, _ in alone]
+            following = {one["row_id"]: other["completion"] for one, other in zip(kept, [*kept[1:], *kept[:1]], strict=True)}
+            alone = each_that_fits(specialist, kept, max_length, lambda row: answers_to(specialist, row, [row["completion"], following[row["row_id"]]], max_length, stops))
         found: list[Example] = []
-        for number, (row, answers) in enumerate(alone):
-            if self.keys.loss == "kto":
-                answers = answers_to(specialist, row, [row["completion"], alone[(number + 1) % len(alone)][0]["completion"]], max_length, stops)
+        for row, answers in alone:
             own, *other = answers
             ids = {"own": own.ids, **({"other": other[0].ids} if other else {})}
             begins = (own.begin, *(one.begin for one in other))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from attune.core.contracts import Alarm, Tripwire, TripwireContext
+from attune.core.contracts import Alarm, Row, Tripwire, TripwireContext
 from attune.core.tripwires import counted, places, spread
 
 
@@ -21,8 +21,18 @@ class EqualPreference(Tripwire):
         encode, size = context.specialist.tokenizer, context.specialist.max_length
         same = [row for row in looked if _ids(encode, row["completion"], size) == _ids(encode, row["rejected"], size)]
         if same:
-            fix = f"leave these rows out, or raise train.max_length = {size} where the answers differ only behind it"
+            fix = f"leave these rows out, or {_longer(context, same, size)}"
             yield Alarm(f"the chosen and the rejected answer are the same {size} tokens in {counted(same, looked, context.rows)}", places(same), fix)
+
+
+def _longer(context: TripwireContext, same: Sequence[Row], size: int) -> str:
+    """What helps where answers differ only behind the model's length: more of it as far as the base reads, else shorter answers."""
+    room, encode = getattr(context.specialist.base.config(), "max_position_embeddings", None), context.specialist.tokenizer
+    if room is None:
+        return f"raise train.max_length = {size} where the answers differ only behind it"
+    if size < room and any(_ids(encode, row["completion"], room) != _ids(encode, row["rejected"], room) for row in same):
+        return f"raise train.max_length = {size}, to at most the {room} tokens that the base reads, where the answers differ only behind it"
+    return f"shorten what both answers begin with: they are the same as far as the base reads, {room} tokens"
 
 
 def _ids(tokenizer: object, text: str, size: int) -> list[int]:

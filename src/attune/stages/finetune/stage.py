@@ -234,7 +234,7 @@ class Session:
         lost = [row["row_id"] for row in rows if row["row_id"] not in learned]
         told = []
         if lost:
-            told.append(f"{len(lost)} of {len(rows)} training rows are left out, because the objective takes no row that is longer than train.max_length = {self.max_length} tokens")
+            told.append(f"{len(lost)} of {len(rows)} training rows are left out: they are longer than train.max_length = {self.max_length} tokens, and the objective does not shorten them")
             self.events.warn(told[-1], rows=lost[:50])
         if len(examples) > len(learned):
             told.append(f"{len(learned)} training rows are learned in {len(examples)} pieces of at most {self.max_length} tokens")

@@ -12,6 +12,7 @@ from typing import Any
 from attune.core import catalog
 from attune.core.commit import MANIFEST, sha256_file
 from attune.core.contracts import Export, Prediction, Row
+from attune.core.conversation import question_of, shortened_question
 from attune.core.errors import DataError, IntegrityError
 from attune.core.parity import EXACT, NetworkVoice, constants_of, examine, metric_difference, other_constants, room_of
 from attune.core.specialist import Specialist
@@ -42,6 +43,7 @@ def replayed(plug: Export, folder: Path, specialist: Specialist, own: NetworkVoi
         return figures
     longest, most = room_of(specialist)
     limits = plug.limits() or EXACT
+    rows = [{**row, "prompt": shortened_question(specialist, question_of(row), longest, row.get("tools"))[0]} for row in rows]
     try:
         figures, mine, theirs = examine(own, voice, rows, longest=longest, most=most, limits=limits, first=specialist.tokenizer.bos_token_id)
     finally:
