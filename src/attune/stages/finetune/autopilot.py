@@ -37,7 +37,7 @@ SWEPT_RATES = 4
 SPAN = 5.0
 """It tries rates from the method's own divided by this to the method's own times this."""
 SWEPT_STEPS, SWEPT_VALIDATION = 40, 400
-"""A trial of a sweep trains on the rows of so many steps, so many steps at least, and looks at so many validation rows."""
+"""A trial of a sweep makes so many steps, and looks at so many validation rows."""
 LOOKS = 3
 """How often a trial of a sweep is looked at; after each look it may be given up."""
 WORTH = 0.01
@@ -283,7 +283,7 @@ class Autopilot:
         from attune.stages.finetune.torch_learner import TorchLearner
 
         steps = math.ceil(len(few) / session.keys.batch_size)
-        keys = session.keys.model_copy(update={"learning_rate": rate, "epochs": float(math.ceil(SWEPT_STEPS / steps)), "compile": "off"})
+        keys = session.keys.model_copy(update={"learning_rate": rate, "epochs": max(1.0, SWEPT_STEPS / steps), "compile": "off"})
         specialist = session.untuned()
         learner = TorchLearner(specialist, self.recipe.objective, few, keys, self.recipe.keys.seed, session.plan["precision"], replay=self.recipe.keys.data.replay)
         if start is None:
