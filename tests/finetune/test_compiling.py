@@ -101,7 +101,7 @@ def test_no_dense_part_holds_attention(family):
         assert not any("Attention" in type(inner).__name__ for inner in part.modules())
 
 
-def test_the_compilable_of_a_bert():
+def test_what_is_compiled_of_a_bert():
     """Of each layer: what stands behind the attention, and the two of the feed-forward part."""
     assert [type(part).__name__ for part in compilable(body_of("bert"))] == ["BertSelfOutput", "BertIntermediate", "BertOutput"] * 2
 

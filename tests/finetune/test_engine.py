@@ -15,6 +15,7 @@ from attune.core.learner import Unsteady
 from attune.core.models import last_layers, resolve_base
 from attune.core.recipe_train import TrainKeys
 from attune.core.specialist import Specialist, open_bundle
+from attune.core.tunable import TunableModel
 from attune.stages import finetune
 from attune.stages.finetune import torch_learner
 from attune.stages.finetune.stage import Session
@@ -59,6 +60,21 @@ def test_micro_batches_change_nothing_though_dropout_is_on(tiny_base, method):
     for size in (1, 5):
         assert apart(whole, trained(learner_of(tiny_base, method, micro_batch_size=size))) < 2e-5
     assert apart(whole, trained(learner_of(tiny_base, method, dropout=0.0))) > (1e-4 if method != "head" else -1)
+
+
+@pytest.mark.parametrize("method", ["full", {"name": "lora", "dropout": 0.1}], ids=["full", "lora"])
+def test_a_last_layer_for_first_tokens_alone_trains_as_the_whole_one(tiny_base, method, monkeypatch):
+    found = {}
+    for pooling in ("mean", "cls"):
+        learner = learner_of(tiny_base, method)
+        learner.model.pooling = pooling
+        found[pooling] = trained(learner)
+        assert ("last layer" in learner.chosen) == (pooling == "cls")
+    monkeypatch.setattr(TunableModel, "narrows", False)
+    whole = learner_of(tiny_base, method, micro_batch_size=5)
+    whole.model.pooling = "cls"
+    assert apart(found["cls"], trained(whole)) < 2e-5
+    assert apart(found["cls"], found["mean"]) > 1e-4
 
 
 def test_with_dropout_from_a_stream_micro_batches_would_change_it(tiny_base, monkeypatch):

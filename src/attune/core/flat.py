@@ -213,10 +213,10 @@ def key_dropout(network: torch.nn.Module) -> None:
 
 
 @contextmanager
-def noise(seed: int) -> Iterator[Noise]:
-    """Draw dropout from `seed` inside the block."""
+def noise(seed: int | None) -> Iterator[Noise | None]:
+    """Draw dropout from `seed` inside the block; None: a trial, which takes no draw from what is outside."""
     before = getattr(_now, "noise", None)
-    _now.noise = Noise(seed)
+    _now.noise = Noise(seed) if seed is not None else None
     try:
         yield _now.noise
     finally:
@@ -390,7 +390,7 @@ def fit_of(body: Any) -> Fit:
     training = body.training
     body.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             told = _told(body, tokens, pad)
             why = "padded: the network reads no positions"
             for offset in dict.fromkeys((0, pad + 1)):

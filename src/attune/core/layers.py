@@ -6,6 +6,7 @@ stands behind the last attention is not.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from attune.core.tokens import Tokens
 
 WORTH = 0.8
 """Wanted places are computed alone where they are at most this share of the tokens."""
+_hooking = threading.Lock()
 
 
 def layers_of(body: Any) -> nn.ModuleList | None:
@@ -50,6 +52,15 @@ def narrow_last(body: Any, offset: int) -> bool:
         whether it does; a network without such parts, or one that answers otherwise then, is left as it was.
     """
     layers = layers_of(body)
+    if layers is None:
+        return False
+    parts = list(_parts(layers[-1]))
+    with _hooking, flat.noise(None), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+        return any(_select in part._forward_pre_hooks.values() for part in parts) or _narrow(body, offset, parts)
+
+
+def _narrow(body: Any, offset: int, parts: list[nn.Module]) -> bool:
+    """As `narrow_last`, of the candidates."""
     draw = torch.Generator().manual_seed(13)
     tokens = Tokens.of([torch.randint(4, flat.network_of(body).config.vocab_size, (length,), generator=draw).tolist() for length in (6, 9, 4)])
     wanted = torch.tensor([2, 5, 6, 17])
@@ -62,12 +73,11 @@ def narrow_last(body: Any, offset: int) -> bool:
     training = body.training
     body.eval()
     try:
-        parts = _apart(list(_parts(layers[-1])), answered, wanted) if layers is not None else []
-        handles = [handle for part in parts for handle in (part.register_forward_pre_hook(_select), part.register_forward_hook(_spread))]
+        handles = [handle for part in _apart(parts, answered, wanted) for handle in (part.register_forward_pre_hook(_select), part.register_forward_hook(_spread))]
         with torch.no_grad():
             told, found = answered(None), answered(wanted)
         agrees = bool(handles) and float((found - told)[wanted].abs().max() / told.abs().max().clamp(min=1e-6)) < flat.AGREES
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
         if ran_out(error):
             raise
         agrees = False
@@ -90,9 +100,10 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
 def _apart(parts: list[nn.Module], answered: Callable[[None], torch.Tensor], wanted: torch.Tensor) -> list[nn.Module]:
     """The parts whose answers to other tokens do not reach the wanted ones: no gradient comes back there, not even a small one."""
     added: dict[nn.Module, torch.Tensor] = {}
+    own = threading.get_ident()
 
     def watch(part: nn.Module, _inputs: Any, found: Any) -> Any:
-        if not isinstance(found, torch.Tensor) or found.shape[:2] != (1, flat.total()) or part in added:
+        if threading.get_ident() != own or not isinstance(found, torch.Tensor) or found.shape[:2] != (1, flat.total()) or part in added:
             return None
         added[part] = torch.zeros_like(found, requires_grad=True)
         return found + added[part]

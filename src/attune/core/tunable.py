@@ -52,6 +52,8 @@ class TunableModel(nn.Module):
         """While training with frozen lower layers: what they answer to these rows, if it was computed before."""
         self.frozen_as: str | None = None
         """What else than the base's files the frozen weights depend on, for example their number format."""
+        self.narrowed = False
+        """True once the last layer has answered wanted tokens alone."""
         self.noisy = False
         """True while noise on the embeddings differs from row to row."""
 
@@ -107,6 +109,7 @@ class TunableModel(nn.Module):
             wanted = torch.unique(at) if at is not None and self.narrows else None
             if wanted is not None and not 0 < len(wanted) <= WORTH * len(tokens.row):
                 wanted = None
+            self.narrowed |= wanted is not None
             found: torch.Tensor = run_flat(decoder, tokens, self.fit.offset, given, wanted, **options_of(decoder))[0][0]
         else:
             pad = int(getattr(network_of(decoder).config, "pad_token_id", None) or 0)

@@ -274,6 +274,7 @@ class Session:
             if report.get("skipped"):
                 self.events.warn(f"step {self.next_step} was skipped: {report['skipped']}", rows=report["rows"])
             if first:  # one step has read whatever will be read: a key without effect is told before hours go by
+                self.chosen |= learner.chosen
                 if not self.trial:
                     self.recipe.require_read("train", "objective", "method")
                 first = False

@@ -115,8 +115,6 @@ class TorchLearner:
             self.chosen["embedding"] = f"{len(self.compact.used):,} of {len(self.compact.place):,} rows stand in the training rows and are computed; the others only decay"
         if self.model.fit.flat:
             key_dropout(self.model.body)
-        if self.model.narrows and not self.model.body_is_frozen():
-            self.chosen["last layer"] = "is computed for the tokens that the loss asks for, where it does not ask for all"
         fused = fuse_updates(self.model.body)
         if fused:
             self.chosen["updates"] = f"{fused} linear layers and their low-rank updates are one operation each"
@@ -231,6 +229,8 @@ class TorchLearner:
         self._drawn = None
         if "skipped" in report:
             return report
+        if self.model.narrowed:
+            self.chosen["last layer"] = "is computed for the tokens that the loss asks for alone, where they are few enough"
         if index % TIDY == 0:
             give_back(HOLES)
         if self.average:
