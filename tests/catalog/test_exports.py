@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -201,9 +202,10 @@ def test_functions_and_their_calls_leave_too(tmp_path, template):
 def test_a_long_conversation_is_shortened_as_in_training(tmp_path):
     """Whole turns, a question of many words, one of megabytes, and one that leaves no room beside what the system says."""
     from attune.catalog.exports import _transformers_predict as script
-    from attune.core.conversation import prompt_ids
+    from attune.core.conversation import keep_end, prompt_ids
     from attune.testing.models import CHAT_TEMPLATE, tiny_llama
     from tests import speakers
+    from tests.core.test_shortening import TOOLS
 
     tiny_llama(tmp_path / "llama", [TALK, LONG] * 3, chat_template=CHAT_TEMPLATE)
     specialist = speakers.speaker(tmp_path / "llama", longest=60)
@@ -219,9 +221,22 @@ def test_a_long_conversation_is_shortened_as_in_training(tmp_path):
     assert compare(specialist.predict(rows), plug.replay(folder, rows), rows)["disagreements"] == []
     model = script.Model.__new__(script.Model)
     model.facts, model.tokenizer = json.loads((folder / "answering.json").read_text()), specialist.tokenizer
-    for prompt in prompts[:3]:
-        kept = script.without_oldest(model.tokenizer, prompt, None, 60, lambda some: len(model.asked(some, None)) - 60)
-        assert model.asked(kept, None) == prompt_ids(specialist, prompt, 60)[0]
+    draw = random.Random(4)
+    said = [TALK, LONG, LONG[:300], "Since when?", "\n\n  it is late ", "don't 🙂 " * 40]
+    for _ in range(150):
+        talk = [
+            [{"role": "user", "content": draw.choice(said)}, *({"role": role, "content": draw.choice(said[:1] + said[3:])} for _ in range(draw.randrange(5)) for role in ("assistant", "tool"))]
+            for _ in range(draw.randrange(1, 5))
+        ]
+        prompts.append([*([system] if draw.random() < 0.6 else []), *(turn for part in talk for turn in part)])
+    ways = set()
+    for prompt in prompts:
+        for tools in (None, TOOLS):
+            kept = script.shortened(model.tokenizer, prompt, tools, 60, lambda some, tools=tools: len(model.asked(some, tools)))
+            ids = prompt_ids(specialist, prompt, 60, tools)[0]
+            assert keep_end(model.asked(kept, tools), 60, specialist.tokenizer.bos_token_id) == ids
+            ways.add("whole" if kept is prompt else "cut" if kept[-1] is not prompt[-1] else "steps" if kept[-1]["role"] == "tool" else "turns")
+    assert ways == {"whole", "cut", "steps", "turns"}
 
 
 TALK = "where is it, it is late"

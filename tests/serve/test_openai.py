@@ -583,3 +583,25 @@ def test_virtual_tokens_stand_in_front_of_every_prompt(base: Any, tmp_path: Any)
     finally:
         server.end()
         space.close()
+
+
+def test_a_conversation_that_is_too_long_is_refused_before_it_is_shortened(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written once, however many turns it has."""
+    from types import SimpleNamespace
+
+    from attune.core import conversation
+    from attune.stages.serve.openai_forms import chat_prompt
+    from attune.stages.serve.openai_messages import ChatRequest
+    from attune.stages.serve.problems import Problem
+
+    _, specialist = writers.writer(base, 1)
+    written: list[int] = []
+    write = conversation.render
+    monkeypatch.setattr(conversation, "render", lambda *args, **more: written.append(1) or write(*args, **more))
+    voice: Any = SimpleNamespace(specialist=specialist)
+    turns = [*QUESTION, *({"role": role, "content": "there"} for _ in range(400) for role in ("assistant", "tool"))]
+    with pytest.raises(Problem, match="no room for an answer"):
+        chat_prompt(ChatRequest(model="writer", messages=turns), voice, 256, 20_000)
+    assert len(written) == 1
+    ids, _ = chat_prompt(ChatRequest(model="writer", messages=QUESTION), voice, 256, 20_000)
+    assert ids == conversation.prompt_ids(specialist, QUESTION)[0]

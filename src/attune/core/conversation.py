@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attune.core.errors import DataError, PlugError
-from attune.core.shortening import keeps_beginning, without_oldest
+from attune.core.shortening import by_turns, without_oldest
 from attune.core.text import portion
 
 if TYPE_CHECKING:
@@ -311,28 +311,56 @@ def stop_ids(specialist: Specialist) -> list[int]:
 
 
 def prompt_ids(specialist: Specialist, messages: Sequence[Message], limit: int | None = None, tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[int], bool]:
-    """Token ids up to where the assistant speaks, at most `limit` (default: the model's length), and whether older ones were cut away. What the system
-    says stays where it fits."""
+    """Token ids up to where the assistant speaks, at most `limit` (default: the model's length), and whether older ones were cut away: whole turns
+    (`without_oldest`), or the beginning where nothing has to stay or nothing fits beside it."""
     limit = limit or specialist.max_length
-    kept, _ = shortened_question(specialist, messages, limit, tools)
-    found, begin = _encode_end(specialist, render(specialist, kept, to_answer=True, tools=tools), limit)
-    ids = [int(one) for one in found["input_ids"]]
-    return keep_end(ids, limit, specialist.tokenizer.bos_token_id), kept is not messages or begin > 0 or len(ids) > limit
+    ids, size = _asked(specialist, messages, limit, tools)
+    kept = messages if size <= limit else shortened_question(specialist, messages, limit, tools)[0]
+    if kept is not messages:
+        ids, _ = _asked(specialist, kept, limit, tools)
+    return keep_end(ids, limit, specialist.tokenizer.bos_token_id), size > limit
 
 
 def tokens_over(specialist: Specialist, messages: Sequence[Message], limit: int, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
     """How many tokens a question has more than `limit`, as far as they were counted; 0 or less where it fits."""
+    return _asked(specialist, messages, limit, tools)[1] - limit
+
+
+def _asked(specialist: Specialist, messages: Sequence[Message], limit: int, tools: Sequence[Mapping[str, Any]] | None) -> tuple[list[int], int]:
+    """Token ids of a question's end, and how many there are: more than `limit` where its beginning was not read."""
     found, begin = _encode_end(specialist, render(specialist, messages, to_answer=True, tools=tools), limit)
-    return max(len(found["input_ids"]) - limit, int(begin > 0))
+    ids = [int(one) for one in found["input_ids"]]
+    return ids, max(len(ids), limit + 1 if begin else 0)
 
 
 def shortened_question(specialist: Specialist, messages: Sequence[Message], limit: int, tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[Sequence[Message], int]:
-    """A question as it is where it fits or where no beginning has to stay, else without its oldest turns (`without_oldest`); and how many tokens it has
-    too many beside what has to stay: 0 unless even its last words do not fit there."""
-    if not keeps_beginning(messages, tools) or tokens_over(specialist, messages, limit, tools) <= 0:
+    """A question as it is where it fits or where nothing has to stay, else without its oldest turns; and how many tokens would do where nothing fits
+    (`without_oldest`)."""
+    if not by_turns(messages, tools) or tokens_over(specialist, messages, limit, tools) <= 0:
         return messages, 0
-    kept, more = without_oldest(specialist.tokenizer, messages, limit, lambda some: tokens_over(specialist, some, limit, tools))
-    return (messages if more else kept), more
+    return without_oldest(specialist.tokenizer, messages, limit, lambda some, most: _asked(specialist, some, most, tools)[1])
+
+
+def shortened_prompt(
+    specialist: Specialist, prompt: Sequence[Message], answers: Sequence[Message], stops: Sequence[int], limit: int, tools: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[Sequence[Message], int]:
+    """As `shortened_question`, of a prompt before answers that are known: as much of it as fits before each of them."""
+
+    def size(some: Sequence[Message], most: int) -> int:
+        return max(_answered(specialist, [*some, answer], stops, most, tools) for answer in answers)
+
+    if not by_turns(prompt, tools) or size(prompt, limit) <= limit:
+        return prompt, 0
+    return without_oldest(specialist.tokenizer, prompt, limit, size)
+
+
+def _answered(specialist: Specialist, messages: Sequence[Message], stops: Sequence[int], limit: int, tools: Sequence[Mapping[str, Any]] | None) -> int:
+    """Tokens of a conversation up to its last answer's end token, the added one too: more than `limit` where its beginning was not read."""
+    found, begin = _encode_end(specialist, render(specialist, messages, to_answer=False, tools=tools), limit)
+    ids = found["input_ids"]
+    end = max((place + 1 for place, one in enumerate(ids) if one in stops), default=0)
+    closed = end and not specialist.tokenizer.decode(ids[end:]).strip()
+    return max(end if closed else len(ids) + 1, limit + 1 if begin else 0)
 
 
 def _encode_end(specialist: Specialist, text: str, limit: int, **options: Any) -> tuple[Any, int]:
@@ -390,14 +418,12 @@ def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[
         last = number == len(messages) - 1
         own = message["role"] in ("assistant", SEGMENT)
         trains = message.get("train", own)
-        if not own and not trains:
+        if not trains and not last:
             continue
         answered = message["role"] == "assistant"
         before = render(specialist, messages[:number], to_answer=answered, tools=tools) if number or answered else ""
         upto = text if last else render(specialist, messages[: number + 1], to_answer=False, tools=tools)
         if not (upto.startswith(before) and text.startswith(upto)):
-            if not last and not trains:
-                continue
             raise DataError(
                 f"the base's chat template writes turn {number + 1} differently once the conversation goes on", fix="mark earlier assistant turns with train: false, or give one answer per row"
             )
@@ -416,30 +442,6 @@ def taught(specialist: Specialist, messages: Sequence[Message], stops: Sequence[
                 learned[i] = True
             begins.update(inside[:1])
     return Taught(ids, learned, answer_size, frozenset(begins), left > 0)
-
-
-def taught_within(
-    specialist: Specialist, prompt: Sequence[Message], answers: Sequence[Message], stops: Sequence[int], limit: int, tools: Sequence[Mapping[str, Any]] | None = None
-) -> tuple[list[Taught], bool, int]:
-    """A prompt with each of these answers (see `taught`). Where one is longer than `limit` and begins with something that has to stay, all lose the same
-    oldest turns; others are given whole.
-
-    Returns:
-        The conversations, whether turns were left out, and how many tokens are too many beside what has to stay: 0 unless even an answer and the last
-        words before it do not fit there.
-    """
-
-    def over(found: Sequence[Taught]) -> int:
-        return max(max(len(one.ids) - limit, int(one.cut)) for one in found)
-
-    def whole(some: Sequence[Message]) -> list[Taught]:
-        return [taught(specialist, [*some, answer], stops, tools) for answer in answers]
-
-    found = whole(prompt)
-    if not keeps_beginning(prompt, tools) or over(found) <= 0 or max(one.answer_size for one in found) >= limit:
-        return found, False, 0
-    kept, more = without_oldest(specialist.tokenizer, prompt, limit, lambda some: over(whole(some)))
-    return (found, False, more) if more else (whole(kept), True, 0)
 
 
 def shortened(one: Taught, limit: int, first: int | None) -> tuple[list[int], list[bool]]:

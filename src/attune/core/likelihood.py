@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attune.core.contracts import Row
-from attune.core.conversation import conversation_of, keep_end, stop_ids, taught_within
+from attune.core.conversation import conversation_of, keep_end, shortened_prompt, stop_ids, taught
 from attune.core.errors import PlugError
 from attune.core.memory import in_parts
 
@@ -104,9 +104,11 @@ def _blocks(specialist: Specialist, row: Row) -> list[Block]:
     if not row.get("prompt"):
         return in_blocks(document_ids(specialist.tokenizer, str(row["completion"]))[0], limit)
     *prompt, answer = conversation_of(row)
-    (one,), _, _ = taught_within(specialist, prompt, [answer], stop_ids(specialist), limit, row.get("tools"))
-    kept = keep_end(one.ids, limit, specialist.tokenizer.bos_token_id)
-    return [(kept, max(1, len(kept) - one.answer_size))]
+    stops, tools = stop_ids(specialist), row.get("tools")
+    kept, _ = shortened_prompt(specialist, [{**one, "train": False} for one in prompt], [answer], stops, limit, tools)
+    known = taught(specialist, [*kept, answer], stops, tools)
+    ids = keep_end(known.ids, limit, specialist.tokenizer.bos_token_id)
+    return [(ids, max(1, len(ids) - known.answer_size))]
 
 
 def block_likelihoods(specialist: Specialist, blocks: Sequence[Block]) -> list[tuple[float, int]]:

@@ -15,7 +15,12 @@ class TrainKeys(Keys):
     head_learning_rate: float | None = key(None, "peak learning rate of a fresh head; default: learning_rate, but at least 1e-3", gt=0)
     batch_size: int = key(32, "rows of one optimizer step (all micro-batches together)", aliases=("global_batch_size",), ge=1)
     micro_batch_size: int | None = key(None, "rows computed at once; default: batch_size", aliases=("per_device_train_batch_size",), ge=1)
-    max_length: int = key(128, "tokens per row; longer rows are cut, with a receipt", aliases=("max_seq_length", "cutoff_len", "sequence_len", "model_max_length", "block_size"), ge=4)
+    max_length: int = key(
+        128,
+        "tokens per row; a longer text loses its end, a longer conversation its oldest turns or steps, with a receipt, but never what the system says, the functions or the answer (a row of which these need more is refused)",
+        aliases=("max_seq_length", "cutoff_len", "sequence_len", "model_max_length", "block_size"),
+        ge=4,
+    )
     warmup_ratio: float = key(0.1, "share of steps over which the rate rises", ge=0, lt=1)
     scheduler: Literal["linear", "cosine", "constant"] = key("linear", "how the rate falls after warm-up", aliases=("lr_scheduler", "lr_scheduler_type"))
     weight_decay: float = key(0.01, "AdamW's decay, not on biases and norms", ge=0)

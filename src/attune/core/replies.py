@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attune.core.contracts import Row
-from attune.core.conversation import Message, answer_of, keep_end, question_of, stop_ids, taught_within
+from attune.core.conversation import Message, answer_of, keep_end, question_of, shortened_prompt, stop_ids, taught
 from attune.core.errors import DataError
 from attune.core.memory import in_parts
-from attune.core.shortening import keeps_beginning, without_oldest
+from attune.core.shortening import FAR, by_turns, without_oldest
 from attune.core.specialist import Specialist, by_length
 from attune.core.text import portion
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AT_ONCE = 32
-TOGETHER = "what the system says (with the functions that may be called) and the answer"
+ANSWER = "an answer that does not fit into train.max_length = {} tokens, so its end could not be learned"
+STAYS = "more that must stay than train.max_length = {} tokens hold: what the system says, the functions that may be called, the end of the conversation"
 
 
 @dataclass(frozen=True)
@@ -37,31 +38,34 @@ class Answer:
 
 
 class TooLong(DataError):
-    """An answer that does not fit.
+    """A row that does not fit.
 
     Args:
         need: tokens that would hold it.
         limit: most tokens there may be.
         more: True when it was not encoded as a whole, so that it needs more than that.
-        beside: True when it would fit alone, but not beside what has to stay before it: what the system says, and functions that may be called.
+        why: what it has, with a place for the limit.
     """
 
-    def __init__(self, place: str | None, need: int, limit: int, more: bool = False, beside: bool = False) -> None:
-        what = f"{TOGETHER} need {need} tokens, which do" if beside else f"an answer of {'more than ' if more else ''}{need - 1} tokens does"
-        super().__init__(f"{what} not fit into train.max_length = {limit}", place=place, fix="shorten or remove the row")
-        self.need, self.more, self.beside = need, more, beside
+    def __init__(self, place: str | None, need: int, limit: int, more: bool = False, why: str = ANSWER) -> None:
+        super().__init__(f"the row has {why.format(limit)}", place=place, fix="shorten or remove the row")
+        self.need, self.more, self.why = need, more, why
+
+
+def must_stay(place: str | None, need: int, limit: int, answer: str = ", the answer") -> TooLong:
+    """That nothing of a conversation fits which `core.shortening` may leave; `answer` is empty where none is known."""
+    return TooLong(place, need, limit, need > FAR * limit, STAYS + answer)
 
 
 def each_that_fits(specialist: Specialist, rows: Sequence[Row], limit: int, encode: Callable[[Row], T]) -> list[tuple[Row, T]]:
-    """Every row with what `encode` makes of it. General rows (`core.rows.GENERAL`) that are too long are left out, and so are rows that could only be
-    learned without what the system says.
+    """Every row with what `encode` makes of it; general rows (`core.rows.GENERAL`) that are too long are left out.
 
     Args:
         limit: most tokens of a row.
         encode: raises TooLong.
 
     Raises:
-        DataError: rows of the domain have too long answers, or none is left; names them all, and a length that would do where the base has one.
+        DataError: rows of the domain are too long; names them all, and a length that would do where the base has one.
     """
     from attune.core.rows import GENERAL
 
@@ -72,18 +76,13 @@ def each_that_fits(specialist: Specialist, rows: Sequence[Row], limit: int, enco
             found.append((row, encode(row)))
         except TooLong as error:
             long += [] if row.get(GENERAL) else [error]
-    what = "have an answer that does not fit into train.max_length = {} tokens, so its end could not be learned"
-    if found or not all(one.beside for one in long):
-        long = [one for one in long if not one.beside]
-    else:
-        what = f"are too long: {TOGETHER} do not fit into train.max_length = {{}} tokens"
     if not long:
         return found
     need, more = max(one.need for one in long), any(one.more for one in long)
     room = getattr(specialist.base.config(), "max_position_embeddings", None) or 1 << 30
     longer = f"the base reads {room} tokens: " if need > room else f"set train.max_length to {f'far more than {need}' if more else f'{need} or more'}, or "
     raise DataError(
-        f"{len(long)} of {len(rows)} rows {what.format(limit)}",
+        f"{len(long)} of {len(rows)} rows have {', or '.join(dict.fromkeys(one.why.format(limit) for one in long))}",
         place=", ".join(str(one.place) for one in long[:5]) + (" ..." if len(long) > 5 else ""),
         fix=f"{longer}shorten or remove these rows",
     )
@@ -98,18 +97,21 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
         answers: texts.
         limit: most tokens of prompt and answer.
         stops: of `stop_ids`, where they are known already.
-        whole: refuse an answer that is too long, by itself or beside what the system says; False, for answers that are only looked at: keep its end.
+        whole: refuse an answer that is too long, by itself or beside what has to stay; False, for answers that are only looked at: keep its end.
 
     Raises:
         TooLong: an answer, alone or beside what has to stay before it, is longer than `limit`.
     """
     place = place_of(row)
-    prompt = question_of(row)
+    prompt, told = [{**one, "train": False} for one in question_of(row)], [answer_of(answer) for answer in answers]
     stops = stops if stops is not None else stop_ids(specialist)
     try:
-        found, left_out, more = taught_within(specialist, prompt, [answer_of(answer) for answer in answers], stops, limit, row.get("tools"))
+        kept, need = shortened_prompt(specialist, prompt, told, stops, limit, row.get("tools"))
+        found = [] if need and whole else [taught(specialist, [*kept, answer], stops, row.get("tools")) for answer in told]
     except DataError as error:
         raise DataError(error.what, place=place, fix=error.fix) from error
+    if need and whole:
+        raise must_stay(place, need, limit)
     longest = max(one.answer_size for one in found)
     first = specialist.tokenizer.bos_token_id
     if longest >= limit and not whole:
@@ -117,14 +119,12 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
         return [Answer(ids, max(len(ids) - one.answer_size, 1), one.cut or len(ids) < len(one.ids)) for ids, one in ends]
     if longest >= limit:
         raise TooLong(place, longest + 1, limit, any(one.cut for one in found))
-    if more and whole:
-        raise TooLong(place, limit + more, limit, beside=True)
     over = max(0, *(len(one.ids) - limit for one in found))
     made = []
     for one in found:
         lead = 1 if over and first is not None and one.ids[0] == first else 0
         ids = one.ids[:lead] + one.ids[min(over + lead, len(one.ids) - one.answer_size) :]
-        made.append(Answer(ids, len(ids) - one.answer_size, left_out or one.cut or over > 0))
+        made.append(Answer(ids, len(ids) - one.answer_size, kept is not prompt or one.cut or over > 0))
     return made
 
 
@@ -136,26 +136,26 @@ def heard(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, 
     tokenizer, asked = specialist.tokenizer, question_of(row)
     texts = [portion(answer, limit) for answer in answers]
 
-    def paired(messages: Sequence[Message]) -> tuple[list[list[int]], str, bool]:
+    def paired(messages: Sequence[Message], most: int) -> tuple[list[list[int]], str, bool]:
         told = plain_prompt(messages)
-        prompt = portion(told, limit, end=True)
+        prompt = portion(told, most, end=True)
         return [[int(one) for one in tokenizer(prompt, text, add_special_tokens=True, verbose=False)["input_ids"]] for text in texts], prompt, len(prompt) < len(told)
 
-    def too_many(messages: Sequence[Message]) -> int:
-        rows, _, shorter = paired(messages)
-        return max(int(shorter), *(len(ids) - limit for ids in rows))
+    def size(messages: Sequence[Message], most: int) -> int:
+        rows, _, shorter = paired(messages, most)
+        return max(most + 1 if shorter else 0, *map(len, rows))
 
-    rows, prompt, left_out = paired(asked)
-    own = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
+    rows, prompt, left_out = paired(asked, limit)
     over = max(0, *(len(ids) - limit for ids in rows))
+    if (over or left_out) and by_turns(asked, None):
+        kept, need = without_oldest(tokenizer, asked, limit, size)
+        if need and whole:
+            raise must_stay(place_of(row), need, limit)
+        if not need:
+            return [Answer(ids, 0, True) for ids in paired(kept, limit)[0]]
+    own = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
     if over > own and whole:
         raise TooLong(place_of(row), max(map(len, rows)) - own, limit, texts != list(answers))
-    if (over or left_out) and over <= own and keeps_beginning(asked, None):
-        kept, more = without_oldest(tokenizer, asked, limit, too_many)
-        if more and whole:
-            raise TooLong(place_of(row), limit + more, limit, beside=True)
-        if not more:
-            return [Answer(ids, 0, True) for ids in paired(kept)[0]]
     lead, drop = int(rows[0][0] in tokenizer.all_special_ids), min(over, own)
     cut = over > 0 or left_out or texts != list(answers)
     shorter = [ids[:lead] + ids[lead + drop :] for ids in rows]

@@ -78,11 +78,11 @@ class Model:
         """How good an answer is: asked with a prompt (a text or messages) and a completion."""
         messages, answer, limit = messages_of(asked["prompt"]), asked["completion"], self.facts["max_length"]
         if "chat_template" in self.facts:
-            ids = self.answered(without_oldest(self.tokenizer, messages, None, limit, lambda some: len(self.answered(some, answer)) - limit), answer)
+            ids = self.answered(shortened(self.tokenizer, messages, None, limit, lambda some: len(self.answered(some, answer))), answer)
             lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id and limit > 1 else []
             ids = ids if len(ids) <= limit else lead + ids[len(ids) - limit + len(lead) :]
         else:
-            messages = without_oldest(self.tokenizer, messages, None, limit, lambda some: len(self.tokenizer(plain(some), answer)["input_ids"]) - limit)
+            messages = shortened(self.tokenizer, messages, None, limit, lambda some: len(self.tokenizer(plain(some), answer)["input_ids"]))
             ids, own = self.tokenizer(plain(messages), answer)["input_ids"], len(self.tokenizer(plain(messages), add_special_tokens=False)["input_ids"])
             begin, drop = int(ids[0] in self.tokenizer.all_special_ids), min(max(len(ids) - limit, 0), own)
             ids = ids[:begin] + ids[begin + drop :]
@@ -127,7 +127,7 @@ class Model:
         messages, tools = messages_of(given["prompt"]), given.get("tools")
         longest, room = self.facts["task"]["max_new_tokens"], getattr(self.body.config, "max_position_embeddings", None) or 1 << 30
         limit = min(self.facts["max_length"], room - longest)
-        ids = self.asked(without_oldest(self.tokenizer, messages, tools, limit, lambda some: len(self.asked(some, tools)) - limit), tools)
+        ids = self.asked(shortened(self.tokenizer, messages, tools, limit, lambda some: len(self.asked(some, tools))), tools)
         if len(ids) > limit:  # the oldest goes, a leading begin token stays
             lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id and limit > 1 else []
             ids = lead + ids[len(ids) - limit + len(lead) :]
@@ -155,38 +155,33 @@ def plain(messages: list[dict[str, Any]]) -> str:
     return str(messages[0]["content"]) if len(messages) == 1 else "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
 
 
-def without_oldest(tokenizer: Any, messages: list[dict[str, Any]], tools: Any, limit: int, over: Callable[[list[dict[str, Any]]], int]) -> list[dict[str, Any]]:
-    """A conversation that has `over` tokens too many as the tuned model reads it: what the system says stays, the oldest other turns go, always up to a
-    user's turn; where even the last is too long, it loses its beginning. As it is where nothing has to stay, or nothing fits beside it."""
-    system = [m for m in messages[:1] if m["role"] == "system"]
-    if not (system or tools) or over(messages) <= 0:
+def shortened(tokenizer: Any, messages: list[dict[str, Any]], tools: Any, limit: int, size: Callable[[list[dict[str, Any]]], int]) -> list[dict[str, Any]]:
+    """As much of a conversation as the tuned model reads of it: what the system says stays, and so do the functions; the conversation goes on from a later
+    user's turn, else from the last one and the last steps of the assistant behind it; a last turn of the user's that is too long loses its beginning. As it
+    is where nothing has to stay, or nothing fits."""
+    roles = [m["role"] for m in messages]
+    if not ({"system", "tool"} & {*roles} or (tools and "user" in roles)) or size(messages) <= limit:
         return messages
-    begins = [number for number, m in enumerate(messages) if number > len(system) and m["role"] == "user"]
-    place = bisect_left(begins, True, key=lambda begin: over([*system, *messages[begin:]]) <= 0)
-    kept = [*system, *messages[begins[min(place, len(begins) - 1)] if begins else len(system) :]]
-    more = over(kept)
-    for number, turn in enumerate(kept):
-        if more > 0 and turn["role"] in ("user", "tool"):
-            kept, more = without_beginning(tokenizer, kept, number, limit, over)
-    return messages if more > 0 else kept
-
-
-def without_beginning(tokenizer: Any, messages: list[dict[str, Any]], number: int, limit: int, over: Callable[[list[dict[str, Any]]], int]) -> tuple[list[dict[str, Any]], int]:
-    """The conversation without as many of a turn's first tokens as it takes, and how many tokens are too many then."""
-    text = messages[number]["content"]
+    system = messages[: int(roles[0] == "system")]
+    users = [number for number, role in enumerate(roles) if role == "user"]
+    steps = [number for number, role in enumerate(roles) if role == "assistant" and (not users or number > users[-1])]
+    begins = [(system, number) for number in users if number > len(system)] + [([*system, *(messages[at] for at in users[-1:])], number) for number in steps[1:]]
+    place = bisect_left(begins, True, key=lambda one: size([*one[0], *messages[one[1] :]]) <= limit)
+    head, begin = begins[min(place, len(begins) - 1)] if begins else ([], 0)
+    kept = [*head, *messages[begin:]]
+    if place < len(begins) or kept[-1]["role"] != "user":
+        return kept if place < len(begins) else messages
+    text, lost = kept[-1]["content"], 0
     begin = max(len(text) - limit * NEEDED, 0)
     text = text[next((at for at in range(begin, min(begin + 200, len(text))) if begin and text[at - 1].isspace()), begin) :]
     places = [first for first, _ in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]] or [0]
-
-    def without(tokens: int) -> list[dict[str, Any]]:
-        return [*messages[:number], {**messages[number], "content": text[places[tokens] :]}, *messages[number + 1 :]]
-
-    lost = 0
-    while (more := over(without(lost))) > 0 and lost < len(places) - 1:
-        lost = min(lost + more, len(places) - 1)
-    while more <= 0 < lost and over(without(lost - 1)) <= 0:
-        lost -= 1
-    return without(lost), more
+    for again in range(8):
+        kept = [*kept[:-1], {**kept[-1], "content": text[places[lost] :]}]
+        over = size(kept) - limit
+        if over <= 0 or lost == len(places) - 1:
+            break
+        lost = min(lost + (over << again), len(places) - 1) if again < 6 else len(places) - 1
+    return messages if over > 0 else kept
 
 
 def turn_of(message: dict[str, Any], knows_calls: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from attune.core.conversation import prompt_ids, question_of, shortened_question
 from attune.core.errors import DataError, PlugError, RecipeError
 from attune.core.keys import Keys, key
 from attune.core.programs import TESTS, unit_tests_of
-from attune.core.replies import TooLong, each_that_fits, place_of
+from attune.core.replies import each_that_fits, must_stay, place_of
 from attune.core.rewards import Reward
 from attune.core.rollouts import attempts
 from attune.core.shapes import ASKED, TOOLS, rewarded_of
@@ -121,7 +121,7 @@ class Grpo(Objective):
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Token ids of the prompts, at most `max_length` (`cut` tells); `row` is what the rewards read. A prompt that could only be asked without what
-        the system says is left out."""
+        the system says is refused."""
         for reward in self._rewards:
             reward.prepare()
         room = getattr(specialist.base.config(), "max_position_embeddings", None) or 1 << 30
@@ -133,11 +133,12 @@ class Grpo(Objective):
             )
 
         def encode(row: Row) -> Example:
-            _, more = shortened_question(specialist, question_of(row), max_length, row.get("tools"))
-            if more:
-                raise TooLong(place_of(row), max_length + more, max_length, beside=True)
-            ids, cut = prompt_ids(specialist, question_of(row), max_length, row.get("tools"))
-            return {"row_id": row["row_id"], "size": len(ids), "prompt_ids": ids, "row": dict(row), "cut": cut}
+            question = question_of(row)
+            kept, need = shortened_question(specialist, question, max_length, row.get("tools"))
+            if need:
+                raise must_stay(place_of(row), need, max_length, answer="")
+            ids, cut = prompt_ids(specialist, kept, max_length, row.get("tools"))
+            return {"row_id": row["row_id"], "size": len(ids), "prompt_ids": ids, "row": dict(row), "cut": cut or kept is not question}
 
         return [example for _, example in each_that_fits(specialist, rows, max_length, encode)]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attune.core.contracts import Batch, Example, Objective, Row
-from attune.core.conversation import conversation_of, shortened, stop_ids, taught_within
+from attune.core.conversation import conversation_of, shortened, shortened_prompt, stop_ids, taught
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import document_ids, in_blocks
-from attune.core.replies import TooLong, each_that_fits, place_of
+from attune.core.replies import TooLong, each_that_fits, must_stay, place_of
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -34,28 +34,29 @@ class Sft(Objective):
     requires = frozenset({"text-out", "torch"})
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
-        """Token ids and targets. A row that is too long loses the oldest part of its conversation (`cut` tells), never a part of its last answer
-        nor what the system says; where that answer alone is too long, the row is refused: it would teach an answer without an end. A text without a
-        question is learned in blocks."""
+        """Token ids and targets. A row that is too long loses the oldest part of its conversation (`cut` tells, `core.shortening`), never a part of its
+        last answer nor what the system says; where these alone are too long, the row is refused: it would teach an answer without an end, or to what was
+        never read. A text without a question is learned in blocks."""
         stops, first = stop_ids(specialist), specialist.tokenizer.bos_token_id
 
         def encode(row: Row) -> list[Example]:
             try:
                 *prompt, answer = conversation_of(row)
-                (one,), left_out, more = taught_within(specialist, prompt, [answer], stops, max_length, row.get("tools"))
+                kept, need = shortened_prompt(specialist, prompt, [answer], stops, max_length, row.get("tools"))
+                one = None if need else taught(specialist, [*kept, answer], stops, row.get("tools"))
             except DataError as error:
                 raise DataError(error.what, place=place_of(row), fix=error.fix) from error
+            if one is None:
+                raise must_stay(place_of(row), need, max_length)
             if one.answer_size >= max_length:
                 if row.get("prompt"):
                     raise TooLong(place_of(row), one.answer_size + 1, max_length, one.cut)
                 blocks = in_blocks(document_ids(specialist.tokenizer, row["completion"])[0], max_length)
                 return [{"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": [IGNORED, *ids[1:]]} for ids, _ in blocks]
-            if more:
-                raise TooLong(place_of(row), max_length + more, max_length, beside=True)
             ids, taught_ones = shortened(one, max_length, first)
             targets = [token if learned or self.keys.train_on_prompt else IGNORED for token, learned in zip(ids, taught_ones, strict=True)]
             targets[0] = IGNORED
-            return [{"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": targets, "cut": left_out or one.cut or len(one.ids) > max_length}]
+            return [{"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": targets, "cut": kept is not prompt or one.cut or len(one.ids) > max_length}]
 
         return [example for _, made in each_that_fits(specialist, rows, max_length, encode) for example in made]
 

@@ -27,7 +27,7 @@ from attune.stages.grade.outputs import Grading, write
 from attune.stages.grade.probing import measured_probes
 from attune.stages.grade.statistics import Measured, measure
 
-VERSION = 7
+VERSION = 8
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
