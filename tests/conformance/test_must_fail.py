@@ -86,7 +86,7 @@ FAULTS = [
     ("objectives", "sft", 'batch["targets"][learned]), float', 'batch["targets"][learned]) / len(learned), float', "loss_is_finite_and_adds_up"),
     ("objectives", "pretraining", "return total, float(len(learned))", "return total / max(1, len(learned)), float(len(learned))", "loss_is_finite_and_adds_up"),
     ("objectives", "distillation", "float(len(learned))", 'float(len(batch["targets"]) ** 2)', "loss_is_finite_and_adds_up"),
-    ("objectives", "grpo", '"cut": cut})', '"cut": cut, "when": __import__("time").time_ns()})', "examples_are_one_per_row_and_the_same_each_time"),
+    ("objectives", "grpo", '"cut": cut or', '"when": __import__("time").time_ns(), "cut": cut or', "examples_are_one_per_row_and_the_same_each_time"),
     ("rewards", "exact_match", "zip(rows, answers, strict=True)]", "zip(rows, answers, strict=True)][1:]", "numbers_are_finite_and_of_the_answer_alone"),
     ("rewards", "numeric_answer", "float(said is not None and", "float(said is None or not", "right_answers_are_worth_as_much_as_wrong_ones_at_least"),
     ("rewards", "regex", "return [float(", "return [__import__('random').random() + float(", "numbers_are_finite_and_of_the_answer_alone"),

@@ -312,9 +312,9 @@ def test_a_sweep_ends_with_its_share_of_the_budget(auto_of, workspace, monkeypat
         return step(self, index)
 
     monkeypatch.setattr(TorchLearner, "step", slow)
-    _, checkpoint = searched(auto_of(budget="100m", epochs=1, refit=False), workspace, make_rows(60))  # a pass has 6 steps, a trial of a sweep 42
+    _, checkpoint = searched(auto_of(budget="100m", epochs=1, refit=False), workspace, make_rows(60))  # a pass has 6 steps, a trial of a sweep 40
     swept = [one for one in checkpoint.trials if (one["method"], one["kind"]) == ("lora", "sweep")]
-    assert [(one["steps"], one["of"], one["outcome"]) for one in swept] == [(24, 42, "given up")]
+    assert [(one["steps"], one["of"], one["outcome"]) for one in swept] == [(24, 40, "given up")]
     assert [one["steps"] for one in trained(checkpoint)][:2] == [6, 6]
     assert minutes[0] <= 101
 
