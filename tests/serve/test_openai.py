@@ -585,8 +585,8 @@ def test_virtual_tokens_stand_in_front_of_every_prompt(base: Any, tmp_path: Any)
         space.close()
 
 
-def test_a_conversation_that_is_too_long_is_refused_before_it_is_shortened(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Written once, however many turns it has."""
+def test_a_conversation_is_written_once_whether_it_fits_or_not(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many turns it has: what is too long is refused, not shortened."""
     from types import SimpleNamespace
 
     from attune.core import conversation
@@ -604,4 +604,5 @@ def test_a_conversation_that_is_too_long_is_refused_before_it_is_shortened(base:
         chat_prompt(ChatRequest(model="writer", messages=turns), voice, 256, 20_000)
     assert len(written) == 1
     ids, _ = chat_prompt(ChatRequest(model="writer", messages=QUESTION), voice, 256, 20_000)
+    assert len(written) == 2
     assert ids == conversation.prompt_ids(specialist, QUESTION)[0]

@@ -314,19 +314,14 @@ def prompt_ids(specialist: Specialist, messages: Sequence[Message], limit: int |
     """Token ids up to where the assistant speaks, at most `limit` (default: the model's length), and whether older ones were cut away: whole turns
     (`without_oldest`), or the beginning where nothing has to stay or nothing fits beside it."""
     limit = limit or specialist.max_length
-    ids, size = _asked(specialist, messages, limit, tools)
+    ids, size = question_ids(specialist, messages, limit, tools)
     kept = messages if size <= limit else shortened_question(specialist, messages, limit, tools)[0]
     if kept is not messages:
-        ids, _ = _asked(specialist, kept, limit, tools)
+        ids, _ = question_ids(specialist, kept, limit, tools)
     return keep_end(ids, limit, specialist.tokenizer.bos_token_id), size > limit
 
 
-def tokens_over(specialist: Specialist, messages: Sequence[Message], limit: int, tools: Sequence[Mapping[str, Any]] | None = None) -> int:
-    """How many tokens a question has more than `limit`, as far as they were counted; 0 or less where it fits."""
-    return _asked(specialist, messages, limit, tools)[1] - limit
-
-
-def _asked(specialist: Specialist, messages: Sequence[Message], limit: int, tools: Sequence[Mapping[str, Any]] | None) -> tuple[list[int], int]:
+def question_ids(specialist: Specialist, messages: Sequence[Message], limit: int, tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[int], int]:
     """Token ids of a question's end, and how many there are: more than `limit` where its beginning was not read."""
     found, begin = _encode_end(specialist, render(specialist, messages, to_answer=True, tools=tools), limit)
     ids = [int(one) for one in found["input_ids"]]
@@ -336,9 +331,9 @@ def _asked(specialist: Specialist, messages: Sequence[Message], limit: int, tool
 def shortened_question(specialist: Specialist, messages: Sequence[Message], limit: int, tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[Sequence[Message], int]:
     """A question as it is where it fits or where nothing has to stay, else without its oldest turns; and how many tokens would do where nothing fits
     (`without_oldest`)."""
-    if not by_turns(messages, tools) or tokens_over(specialist, messages, limit, tools) <= 0:
+    if not by_turns(messages, tools) or question_ids(specialist, messages, limit, tools)[1] <= limit:
         return messages, 0
-    return without_oldest(specialist.tokenizer, messages, limit, lambda some, most: _asked(specialist, some, most, tools)[1])
+    return without_oldest(specialist.tokenizer, messages, limit, lambda some, most: question_ids(specialist, some, most, tools)[1])
 
 
 def shortened_prompt(

@@ -29,15 +29,15 @@ def layers_of(body: Any) -> nn.ModuleList | None:
     return next((module for module in network.modules() if isinstance(module, nn.ModuleList) and len(module) == number), None)
 
 
-def dense_parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest modules with weights inside a layer that hold no attention."""
+def dense_parts(module: nn.Module, inside: bool = False) -> Iterator[nn.Module]:
+    """The largest modules with weights inside a layer that hold no attention; with `inside`, those of an attention too."""
     for child in module.children():
         attentive = [inner for inner in child.modules() if "Attention" in type(inner).__name__]
         if not attentive:
             if any(True for _ in child.parameters()):
                 yield child
-        elif attentive != [child]:
-            yield from dense_parts(child)
+        elif inside or attentive != [child]:
+            yield from dense_parts(child, inside)
 
 
 def narrow_last(body: Any, offset: int) -> bool:
@@ -54,7 +54,7 @@ def narrow_last(body: Any, offset: int) -> bool:
     layers = layers_of(body)
     if layers is None:
         return False
-    parts = list(_parts(layers[-1]))
+    parts = [part for part in dense_parts(layers[-1], inside=True) if any(p.ndim > 1 for p in part.parameters())]
     with _hooking, flat.noise(None), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
         return any(_select in part._forward_pre_hooks.values() for part in parts) or _narrow(body, offset, parts)
 
@@ -86,15 +86,6 @@ def _narrow(body: Any, offset: int, parts: list[nn.Module]) -> bool:
     for handle in handles if not agrees else ():
         handle.remove()
     return agrees
-
-
-def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest modules with a matrix that are not, and do not hold, a whole attention."""
-    for child in module.children():
-        if any("Attention" in type(inner).__name__ for inner in child.modules()):
-            yield from _parts(child)
-        elif any(p.ndim > 1 for p in child.parameters()):
-            yield child
 
 
 def _apart(parts: list[nn.Module], answered: Callable[[None], torch.Tensor], wanted: torch.Tensor) -> list[nn.Module]:

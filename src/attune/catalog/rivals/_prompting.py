@@ -13,7 +13,7 @@ from attune.catalog.rivals._documents import files, passages
 from attune.catalog.rivals._search import Search
 from attune.core import catalog, randomness
 from attune.core.contracts import Prediction, Rival, RivalContext, Row
-from attune.core.conversation import Message, question_of, segments, tokens_over
+from attune.core.conversation import Message, question_ids, question_of, segments
 from attune.core.errors import RecipeError
 from attune.core.specialist import Specialist
 
@@ -88,7 +88,8 @@ def widened(specialist: Specialist, tokens: int) -> Specialist:
 def fits(specialist: Specialist, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None = None) -> bool:
     """True when a prompt, with the functions that may be called, leaves room for the answer."""
     room = (getattr(specialist.model.body.config, "max_position_embeddings", None) or 1 << 30) - specialist.task.keys.max_new_tokens
-    return tokens_over(specialist, prompt, min(specialist.max_length, room), tools) <= 0
+    limit: int = min(specialist.max_length, room)
+    return question_ids(specialist, prompt, limit, tools)[1] <= limit
 
 
 def turns(row: Row) -> tuple[Prompt, Prompt]:

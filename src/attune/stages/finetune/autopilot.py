@@ -283,7 +283,7 @@ class Autopilot:
         from attune.stages.finetune.torch_learner import TorchLearner
 
         steps = math.ceil(len(few) / session.keys.batch_size)
-        keys = session.keys.model_copy(update={"learning_rate": rate, "epochs": max(1.0, SWEPT_STEPS / steps), "compile": "off"})
+        keys = session.keys.model_copy(update={"learning_rate": rate, "epochs": SWEPT_STEPS / steps, "compile": "off"})
         specialist = session.untuned()
         learner = TorchLearner(specialist, self.recipe.objective, few, keys, self.recipe.keys.seed, session.plan["precision"], replay=self.recipe.keys.data.replay)
         if start is None:

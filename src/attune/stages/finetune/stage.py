@@ -234,7 +234,7 @@ class Session:
         lost = [row["row_id"] for row in rows if row["row_id"] not in learned]
         told = []
         if lost:
-            told.append(f"{len(lost)} of {len(rows)} training rows are left out: they are longer than train.max_length = {self.max_length} tokens, and the objective does not shorten them")
+            told.append(f"{len(lost)} of {len(rows)} training rows are left out: they do not fit into train.max_length = {self.max_length} tokens")
             self.events.warn(told[-1], rows=lost[:50])
         if len(examples) > len(learned):
             told.append(f"{len(learned)} training rows are learned in {len(examples)} pieces of at most {self.max_length} tokens")

@@ -8,7 +8,7 @@ import secrets
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from attune.core.conversation import CARRIED, Message, calls_as_text, messages_of, prompt_ids, tokens_over, tools_of
+from attune.core.conversation import CARRIED, Message, calls_as_text, messages_of, question_ids, tools_of
 from attune.core.errors import AttuneError, DataError, RecipeError, did_you_mean
 from attune.core.recipe import ServeKeys
 from attune.core.tool_calls import CallForm, CallReader, form_of
@@ -36,9 +36,9 @@ def chat_prompt(asked: ChatRequest, voice: Voice, room: int, longest: int) -> tu
     if not any(message["content"].strip() for message in messages):
         raise Problem(422, "the conversation is empty", field="messages", fix="send some text")
     tools = tools_of(asked.tools) if asked.tool_choice != "none" else None
-    if tokens_over(voice.specialist, messages, room - 1, tools) > 0:
+    ids, size = question_ids(voice.specialist, messages, room - 1, tools)
+    if size >= room:
         raise _too_long(room)
-    ids, _ = prompt_ids(voice.specialist, messages, room - 1, tools)
     return ids, {"prompt": [{name: one[name] for name in ("role", "content", "tool_calls", *CARRIED) if name in one} for one in messages], **({"tools": tools} if tools else {})}
 
 
