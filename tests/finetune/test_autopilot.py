@@ -58,12 +58,32 @@ def test_what_is_kept_is_in_the_record_and_answers(auto_of, workspace):
 
 def test_a_sweep_leaves_a_rate_that_is_far_too_high(auto_of, workspace, monkeypatch):
     lora = catalog.load("methods", "lora")
-    monkeypatch.setattr(lora, "learning_rate", 3.0)
+    monkeypatch.setattr(lora, "learning_rate", 0.1)
     _, checkpoint = searched(auto_of(), workspace, make_rows(120))
     rates = [one["learning_rate"] for one in checkpoint.trials if (one["method"], one["kind"]) == ("lora", "sweep")]
-    assert rates[0] == 3.0
+    assert rates[0] == 0.1
     assert len(rates) == autopilot.SWEPT_RATES
-    assert next(one["learning_rate"] for one in trained(checkpoint) if one["method"] == "lora") < 2.0
+    assert next(one["learning_rate"] for one in trained(checkpoint) if one["method"] == "lora") < 0.05
+
+
+@pytest.mark.parametrize("epochs", [1, 20])
+def test_a_trial_of_a_sweep_tries_a_rate_as_its_length_asks(auto_of, workspace, monkeypatch, epochs):
+    """Higher than in the run where the run has more steps, lower where it has fewer."""
+    tried, short = [], autopilot.Autopilot._short
+
+    def seen(self, session, few, rate, start):
+        tried.append((session.recipe.method.name, rate, session.learner.total_steps))
+        return short(self, session, few, rate, start)
+
+    monkeypatch.setattr(autopilot.Autopilot, "_short", seen)
+    _, checkpoint = searched(auto_of(epochs=epochs), workspace, make_rows(60))
+    own = catalog.load("methods", "lora").learning_rate
+    name, rate, steps = tried[0]
+    assert (name, steps) == ("lora", 6 * epochs)
+    assert rate == pytest.approx(own * (6 * epochs / 30) ** 0.32)
+    assert (rate > own) == (epochs == 20)
+    first = next(one for one in checkpoint.trials if one["kind"] == "sweep")
+    assert (first["learning_rate"], first["tried_at"]) == (own, rate)
 
 
 def test_all_trials_of_a_sweep_start_from_the_same_weights(auto_of, workspace, monkeypatch):
@@ -312,9 +332,9 @@ def test_a_sweep_ends_with_its_share_of_the_budget(auto_of, workspace, monkeypat
         return step(self, index)
 
     monkeypatch.setattr(TorchLearner, "step", slow)
-    _, checkpoint = searched(auto_of(budget="100m", epochs=1, refit=False), workspace, make_rows(60))  # a pass has 6 steps, a trial of a sweep 40
+    _, checkpoint = searched(auto_of(budget="100m", epochs=1, refit=False), workspace, make_rows(60))  # a pass has 6 steps, a trial of a sweep 30
     swept = [one for one in checkpoint.trials if (one["method"], one["kind"]) == ("lora", "sweep")]
-    assert [(one["steps"], one["of"], one["outcome"]) for one in swept] == [(24, 40, "given up")]
+    assert [(one["steps"], one["of"], one["outcome"]) for one in swept] == [(24, 30, "given up")]
     assert [one["steps"] for one in trained(checkpoint)][:2] == [6, 6]
     assert minutes[0] <= 101
 
