@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,9 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
 
 
 def forget() -> None:
+    """Also the modules of packages that lie in another test's folder."""
+    for name in [one for one in sys.modules if one.split(".")[0] == EXAMPLE.name or one.startswith("faulty_")]:
+        del sys.modules[name]
     catalog._entries.cache_clear()
     catalog.load.cache_clear()
 
