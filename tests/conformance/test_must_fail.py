@@ -40,7 +40,7 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
 
 
 def forget() -> None:
-    """Also the modules of packages that lie in another test's folder."""
+    """Nothing that was loaded from a test's own packages is known any more: modules, entry points, plugs."""
     for name in [one for one in sys.modules if one.split(".")[0] == EXAMPLE.name or one.startswith("faulty_")]:
         del sys.modules[name]
     catalog._entries.cache_clear()

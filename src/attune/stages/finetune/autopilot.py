@@ -39,8 +39,9 @@ SPAN = 5.0
 SWEPT_STEPS, SWEPT_VALIDATION = 30, 400
 """A trial of a sweep makes so many steps, and looks at so many validation rows."""
 HORIZON = 0.32
-"""The best learning rate falls with the number of steps to this power (Bjorck et al. 2024, Scaling optimal LR across token horizons): a trial of
-fewer steps than the run tries a rate of the run at as much more."""
+"""The best learning rate falls with the number of steps to this power (Bjorck et al. 2024, Scaling optimal LR across token horizons): a trial
+tries a rate for the run at as much more as its steps are fewer, or less as they are more. The run's steps are those of all wanted passes, also
+where a budget leaves time for fewer."""
 LOOKS = 3
 """How often a trial of a sweep is looked at; after each look it may be given up."""
 WORTH = 0.01
