@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from attune.stages.finetune.torch_learner import TorchLearner
 
 CLEARLY = 0.75
-"""A larger model is taken when its chance of being better, by paired resampling of the validation rows, is at least this."""
+"""A larger model is taken when its chance of being better, by paired resampling of the validation rows, is at least this; each row is judged by
+a look that it did not help to choose (`looks.py`)."""
 SWEPT_RATES = 4
 """Learning rates that a sweep tries, the method's own first."""
 SPAN = 5.0
@@ -132,7 +133,8 @@ class Autopilot:
 
     @staticmethod
     def _best_of(tried: list[tuple[dict[str, Any], np.ndarray]], metric: Metric) -> tuple[dict[str, Any], np.ndarray]:
-        return max(tried, key=lambda one: one[0]["validation"] if metric.higher_is_better else -one[0]["validation"])
+        sign = 1.0 if metric.higher_is_better else -1.0
+        return max(tried, key=lambda one: (sign * float(metric.value(one[1].sum(0))), sign * one[0]["validation"]))
 
     def _smallest(self, tried: list[tuple[dict[str, Any], np.ndarray]], metric: Metric) -> dict[str, Any]:
         """The first than which the best is not clearly better."""
@@ -143,14 +145,14 @@ class Autopilot:
         return best
 
     def _train(self, method: Method, *, first: bool) -> tuple[dict[str, Any], np.ndarray] | None:
-        """Sweep and train one method, or find it done, and what each validation row adds to its value; None where it was not or could not be trained.
+        """Sweep and train one method, or find it done, and what each validation row adds to its value (`Looks.rows`); None where it was not or could not be trained.
 
         Args:
             first: whether none was trained so far; where memory runs out then, the run ends, and goes on from there when it is started again.
         """
         known = next((one for one in self.trials if one["method"] == method.name and one["kind"] == "train"), None)
         if known is not None and known["outcome"] != "running":
-            return (known, self._answered(self._open(method, known))) if known["steps"] else None
+            return (known, self._open(method, known).seen) if known["steps"] else None
         try:
             return self._trained(method, known, first=first)
         except (AttuneError, MemoryError, RuntimeError, OSError) as error:
@@ -171,10 +173,6 @@ class Autopilot:
         self._write()
         self.events.warn(f"{method.name} {trial['outcome']}" + (f"; {', '.join(one.name for one in larger)} is not tried" if larger else ""))
 
-    @staticmethod
-    def _answered(session: Session) -> np.ndarray:
-        return session.contributions(session.keep_best())
-
     def _trained(self, method: Method, known: dict[str, Any] | None, *, first: bool) -> tuple[dict[str, Any], np.ndarray] | None:
         """As `_train`, for a method that is not done; `known` is its line of the journal where an earlier start began it."""
         again = known is not None
@@ -191,10 +189,9 @@ class Autopilot:
         finally:
             known["seconds"] += time.monotonic() - begun
             self._write()
-        rows = self._answered(session)
         known |= {"steps": session.next_step, "validation": session.best["value"], "loss": session.best["loss"], "outcome": ""}
         self._write()
-        return known, rows
+        return known, session.seen
 
     def _open(self, method: Method, trial: dict[str, Any], *, last: bool = False) -> Session:
         """The loop of a trial, as far as it has come, with the time that is left for it; the last has also what was set aside for training once more."""

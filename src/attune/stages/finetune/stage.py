@@ -26,6 +26,7 @@ from attune.core.workspace import Workspace
 from attune.stages.finetune.checkpoints import Checkpoints
 from attune.stages.finetune.defence import SKIPS, diverging, overfitting
 from attune.stages.finetune.interrupt import Interrupt
+from attune.stages.finetune.looks import Looks
 from attune.stages.finetune.meter import Meter, size_of
 from attune.stages.finetune.plan import patience, start_plan
 from attune.stages.finetune.preflight import unloaded
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 LOOK = 4
 """Steps after which the tripwires look once more."""
-VERSION = 6
+VERSION = 7
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
@@ -118,6 +119,8 @@ class Session:
         self.best: dict[str, float] = {}
         self.waited = 0
         self.patience = patience(recipe)
+        self.looks = Looks(self.metric, len(validation), recipe.keys.seed, last=self.patience == math.inf)
+        """Of a trial of `method: auto` alone."""
         self.recent = [0.0, 0.0]
         """Sum of losses and supervised items since the last evaluation."""
         self.next_step = 0
@@ -191,13 +194,19 @@ class Session:
             **self.learner.chosen,
         }
         if self.found is not None:
-            name, facts = self.found
-            self.learner.load_state(self.checkpoints.read(name), facts["learner"])
-            self.next_step, self.best, self.curve, self.waited, self.recent = (facts[name] for name in ("step", "best", "curve", "waited", "recent"))
+            facts = self._load(*self.found)
             self.chosen = facts["chosen"] | self.learner.chosen  # what a learner chooses at every start may be otherwise now
             self.meter.go_on(facts.get("used", {}))
             recipe.objective.keys.assume_read()  # what only `begin` reads was read by the start that this run goes on from
             self.events.note(f"resumed at step {self.next_step} of {self.learner.total_steps}", step=self.next_step)
+
+    def _load(self, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """Back to the moment of a checkpoint; returns its facts."""
+        tensors = self.checkpoints.read(name)
+        self.learner.load_state(tensors, facts["learner"])
+        self.looks.load_state(tensors)
+        self.next_step, self.best, self.curve, self.waited, self.recent = (facts[key] for key in ("step", "best", "curve", "waited", "recent"))
+        return facts
 
     def _look(self, phase: str) -> None:
         """Let the tripwires of a phase speak; one that blocks ends the run."""
@@ -312,17 +321,18 @@ class Session:
         found = self.checkpoints.find()
         if found is None:
             raise IntegrityError("there is no whole checkpoint to go back to", place=str(self.checkpoints.folder), fix="run with --fresh")
-        name, facts = found
-        self.learner.load_state(self.checkpoints.read(name), facts["learner"])
-        self.next_step, self.best, self.curve, self.waited, self.recent = (facts[key] for key in ("step", "best", "curve", "waited", "recent"))
+        self._load(*found)
         self.learner.lower()
         self.chosen["went back"] = f"to step {self.next_step} from step {unsteady.step + 1}, and on with half the learning rate: {unsteady.why}"
         self.events.warn(f"{SKIPS} of the last steps had to be skipped ({unsteady.why}): back to step {self.next_step}, on with half the learning rate")
 
     def _evaluate(self, step: int, rate: float) -> None:
         with self.learner.settled() as specialist:
-            value = self._score(specialist)
+            rows = self.contributions(specialist)
+            value = self._value(rows)
             validation_loss = self.learner.validation_loss(self.validation_examples)
+            if self.trial:
+                self.looks.see(rows, validation_loss)
             better = not self.best or self.patience == math.inf or (value > self.best["value"] if self.metric.higher_is_better else value < self.best["value"])
             tied = bool(self.best) and value == self.best["value"] and validation_loss < self.best["loss"]
             if better or tied:
@@ -339,6 +349,12 @@ class Session:
                 self.events.warn(wrong)
         self.events.note(f"step {step}: {self.recipe.main_metric} {value:.4f}, validation loss {validation_loss:.4f}", **point)
 
+    @property
+    def seen(self) -> np.ndarray:
+        """What the looks so far say of each validation row, [n, k]; there is one at step 0."""
+        assert self.looks.rows is not None
+        return self.looks.rows
+
     def contributions(self, specialist: Specialist) -> np.ndarray:
         """What each validation row adds to the main metric, float64 [n, k]."""
         truth = [self.recipe.task.truth(row) for row in self.validation]
@@ -349,8 +365,8 @@ class Session:
             specialist.told = told
         return self.metric.of_rows(self.validation, truth, answers, self.dataset.signature)
 
-    def _score(self, specialist: Specialist) -> float:
-        value = float(self.metric.value(self.contributions(specialist).sum(0)))
+    def _value(self, rows: np.ndarray) -> float:
+        value = float(self.metric.value(rows.sum(0)))
         if math.isnan(value):
             raise DataError(f"{self.recipe.main_metric} is undefined on the validation rows", place="grade.main_metric", fix="choose another main metric or give more validation rows")
         return value
@@ -359,7 +375,7 @@ class Session:
         tensors, facts = self.learner.state()
         self.meter.saw(self.checkpoints.most)
         own = {"step": step, "used": self.meter.facts(), "best": self.best, "curve": self.curve, "waited": self.waited, "recent": self.recent, "learner": facts, "chosen": self.chosen}
-        self.saver.save(step, tensors, {**own, "plan": self.plan, "purpose": self.purpose})
+        self.saver.save(step, {**tensors, **self.looks.state()}, {**own, "plan": self.plan, "purpose": self.purpose})
 
     def _train_again(self, best: int) -> None:
         """From the base once more, on training and validation rows, for as many passes as the best step had seen; a kill starts this over.
