@@ -4,14 +4,14 @@ import logging as _logging
 import os as _os
 
 from attune.core import offline as _offline
+from attune.core import pages as _pages
 from attune.core import waiting as _waiting
 
 _offline.apply()
 _waiting.apply()
+_pages.apply()
 # Batches have ever new sizes, and oneDNN keeps a third of a megabyte for each shape it has met: 1,024 of them by default.
 _os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "192")
-# Tensors of 2 MB and more lie on large pages where the system has them for who asks: a step of a language model took 18 % less time (lab/LOG.md).
-_os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # PEFT imports it wherever it is installed, and then it warns of a package from the hub that it could use.
 _logging.getLogger("bitsandbytes").setLevel(_logging.ERROR)

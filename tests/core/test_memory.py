@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from itertools import pairwise
 
@@ -39,12 +37,3 @@ def test_batches_of_similar_size_begin_with_the_longest():
     assert longest == sorted(longest, reverse=True)
     assert all(max(sizes[i] for i in later) <= min(sizes[i] for i in batch) for batch, later in pairwise(batches))
     assert list(by_length([], 64)) == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="large pages are asked for on Linux alone")
-@pytest.mark.parametrize(("wanted", "large"), [(None, True), ("0", False)])
-def test_large_tensors_ask_for_large_pages_unless_the_user_says_otherwise(wanted, large):
-    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"} | ({} if wanted is None else {"THP_MEM_ALLOC_ENABLE": wanted})
-    asked = "import attune, torch; print(sum(torch.empty(3_000_000 + 5_000 * i).data_ptr() % 4096 for i in range(4)))"
-    said = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
-    assert (int(said) == 0) is large

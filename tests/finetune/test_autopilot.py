@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from attune.core import catalog
+from attune.core import catalog, pages
 from attune.core.commit import read_checked, write_checked
 from attune.core.errors import DataError, MachineError, Problems
 from attune.core.events import Events
@@ -51,6 +51,7 @@ def test_what_is_kept_is_in_the_record_and_answers(auto_of, workspace):
     kept = [one for one in checkpoint.trials if one["outcome"].endswith("kept")]
     assert [one["method"] for one in kept] == [checkpoint.method]
     assert kept[0]["validation"] == checkpoint.validation["accuracy"]
+    assert checkpoint.chosen["pages"] == pages.words()
     specialist = open_bundle(workspace.store.path(checkpoint.store_key))
     assert specialist.method.name == checkpoint.method
     assert specialist.predict([{"text": "refund please"}])[0].output in recipe.task.signature(make_rows(20))["labels"]
@@ -378,6 +379,9 @@ def test_the_smallest_that_is_not_clearly_worse_is_kept(auto_of, workspace, tmp_
     assert pilot._smallest(tried(150, 190), metric)["method"] == "190"
     assert pilot._smallest(tried(100, 150, 150), metric)["method"] == "150"
     assert pilot._smallest(tried(190, 150), metric)["method"] == "190"
+    flattered = [({"method": "looked at often", "validation": 0.9}, rows(150)), ({"method": "truly better", "validation": 0.85}, rows(170))]
+    assert pilot._best_of(flattered, metric)[0]["method"] == "truly better"
+    assert pilot._smallest(flattered, metric)["method"] == "truly better"
 
 
 def test_chance_better_knows_the_direction():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from attune.core import randomness
-from attune.core.contracts import Metric, Row
+from attune.core.contracts import Figure, Row
 
 CHUNK_CELLS = 4_000_000
 """Weights held at once, in numbers."""
@@ -38,7 +38,7 @@ def parts(resamples: int, rows: int) -> Iterator[int]:
         yield min(size, resamples - begin)
 
 
-def chance_better(ours: np.ndarray, theirs: np.ndarray, metric: Metric, seed: int, resamples: int = 2000) -> float:
+def chance_better(ours: np.ndarray, theirs: np.ndarray, metric: Figure, seed: int, resamples: int = 2000) -> float:
     """Share of paired bootstrap resamples in which our contributions [n, k] make the better value than theirs; ties count half."""
     sign = 1.0 if metric.higher_is_better else -1.0
     gains = np.concatenate([sign * (metric.value(weights @ ours) - metric.value(weights @ theirs)) for weights in bootstrap_weights(len(ours), resamples, seed)])

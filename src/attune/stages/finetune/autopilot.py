@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from attune.core import catalog
 from attune.core.commit import read_checked, write_checked
-from attune.core.contracts import Method, Metric
+from attune.core.contracts import Figure, Method
 from attune.core.errors import AttuneError, DataError, IntegrityError
 from attune.core.events import Events
 from attune.core.learner import Unsteady
@@ -23,6 +23,7 @@ from attune.core.memory import ran_out
 from attune.core.randomness import generator
 from attune.core.recipe import Recipe
 from attune.core.resampling import chance_better
+from attune.stages.finetune.looks import Halves
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from attune.stages.finetune.torch_learner import TorchLearner
 
 CLEARLY = 0.75
-"""A larger model is taken when its chance of being better, by paired resampling of the validation rows, is at least this; each row is judged by
-a look that it did not help to choose (`looks.py`)."""
+"""A larger model is taken when its chance of being better, by paired resampling of the validation rows, is at least this;
+each half of the rows is judged by the look that did best on the other half (`looks.py`)."""
 SWEPT_RATES = 4
 """Learning rates that a sweep tries, the method's own first."""
 SPAN = 5.0
@@ -41,8 +42,8 @@ SWEPT_STEPS, SWEPT_VALIDATION = 30, 400
 """A trial of a sweep makes so many steps, and looks at so many validation rows."""
 HORIZON = 0.32
 """The best learning rate falls with the number of steps to this power (Bjorck et al. 2024, Scaling optimal LR across token horizons): a trial
-tries a rate for the run at as much more as its steps are fewer, or less as they are more. The run's steps are those of all wanted passes, also
-where a budget leaves time for fewer."""
+tries a rate for the run at (steps of the run / steps of the trial) to this power times as much. The run's steps are those of all wanted passes,
+also where a budget leaves time for fewer."""
 LOOKS = 3
 """How often a trial of a sweep is looked at; after each look it may be given up."""
 WORTH = 0.01
@@ -100,7 +101,7 @@ class Autopilot:
     def best(self) -> Session:
         """Search, and give the loop of the model to keep, with its best weights."""
         tried: list[tuple[dict[str, Any], np.ndarray]] = []
-        metric: Metric = catalog.build("metrics", self.recipe.main_metric, "grade.main_metric")
+        metric = Halves(catalog.build("metrics", self.recipe.main_metric, "grade.main_metric"))
         for method in self.recipe.candidates:
             trained = self._train(method, first=not tried)
             if trained is None:
@@ -132,11 +133,11 @@ class Autopilot:
         return session
 
     @staticmethod
-    def _best_of(tried: list[tuple[dict[str, Any], np.ndarray]], metric: Metric) -> tuple[dict[str, Any], np.ndarray]:
+    def _best_of(tried: list[tuple[dict[str, Any], np.ndarray]], metric: Figure) -> tuple[dict[str, Any], np.ndarray]:
         sign = 1.0 if metric.higher_is_better else -1.0
         return max(tried, key=lambda one: (sign * float(metric.value(one[1].sum(0))), sign * one[0]["validation"]))
 
-    def _smallest(self, tried: list[tuple[dict[str, Any], np.ndarray]], metric: Metric) -> dict[str, Any]:
+    def _smallest(self, tried: list[tuple[dict[str, Any], np.ndarray]], metric: Figure) -> dict[str, Any]:
         """The first than which the best is not clearly better."""
         best, rows = self._best_of(tried, metric)
         for trial, theirs in tried:
@@ -145,7 +146,7 @@ class Autopilot:
         return best
 
     def _train(self, method: Method, *, first: bool) -> tuple[dict[str, Any], np.ndarray] | None:
-        """Sweep and train one method, or find it done, and what each validation row adds to its value (`Looks.rows`); None where it was not or could not be trained.
+        """Sweep and train one method, or find it done, and what its looks say of each validation row; None where it was not or could not be trained.
 
         Args:
             first: whether none was trained so far; where memory runs out then, the run ends, and goes on from there when it is started again.

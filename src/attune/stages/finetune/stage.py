@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attune.core import catalog, tripwires, waiting
+from attune.core import catalog, pages, tripwires, waiting
 from attune.core.commit import read_checked, write_checked
 from attune.core.contents import contents
 from attune.core.contracts import Example, Metric, Row, TripwireContext
@@ -26,7 +26,7 @@ from attune.core.workspace import Workspace
 from attune.stages.finetune.checkpoints import Checkpoints
 from attune.stages.finetune.defence import SKIPS, diverging, overfitting
 from attune.stages.finetune.interrupt import Interrupt
-from attune.stages.finetune.looks import Looks
+from attune.stages.finetune.looks import BEST, ROWS, Looks
 from attune.stages.finetune.meter import Meter, size_of
 from attune.stages.finetune.plan import patience, start_plan
 from attune.stages.finetune.preflight import unloaded
@@ -119,7 +119,7 @@ class Session:
         self.best: dict[str, float] = {}
         self.waited = 0
         self.patience = patience(recipe)
-        self.looks = Looks(self.metric, len(validation), recipe.keys.seed, last=self.patience == math.inf)
+        self.looks = Looks(self.metric, validation, recipe.keys.seed, last=self.patience == math.inf)
         """Of a trial of `method: auto` alone."""
         self.recent = [0.0, 0.0]
         """Sum of losses and supervised items since the last evaluation."""
@@ -188,6 +188,7 @@ class Session:
         self.chosen = {
             **precision,
             "threads": f"{self.plan['threads']} ({waiting.words()})",
+            **({"pages": pages.words()} if self.descends else {}),
             "checkpoints": f"every {self.keys.checkpoint_every} steps and at each evaluation, in the background",
             **({"features": done} if done else {}),
             **({"rows": pieces} if pieces else {}),
@@ -203,8 +204,8 @@ class Session:
     def _load(self, name: str, facts: dict[str, Any]) -> dict[str, Any]:
         """Back to the moment of a checkpoint; returns its facts."""
         tensors = self.checkpoints.read(name)
-        self.learner.load_state(tensors, facts["learner"])
         self.looks.load_state(tensors)
+        self.learner.load_state({name: one for name, one in tensors.items() if name not in (ROWS, BEST)}, facts["learner"])
         self.next_step, self.best, self.curve, self.waited, self.recent = (facts[key] for key in ("step", "best", "curve", "waited", "recent"))
         return facts
 
@@ -332,7 +333,7 @@ class Session:
             value = self._value(rows)
             validation_loss = self.learner.validation_loss(self.validation_examples)
             if self.trial:
-                self.looks.see(rows, validation_loss)
+                self.looks.see(rows)
             better = not self.best or self.patience == math.inf or (value > self.best["value"] if self.metric.higher_is_better else value < self.best["value"])
             tied = bool(self.best) and value == self.best["value"] and validation_loss < self.best["loss"]
             if better or tied:
@@ -351,9 +352,10 @@ class Session:
 
     @property
     def seen(self) -> np.ndarray:
-        """What the looks so far say of each validation row, [n, k]; there is one at step 0."""
-        assert self.looks.rows is not None
-        return self.looks.rows
+        """What the looks of a trial say of each validation row, [n, 2k]."""
+        if self.looks.halves is None:
+            raise IntegrityError("no whole checkpoint of this trial is left", place=str(self.checkpoints.folder), fix="run with --fresh")
+        return self.looks.halves
 
     def contributions(self, specialist: Specialist) -> np.ndarray:
         """What each validation row adds to the main metric, float64 [n, k]."""
