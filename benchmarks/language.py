@@ -5,7 +5,7 @@
 FOLDER holds TRL 1.16.0 and datasets (pip install --no-deps --target FOLDER ...). Every contestant tunes the same base on the same token rows with
 batches of as many rows at the same learning rate, in a process of its own; one round runs each of them once, and a figure is the median over the
 rounds. Speed is tokens (prompt and answer, padding not counted) of all steps but the first three by the time of these steps; memory is the
-process's peak. TRL runs as it comes and at its best settings found here. `attune` runs its whole loop, with its tripwires, evaluations and
+process's peak. TRL runs as it comes, at its best settings found here, and at these with the large pages that Attune asks for itself. `attune` runs its whole loop, with its tripwires, evaluations and
 checkpoints; of `updates` (DPO, GRPO) both sides do optimizer steps on the same given answers, and nothing else.
 
 The part `curves` runs once and hands TRL the very batches of Attune's run: then the losses of every step can be compared. It has no warm-up,
@@ -36,7 +36,7 @@ SYSTEM, GROUP, PROMPTS = 200, 8, 2
 """Tokens of the shared system prompt; answers to a prompt, and prompts of a step, for GRPO. DPO has `PAIRS` in a step."""
 WARMUP, DECAY = 0.1, 0.01
 PARTS = {
-    "sft": ("trl full", "trl full best", "attune full"),
+    "sft": ("trl full", "trl full best", "trl full best pages", "attune full"),
     "lora": ("trl lora", "trl lora best", "attune lora"),
     "shared": ("trl shared", "attune shared", "attune shared apart"),
     "updates": ("trl dpo", "attune dpo", "attune dpo apart", "trl grpo", "attune grpo", "attune grpo apart"),
@@ -384,7 +384,9 @@ def child(name: str, folder: Path) -> None:
 def process(words: list[str], trl_folder: Path) -> str:
     """What this file prints when it is called so, in a process of its own."""
     path = os.pathsep.join(one for one in (os.environ.get("PYTHONPATH"), str(trl_folder)) if one)
-    done = subprocess.run([sys.executable, __file__, "--trl", str(trl_folder), *words], capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path})
+    pages = {"THP_MEM_ALLOC_ENABLE": str(int(words[1].endswith("pages")))} if words[1].startswith("trl") else {}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, **pages}
+    done = subprocess.run([sys.executable, __file__, "--trl", str(trl_folder), *words], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stdout[-1000:]} {done.stderr[-4000:]}")
     return done.stdout
@@ -438,6 +440,7 @@ AIMS = (
     # words, ours, the other, figure, aim
     ("full, tokens/s against TRL as it comes", "attune full", "trl full", "speed", ">= 8"),
     ("full, tokens/s against TRL at its best", "attune full", "trl full best", "speed", ">= 4"),
+    ("full, tokens/s against TRL at its best with large pages", "attune full", "trl full best pages", "speed", ""),
     ("full, peak memory as a share of TRL's as it comes", "attune full", "trl full", "memory", "<= 0.45"),
     ("full, peak memory as a share of TRL's at its best", "attune full", "trl full best", "memory", ""),
     ("LoRA, tokens/s against TRL + PEFT as they come", "attune lora", "trl lora", "speed", ">= 6.5"),
@@ -495,7 +498,7 @@ def report(kept: Kept, out: Path | None) -> None:
             f"A Llama of {SIZES['num_hidden_layers']} layers, width {SIZES['hidden_size']} and {SIZES['vocab_size']:,} tokens (35 million weights, random), TRL 1.16.0, bf16 on both sides (TRL's own default), "
             f"{BATCH} rows in a batch (TRL's default), {STEPS} steps of which the first {LEFT_OUT} are left out, seed {SEED}, interleaved rounds, medians. Log-normal lengths: median 150, spread 0.8, at most 1,000 tokens; loss on answers, "
             "30 to 80 % of a row is its prompt. The same learning rate, warm-up, decay and epsilon of AdamW; no moving average of weights. "
-            "`best`: packing and no gradient checkpointing for TRL. Tokens are those of the rows, padding not counted, shared ones counted in each row. "
+            "`best`: packing and no gradient checkpointing for TRL; `pages`: torch asks for large pages, as it does in Attune. Tokens are those of the rows, padding not counted, shared ones counted in each row. "
             "`attune` of SFT is the whole loop with evaluations and checkpoints.",
             f"Updates: prompts of median 250 tokens, answers of median 50; {PAIRS} pairs in a step of DPO (our reference was computed before, TRL computes it in every step, as it comes), {PROMPTS} prompts with {GROUP} answers each for GRPO. "
             "`apart`: our own path with sharing switched off.",
