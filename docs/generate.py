@@ -134,7 +134,7 @@ def generic_table(body: dict[str, Any]) -> list[str]:
     """A benchmark that brings its own table: `title`, `command`, `columns`, `rows`, `notes`."""
     lines = [f"## {body['title']}", "", f"`{body['command']}`", "", "| " + " | ".join(body["columns"]) + " |", "|" + "---|" * len(body["columns"])]
     lines += ["| " + " | ".join(cell(str(value)) for value in row) + " |" for row in body["rows"]]
-    return [*lines, "", *body.get("notes", []), f"Commit {body['commit']}, {body['date']}.", ""]
+    return [*lines, "", *body.get("notes", []), f"Commit {body['commit']}, {body['date']}, {body['machine']['processor']}, {body['machine']['cores']} cores.", ""]
 
 
 def benchmarks() -> str:
