@@ -50,3 +50,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the folder {folder.name}/ beside the repository (or ATTUNE_TEST_SHARED)")
     return folder
+
+
+@pytest.fixture(params=["lines as they are", "lines filled up"])
+def any_length(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test twice: with lines of tokens as long as their rows, and filled up as on processors that write each matrix product anew (`core.recurring`)."""
+    from attune.core import recurring
+
+    monkeypatch.setattr(recurring, "missing", lambda length, _kind: -length % recurring.LENGTH if request.param == "lines filled up" else 0)

@@ -30,6 +30,7 @@ def learned(model: TunableModel, tokens: Tokens, at: torch.Tensor, *, alone: boo
     return [hidden.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dropout", [False, True])
 def test_wanted_tokens_answer_and_teach_as_among_all(family, dropout):
@@ -52,6 +53,7 @@ def test_wanted_tokens_answer_and_teach_as_among_all(family, dropout):
         assert float((ours - theirs).abs().max()) <= 1e-4 * max(float(theirs.abs().max()), 1e-2)
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
 def test_behind_a_beginning_that_is_computed_once(family):
     model = TunableModel(body_of(family))

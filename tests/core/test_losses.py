@@ -29,6 +29,7 @@ def both(n=50, width=16, words=37, bias=True, softcap=None, train_output=True):
     return found
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("piece", [1, 5, 16])
 def test_the_size_of_a_piece_changes_nothing(piece, monkeypatch):
     """Rows of a product are looked at a few at a time, the last piece smaller than the others."""
@@ -45,6 +46,7 @@ def test_no_rows_give_no_gradient_but_one_of_the_right_shape():
     assert torch.equal(output.weight.grad, torch.zeros(12, 8))
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("case", [{}, {"bias": False}, {"softcap": 2.0}, {"train_output": False}, {"n": 1}], ids=str)
 def test_value_and_gradients(case, monkeypatch):
     monkeypatch.setattr(losses, "ROWS", 16)
@@ -66,6 +68,7 @@ def test_in_bf16_it_is_close(monkeypatch):
     assert found.item() == pytest.approx(exact.item(), rel=1e-2)
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("bias", [False, True])
 def test_log_probabilities_of_tokens_and_their_gradients(bias, softcap, monkeypatch):

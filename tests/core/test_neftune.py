@@ -37,6 +37,7 @@ def embedded(body, rows, *, seed: int | None, flat: bool = True, training: bool 
     return {i: found[i, : len(row)] for i, row in enumerate(rows)}
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("family", ["bert", "electra", "llama", "gpt2"])
 def test_noise_has_the_size_of_the_formula_and_is_off_where_nothing_trains(family):
     body = body_of(family)
@@ -56,6 +57,7 @@ def test_noise_has_the_size_of_the_formula_and_is_off_where_nothing_trains(famil
     assert torch.equal(embedded(body, ROWS, seed=4)[0], plain[0])
 
 
+@pytest.mark.usefixtures("any_length")
 def test_noise_depends_on_row_and_step_and_not_on_the_batch():
     body = body_of("llama")
     add_noise(body, ALPHA)

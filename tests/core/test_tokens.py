@@ -64,7 +64,7 @@ def test_hidden_states_and_gradients_agree_with_padding(family):
     for way in ("shared", "padded"):
         body.zero_grad()
         if way == "shared":
-            hidden = run_flat(body, tokens, fit.offset, use_cache=False)[0][0][ends]
+            hidden = run_flat(body, tokens, fit.offset, use_cache=False)[ends]
         else:
             hidden = run_padded(body, Tokens.of(ROWS), int(body.config.pad_token_id or 0), use_cache=False)[0][range(len(ROWS)), last]
         (hidden**2 * torch.linspace(0.5, 1.5, hidden.shape[1])).sum().backward()
@@ -107,7 +107,7 @@ def test_dropout_does_not_depend_on_who_shares_a_beginning(family):
             with noise(5), pytest.MonkeyPatch.context() as patch:
                 patch.setattr(core_tokens, "LEAST_SHARED", least)
                 tokens = Tokens.of(rows, [len(row) - 1 for row in rows])
-                hidden = run_flat(body, tokens, 0, use_cache=False)[0][0][tokens.ends]
+                hidden = run_flat(body, tokens, 0, use_cache=False)[tokens.ends]
             (hidden**2 * torch.linspace(0.5, 1.5, hidden.shape[1])).sum().backward()
             found.append(hidden.detach())
         return [torch.cat(found), *(p.grad.clone() for p in body.parameters() if p.grad is not None)]
@@ -130,10 +130,10 @@ def test_dropout_behind_a_shared_beginning_is_that_of_the_row():
     flat.key_dropout(body)
     tokens = shared()
     with noise(5):
-        first = run_flat(body, tokens, 0, use_cache=False)[0][0]
+        first = run_flat(body, tokens, 0, use_cache=False)
     with noise(5):
-        again = run_flat(body, tokens, 0, use_cache=False)[0][0]
+        again = run_flat(body, tokens, 0, use_cache=False)
     with noise(6):
-        other = run_flat(body, tokens, 0, use_cache=False)[0][0]
+        other = run_flat(body, tokens, 0, use_cache=False)
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)

@@ -54,6 +54,7 @@ def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a if not name.endswith("key.bias"))
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("method", ["full", {"name": "lora", "dropout": 0.1}, "head"], ids=["full", "lora", "head"])
 def test_micro_batches_change_nothing_though_dropout_is_on(tiny_base, method):
     whole = trained(learner_of(tiny_base, method))
@@ -133,6 +134,7 @@ def test_tokens_that_no_training_row_holds_are_read_from_the_whole_table(tiny_ba
         assert a.scores == pytest.approx(b.scores, abs=1e-6)
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("method", [{"name": "full", "layers": 1}, {"name": "lora", "layers": 1}], ids=["full", "lora"])
 def test_cached_layers_train_as_computed_ones(tiny_base, method, tmp_path):
     """With dropout on: below the first trained layer there is none either way."""
@@ -271,6 +273,7 @@ def test_a_rate_that_had_to_be_halved_is_halved_when_it_trains_once_more(recipe_
     assert set(seen) == {1e-3}
 
 
+@pytest.mark.usefixtures("any_length")
 def test_neftune_is_the_same_in_micro_batches_and_changes_what_is_learned(tiny_base, tmp_path):
     """Lower layers that are frozen are then computed each time, because their answers are not the same twice."""
     way = {"name": "lora", "layers": 1}

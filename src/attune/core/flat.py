@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from attune.core import recurring
 from attune.core.errors import PlugError
 from attune.core.memory import ran_out
 from attune.core.tokens import LEAST_SHARED, Group, Tokens, columns, mixed
@@ -69,6 +70,8 @@ def attend(
         lines = [part[0].transpose(0, 1).to(kind) for part in (query * scaling, key, value)]  # [total, heads, width]
         site = now.next_site() if now is not None and keys is not None else None
         found = [_attend_group(group, lines, site, keys, dropout, _allowed(group, sliding_window, causal), softcap) for group in tokens.groups]
+        if idle := _idle():
+            found.append(found[0].new_zeros(idle, *found[0].shape[1:]))
         return (torch.cat(found) if len(found) > 1 else found[0]).unsqueeze(0), None
 
 
@@ -239,8 +242,8 @@ def add_noise(network: Any, alpha: float) -> Any:
         width = found.shape[-1]
         sizes = tokens.lengths[tokens.row].unsqueeze(1) * width
         added = now.uniform(tokens.token_keys, width) * (alpha / sizes.sqrt())
-        if tuple(found.shape[:2]) == (1, len(added)):
-            return found + added.unsqueeze(0).to(found.dtype)
+        if tuple(found.shape[:2]) == (1, len(added) + _idle()):
+            return found + recurring.filled(added, _idle()).unsqueeze(0).to(found.dtype)
         padded = torch.zeros_like(found)
         padded[tokens.row, tokens.positions[0]] = added.to(found.dtype)
         return found + padded
@@ -273,33 +276,46 @@ class Fit:
     """Whether a beginning that several rows share may be computed once: only in networks that look back alone."""
 
 
-def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, wanted: torch.Tensor | None = None, **options: Any) -> Any:
-    """The output of a network for flat rows.
+def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, wanted: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+    """The last hidden states of a network for flat rows, [total, hidden] as the tokens lie.
 
     Args:
         body: the network.
         tokens: the rows.
         offset: from where its positions count.
-        given: kept for layers that answer with what was computed before.
+        given: [1, total, width], kept for layers that answer with what was computed before.
         wanted: int64, ascending places: kept for a last layer that answers there alone; None: everywhere.
     """
-    with switched(network_of(body), IMPLEMENTATION, tokens, given, wanted):
-        return body(input_ids=tokens.ids, position_ids=tokens.positions + offset, **options)
+    network, total = network_of(body), len(tokens.row)
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else network.dtype
+    idle = recurring.missing(total, kind)
+    if wanted is not None and (more := recurring.missing(len(wanted), kind)):
+        idle += recurring.LENGTH if more > idle else 0
+        wanted = torch.cat((wanted, torch.arange(total, total + more)))
+    with switched(network, IMPLEMENTATION, tokens, None if given is None else recurring.filled(given[0], idle).unsqueeze(0), wanted, idle):
+        ids = torch.cat((tokens.ids, tokens.ids[:, :1].expand(1, idle)), dim=1)  # a token that is there: others may not be computed (`compact`)
+        found: torch.Tensor = body(input_ids=ids, position_ids=recurring.filled(tokens.positions[0], idle).unsqueeze(0) + offset, **options)[0][0]
+        return found[:total] if idle else found
+
+
+def _idle() -> int:
+    """How many tokens of no row stand behind this thread's flat rows; nobody attends to them."""
+    return getattr(_now, "idle", 0)
 
 
 @contextmanager
-def switched(network: Any, implementation: str, tokens: Tokens | None, given: torch.Tensor | None = None, wanted: torch.Tensor | None = None) -> Iterator[None]:
-    """Inside the block, and in this thread alone, the network answers through another attention, and `attend` knows the rows."""
+def switched(network: Any, implementation: str, tokens: Tokens | None, given: torch.Tensor | None = None, wanted: torch.Tensor | None = None, idle: int = 0) -> Iterator[None]:
+    """Inside the block, and in this thread alone, the network answers through another attention, and `attend` knows the rows; `idle` tokens stand behind them."""
     _listen(network.config)
     before = [getattr(_now, name, None) for name in ("implementation", "tokens", "keys", "read")]
-    _now.implementation, _now.tokens, _now.read, _now.given, _now.wanted = implementation, tokens, tokens, given, wanted
+    _now.implementation, _now.tokens, _now.read, _now.given, _now.wanted, _now.idle = implementation, tokens, tokens, given, wanted, idle
     now: Noise | None = getattr(_now, "noise", None)
     if now is not None and tokens is not None:
-        _now.keys, now.count, now.line = tokens.token_keys, 0, now.line + 1
+        _now.keys, now.count, now.line = recurring.filled(tokens.token_keys, idle), 0, now.line + 1
     try:
         yield
     finally:
-        (_now.implementation, _now.tokens, _now.keys, _now.read), _now.given, _now.wanted = before, None, None
+        (_now.implementation, _now.tokens, _now.keys, _now.read), _now.given, _now.wanted, _now.idle = before, None, None, 0
 
 
 @cache
@@ -336,15 +352,16 @@ def wanted() -> torch.Tensor | None:
 
 
 def total() -> int:
-    """How many tokens this thread's flat rows have."""
-    return len(_now.tokens.row)
+    """How many tokens this thread's line has, idle ones among them."""
+    return len(_now.tokens.row) + _idle()
 
 
 def narrow_keys(places: torch.Tensor | None) -> None:
     """Draw dropout for the tokens at these places alone from here on; None: for all of the rows again."""
     tokens: Tokens = _now.tokens
     if getattr(_now, "keys", None) is not None:
-        _now.keys = tokens.token_keys if places is None else tokens.token_keys[places]
+        keys = recurring.filled(tokens.token_keys, _idle())
+        _now.keys = keys if places is None else keys[places]
 
 
 def run_padded(body: Any, tokens: Tokens, pad: int, **options: Any) -> Any:
@@ -395,7 +412,7 @@ def fit_of(body: Any) -> Fit:
             why = "padded: the network reads no positions"
             for offset in dict.fromkeys((0, pad + 1)):
                 try:
-                    found = run_flat(body, tokens, offset, **options_of(body))[0][0].float()
+                    found = run_flat(body, tokens, offset, **options_of(body)).float()
                 except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
                     why = f"padded: flat rows fail with {type(error).__name__}"
                     continue
@@ -416,7 +433,7 @@ def _shares(body: Any, offset: int, vocabulary: int) -> bool:
     rows = [common + own for own in rest]
     alone, once = Tokens.of(rows), Tokens.of(rows, [len(common)] * len(rows))
     try:
-        told, found = (run_flat(body, tokens, offset, **options_of(body))[0][0].float() for tokens in (alone, once))
+        told, found = (run_flat(body, tokens, offset, **options_of(body)).float() for tokens in (alone, once))
     except PlugError:  # it looks both ways
         return False
     place = {(row, at): i for i, (row, at) in enumerate(zip(alone.row.tolist(), alone.positions[0].tolist(), strict=True))}

@@ -66,7 +66,7 @@ def _narrow(body: Any, offset: int, parts: list[nn.Module]) -> bool:
     wanted = torch.tensor([2, 5, 6, 17])
 
     def answered(places: torch.Tensor | None) -> torch.Tensor:
-        found: torch.Tensor = flat.run_flat(body, tokens, offset, wanted=places, **flat.options_of(body))[0][0].float()
+        found: torch.Tensor = flat.run_flat(body, tokens, offset, wanted=places, **flat.options_of(body)).float()
         return found
 
     handles: list[Any] = []
@@ -108,8 +108,7 @@ def _apart(parts: list[nn.Module], answered: Callable[[None], torch.Tensor], wan
     finally:
         for handle in handles:
             handle.remove()
-    others = torch.ones(len(last), dtype=torch.bool).index_fill(0, wanted, False)
-    return [part for part, slope in zip(added, slopes, strict=True) if slope is not None and bool(slope[0, wanted].any()) and not bool(slope[0, others].any())]
+    return [part for part, slope in zip(added, slopes, strict=True) if slope is not None and bool(slope[0, wanted].any()) and not bool(slope[0].index_fill(0, wanted, 0.0).any())]
 
 
 def _select(_part: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from attune.core import recurring
+
 ROWS = 1024
 """Rows of one product with the output layer; between 256 and 4,096 the speed was the same (measured), so this bounds memory only."""
 PIECE = 32
@@ -22,7 +24,7 @@ def formed_forward(
 ) -> torch.Tensor:
     """The sum of a loss of the output layer's logits, `piece` rows at a time; gradients by hidden, weight and bias are formed on the way and kept."""
     wanted = [learning and one for one in context.needs_input_grad[:3]]  # which does not know about no_grad
-    source, table = hidden.to(kind), weight.to(kind)
+    source, table = _source(hidden, kind), weight.to(kind)
     total = hidden.new_zeros((), dtype=torch.float32)
     to_hidden = torch.empty_like(source) if wanted[0] else None
     to_weight: torch.Tensor | None = None
@@ -31,8 +33,9 @@ def formed_forward(
     for begin in range(0, len(source), ROWS):
         part = source[begin : begin + ROWS]
         product = part @ table.T
-        for first in range(0, len(part), piece):
-            own = product[first : first + piece]
+        given = product[: max(len(hidden) - begin, 0)]  # of filled-up rows it is 0, so that slopes of 0 stand there, too
+        for first in range(0, len(given), piece):
+            own = given[first : first + piece]
             logits, capped = finished(own, bias, softcap)
             value, slope = score(begin + first, logits, sloped)
             total += value
@@ -49,6 +52,7 @@ def formed_forward(
             to_weight = _added(to_weight, product.T @ part)
     if wanted[1] and to_weight is None:
         to_weight = torch.zeros(weight.shape, dtype=torch.float32)
+    to_hidden = None if to_hidden is None else to_hidden[: len(hidden)]
     context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
     context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
     context.kinds = (hidden.dtype, weight.dtype, None)
@@ -107,9 +111,9 @@ class _TokenLogProbabilities(torch.autograd.Function):
         context.save_for_backward(hidden, weight, targets, *([bias] if bias is not None else []))
         context.facts = (softcap, kind)
         found = hidden.new_empty(len(hidden), dtype=torch.float32)
-        table = weight.to(kind)
-        for begin in range(0, len(hidden), ROWS):
-            product = hidden[begin : begin + ROWS].to(kind) @ table.T
+        source, table = _source(hidden, kind), weight.to(kind)
+        for begin in range(0, len(source), ROWS):
+            product = (source[begin : begin + ROWS] @ table.T)[: max(len(hidden) - begin, 0)]
             for first in range(0, len(product), PIECE):
                 logits, _ = finished(product[first : first + PIECE], bias, softcap)
                 own = slice(begin + first, begin + first + len(logits))
@@ -122,15 +126,16 @@ class _TokenLogProbabilities(torch.autograd.Function):
         bias = rest[0] if rest else None
         softcap, kind = context.facts
         wanted = context.needs_input_grad
-        table = weight.to(kind)
-        to_hidden = torch.empty_like(hidden) if wanted[0] else None
+        source, table = _source(hidden, kind), weight.to(kind)
+        to_hidden = hidden.new_empty(source.shape) if wanted[0] else None
         to_weight: torch.Tensor | None = None
         to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        for begin in range(0, len(hidden), ROWS):
-            part = hidden[begin : begin + ROWS].to(kind)
+        for begin in range(0, len(source), ROWS):
+            part = source[begin : begin + ROWS]
             product = part @ table.T
-            for first in range(0, len(part), PIECE):
-                logits, capped = finished(product[first : first + PIECE], bias, softcap)
+            given = product[: max(len(hidden) - begin, 0)]  # as in `formed_forward`
+            for first in range(0, len(given), PIECE):
+                logits, capped = finished(given[first : first + PIECE], bias, softcap)
                 own = slice(begin + first, begin + first + len(logits))
                 slope = torch.softmax(logits, -1)
                 slope.scatter_add_(1, targets[own].unsqueeze(1), -torch.ones(len(logits), 1))
@@ -139,14 +144,19 @@ class _TokenLogProbabilities(torch.autograd.Function):
                 slope *= -outer[0][own].unsqueeze(1)
                 if to_bias is not None:
                     to_bias += slope.sum(0)
-                product[first : first + PIECE] = slope
+                given[first : first + PIECE] = slope
             if to_hidden is not None:
                 to_hidden[begin : begin + ROWS] = product @ table
             if wanted[1]:
                 to_weight = _added(to_weight, product.T @ part)
         if wanted[1] and to_weight is None:
             to_weight = torch.zeros(weight.shape, dtype=torch.float32)
-        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), to_bias, None, None, None
+        return None if to_hidden is None else to_hidden[: len(hidden)], None if to_weight is None else to_weight.to(weight.dtype), to_bias, None, None, None
+
+
+def _source(hidden: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """hidden [rows, width] in this number format, filled up with zeros to a length that comes again where that pays."""
+    return recurring.filled(hidden.to(kind), recurring.missing(len(hidden), kind))
 
 
 def _added(sums: torch.Tensor | None, product: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,7 @@ class TunableModel(nn.Module):
             if wanted is not None and not 0 < len(wanted) <= WORTH * len(tokens.row):
                 wanted = None
             self.narrowed |= wanted is not None
-            found: torch.Tensor = run_flat(decoder, tokens, self.fit.offset, given, wanted, **options_of(decoder))[0][0]
+            found = run_flat(decoder, tokens, self.fit.offset, given, wanted, **options_of(decoder))
         else:
             pad = int(getattr(network_of(decoder).config, "pad_token_id", None) or 0)
             found = run_padded(decoder, tokens, pad, **options_of(decoder))[0][tokens.row, tokens.positions[0]]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from attune.core import recurring
 from attune.core.contracts import Batch, Example, Objective
 from attune.core.errors import DataError, MachineError, RecipeError
 from attune.core.events import Events
@@ -111,6 +112,8 @@ class TorchLearner:
         self.average_left = 1.0
         """As `compact.left`, for the averaged weights."""
         self.chosen = {"batches": self.model.fit.why if not self.model.body_is_frozen() else "features of the frozen body"}
+        if lengths := recurring.words(torch.bfloat16 if self.precision == "bf16" else torch.float32):
+            self.chosen["lengths"] = lengths
         if self.compact is not None:
             self.chosen["embedding"] = f"{len(self.compact.used):,} of {len(self.compact.place):,} rows stand in the training rows and are computed; the others only decay"
         if self.model.fit.flat:
