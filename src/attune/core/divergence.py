@@ -22,7 +22,7 @@ class _Divergence(torch.autograd.Function):
         words = min(len(weight), len(other_table))
 
         def score(begin: int, logits: torch.Tensor, sloped: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-            theirs, _ = finished(other[begin : begin + ROWS] @ other_table.T, known_bias, known_softcap)
+            theirs, _ = finished(other[begin : begin + len(logits)] @ other_table.T, known_bias, known_softcap)
             own = (logits[:, :words] / temperature).log_softmax(-1)
             value, slope = _one(own, (theirs[:, :words] / temperature).log_softmax(-1), kind, share)
             if not sloped:

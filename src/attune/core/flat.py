@@ -69,32 +69,34 @@ def attend(
     with torch.autocast("cpu", enabled=False):
         lines = [part[0].transpose(0, 1).to(kind) for part in (query * scaling, key, value)]  # [total, heads, width]
         site = now.next_site() if now is not None and keys is not None else None
-        found = [_attend_group(group, lines, site, keys, dropout, _allowed(group, sliding_window, causal), softcap) for group in tokens.groups]
+        found = [_attend_group(group, lines, site, keys, dropout, sliding_window, causal, softcap) for group in tokens.groups]
         if idle := _idle():
             found.append(found[0].new_zeros(idle, *found[0].shape[1:]))
         return (torch.cat(found) if len(found) > 1 else found[0]).unsqueeze(0), None
 
 
 def _allowed(group: Group, window: int | None, causal: bool) -> torch.Tensor | None:
-    """Where a query may look, broadcast to [rows, heads, length, keys]; None: everywhere."""
+    """Where a query may look, broadcast to [rows, heads, length, keys]; None: everywhere. A filled-up place sees something it should not; nobody asks it."""
     if group.ahead is not None:
         if not causal:
             raise PlugError("a shared beginning cannot be attended to by a network that looks both ways", place="base_model", fix="lay the rows without sharing")
         return (group.ahead >= 0) if window is None else (group.ahead >= 0) & (group.ahead < window)
     band = _band(group.length, window, causal)
-    if group.inside is None:
+    if group.inside is None or causal:  # who looks back alone never sees what is behind a row's end
         return band
     return group.inside if band is None else group.inside & band
 
 
-def _attend_group(group: Group, lines: list[torch.Tensor], site: int | None, keys: torch.Tensor | None, dropout: float, allowed: torch.Tensor | None, softcap: float | None) -> torch.Tensor:
+def _attend_group(group: Group, lines: list[torch.Tensor], site: int | None, keys: torch.Tensor | None, dropout: float, window: int | None, causal: bool, softcap: float | None) -> torch.Tensor:
     """[tokens of the group, heads, width]."""
     q, k, v = _rows(group, lines[0]), _looked_at(group, lines[1]), _looked_at(group, lines[2])  # [rows, heads, length, width]
     if k.shape[1] != q.shape[1]:
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
     if keys is None and softcap is None and group.length >= (LONG if q.dtype == torch.bfloat16 else 64):
-        found = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=1.0)
+        back = causal and group.ahead is None and (window is None or window >= group.length)  # the kernel then leaves out what is ahead
+        found = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=None if back else _allowed(group, window, causal), is_causal=back, scale=1.0)
     else:
+        allowed = _allowed(group, window, causal)
         scores = q @ k.transpose(2, 3)
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap

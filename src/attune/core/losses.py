@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 
 from attune.core import recurring
 
-ROWS = 1024
-"""Rows of one product with the output layer; between 256 and 4,096 the speed was the same (measured), so this bounds memory only."""
+ROWS = 1280
+"""Rows of one product with the output layer at most; between 256 and 4,096 the speed was the same (measured), so this bounds memory only."""
 PIECE = 32
 """Rows of float32 logits at once: so few that they stay in the processor's cache while they are looked at several times (measured, lab/LOG.md)."""
 
@@ -30,8 +31,9 @@ def formed_forward(
     to_weight: torch.Tensor | None = None
     to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
     sloped = any(wanted)
-    for begin in range(0, len(source), ROWS):
-        part = source[begin : begin + ROWS]
+    rows = _at_once(source)
+    for begin in range(0, len(source), rows):
+        part = source[begin : begin + rows]
         product = part @ table.T
         given = product[: max(len(hidden) - begin, 0)]  # of filled-up rows it is 0, so that slopes of 0 stand there, too
         for first in range(0, len(given), piece):
@@ -47,24 +49,28 @@ def formed_forward(
                 to_bias += slope.sum(0)
             own.copy_(slope)  # the slopes take the place of the logits
         if to_hidden is not None:
-            torch.mm(product, table, out=to_hidden[begin : begin + ROWS])
+            torch.mm(product, table, out=to_hidden[begin : begin + rows])
         if wanted[1]:
             to_weight = _added(to_weight, product.T @ part)
     if wanted[1] and to_weight is None:
         to_weight = torch.zeros(weight.shape, dtype=torch.float32)
     to_hidden = None if to_hidden is None else to_hidden[: len(hidden)]
-    context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
-    context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
+    context.kept = [to_hidden, to_weight, to_bias]  # not saved for backward: what is handed on whole becomes the weight's gradient without a copy
     context.kinds = (hidden.dtype, weight.dtype, None)
     return total
 
 
 def formed_gradients(context: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """What `formed_forward` kept, times the gradient of its sum, in the types of hidden, weight and bias."""
-    kept = iter(context.saved_tensors)
+    if not context.kept:
+        raise RuntimeError("the gradients of this loss have been handed on already; form the loss again")
     alone = float(outer) == 1.0  # nothing was done to the sum: no need to copy gradients as large as the output layer
-    found = [(next(kept) if alone else next(kept) * outer) if there else None for there in context.kept]
-    return tuple(None if t is None else t.to(kind) if kind else t for t, kind in zip(found, context.kinds, strict=True))
+    found = []
+    for kind in context.kinds:
+        one = context.kept.pop(0)
+        found.append(None if one is None else (one if alone else one * outer).to(kind or one.dtype))
+        del one
+    return tuple(found)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -112,8 +118,9 @@ class _TokenLogProbabilities(torch.autograd.Function):
         context.facts = (softcap, kind)
         found = hidden.new_empty(len(hidden), dtype=torch.float32)
         source, table = _source(hidden, kind), weight.to(kind)
-        for begin in range(0, len(source), ROWS):
-            product = (source[begin : begin + ROWS] @ table.T)[: max(len(hidden) - begin, 0)]
+        rows = _at_once(source)
+        for begin in range(0, len(source), rows):
+            product = (source[begin : begin + rows] @ table.T)[: max(len(hidden) - begin, 0)]
             for first in range(0, len(product), PIECE):
                 logits, _ = finished(product[first : first + PIECE], bias, softcap)
                 own = slice(begin + first, begin + first + len(logits))
@@ -130,8 +137,9 @@ class _TokenLogProbabilities(torch.autograd.Function):
         to_hidden = hidden.new_empty(source.shape) if wanted[0] else None
         to_weight: torch.Tensor | None = None
         to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        for begin in range(0, len(source), ROWS):
-            part = source[begin : begin + ROWS]
+        rows = _at_once(source)
+        for begin in range(0, len(source), rows):
+            part = source[begin : begin + rows]
             product = part @ table.T
             given = product[: max(len(hidden) - begin, 0)]  # as in `formed_forward`
             for first in range(0, len(given), PIECE):
@@ -146,7 +154,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
                     to_bias += slope.sum(0)
                 given[first : first + PIECE] = slope
             if to_hidden is not None:
-                to_hidden[begin : begin + ROWS] = product @ table
+                to_hidden[begin : begin + rows] = product @ table
             if wanted[1]:
                 to_weight = _added(to_weight, product.T @ part)
         if wanted[1] and to_weight is None:
@@ -157,6 +165,12 @@ class _TokenLogProbabilities(torch.autograd.Function):
 def _source(hidden: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
     """hidden [rows, width] in this number format, filled up with zeros to a length that comes again where that pays."""
     return recurring.filled(hidden.to(kind), recurring.missing(len(hidden), kind))
+
+
+def _at_once(source: torch.Tensor) -> int:
+    """Rows of one product: as few products as `ROWS` allows, about equal, because each costs a pass over a gradient as large as the output layer."""
+    rows = math.ceil(len(source) / max(1, math.ceil(len(source) / ROWS))) or 1
+    return rows + recurring.missing(rows, source.dtype)
 
 
 def _added(sums: torch.Tensor | None, product: torch.Tensor) -> torch.Tensor:
