@@ -50,6 +50,7 @@ def plain(own: torch.Tensor, theirs: torch.Tensor, kind: str, share: float, temp
     return {"forward": kl(p, q), "reverse": kl(q, p), "jensen_shannon": share * kl(p, middle) + (1 - share) * kl(q, middle)}[kind] * temperature**2
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("kind", ["forward", "reverse", "jensen_shannon"])
 def test_divergences_and_their_gradients_are_those_of_the_formulas(kind: Any, temperature: float) -> None:

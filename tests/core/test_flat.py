@@ -82,20 +82,28 @@ def test_hidden_states_and_gradients_agree_with_padding(family):
 
 
 @pytest.mark.usefixtures("any_length")
-def test_windows_and_filled_up_rows_give_finite_gradients():
-    """A place behind a row's end may see nothing at all; that must not reach the weights."""
-    body = body_of("mistral")
+@pytest.mark.parametrize(("longest", "family"), [(40, "mistral"), (40, "modernbert"), (80, "modernbert")])
+def test_windows_and_filled_up_rows_give_finite_gradients(longest, family):
+    """A place behind a row's end may see nothing at all, where a window looks both ways; that must not reach the weights."""
+    body = body_of(family)
     fit = fit_of(body)
-    tokens = Tokens.of([list(range(10, 50)), list(range(20, 54))])
+    tokens = Tokens.of([list(range(10, 10 + longest)), list(range(20, 14 + longest))])
     assert tokens.groups[0].give is not None
-    run_flat(body, tokens, fit.offset, use_cache=False)[0].sum().backward()
+    if family == "modernbert":
+        assert not flat._allowed(tokens.groups[0], 4, False).any(-1).all(), "some place sees nothing"
+    run_flat(body, tokens, fit.offset, **flat.options_of(body)).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in body.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "bert"])
-def test_long_rows_of_unequal_length_agree_with_padding(family):
-    """They reach the fused kernel, which leaves out what is ahead; a row that is shorter than the group's longest one has places behind its end there."""
+@pytest.mark.parametrize(("family", "window"), [("llama", None), ("gpt2", None), ("mistral", 4), ("mistral", 79), ("mistral", 80), ("bert", None)])
+def test_long_rows_of_unequal_length_agree_with_padding(family, window):
+    """They reach the fused kernel, which leaves out what is ahead; a row that is shorter than the group's longest one has places behind its end there.
+    A window as long as the longest row hides nothing, one that is shorter by one token does."""
     body = body_of(family)
+    if window:
+        body.config.sliding_window = window
+        for layer in body.layers:
+            layer.self_attn.sliding_window = window
     tokens = Tokens.of([list(range(10, 90)), list(range(20, 98)), list(range(5, 84))])
     assert [group.rows for group in tokens.groups] == [3]
     found = []
@@ -275,7 +283,7 @@ def test_one_thread_writes_while_another_reads_flat_rows():
 
     @torch.no_grad()
     def read(times: int = 1):
-        return [run_flat(body, tokens, offset, **options)[0] for _ in range(times)][-1]
+        return [run_flat(body, tokens, offset, **options) for _ in range(times)][-1]
 
     def write(times: int = 1):
         return [writer.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0) for _ in range(times)][-1]

@@ -76,7 +76,7 @@ def attend(
 
 
 def _allowed(group: Group, window: int | None, causal: bool) -> torch.Tensor | None:
-    """Where a query may look, broadcast to [rows, heads, length, keys]; None: everywhere. A filled-up place sees something it should not; nobody asks it."""
+    """Where a query may look, broadcast to [rows, heads, length, keys]; None: everywhere. What a filled-up place sees means nothing, and it may be nothing at all."""
     if group.ahead is not None:
         if not causal:
             raise PlugError("a shared beginning cannot be attended to by a network that looks both ways", place="base_model", fix="lay the rows without sharing")
@@ -292,8 +292,8 @@ def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None 
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else network.dtype
     idle = recurring.missing(total, kind)
     if wanted is not None and (more := recurring.missing(len(wanted), kind)):
-        idle += recurring.LENGTH if more > idle else 0
-        wanted = torch.cat((wanted, torch.arange(total, total + more)))
+        others = torch.ones(total + idle, dtype=torch.bool).index_fill(0, wanted, False).nonzero().squeeze(1)
+        wanted = torch.cat((wanted, others[-more:])).sort().values  # what is answered there is not looked at
     with switched(network, IMPLEMENTATION, tokens, None if given is None else recurring.filled(given[0], idle).unsqueeze(0), wanted, idle):
         ids = torch.cat((tokens.ids, tokens.ids[:, :1].expand(1, idle)), dim=1)  # a token that is there: others may not be computed (`compact`)
         found: torch.Tensor = body(input_ids=ids, position_ids=recurring.filled(tokens.positions[0], idle).unsqueeze(0) + offset, **options)[0][0]

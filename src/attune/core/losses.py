@@ -11,7 +11,7 @@ import torch
 from attune.core import recurring
 
 ROWS = 1280
-"""Rows of one product with the output layer at most; between 256 and 4,096 the speed was the same (measured), so this bounds memory only."""
+"""Rows of one product with the output layer at most, a multiple of `recurring.LENGTH`: it bounds memory. More products are slower by a pass each (`_at_once`)."""
 PIECE = 32
 """Rows of float32 logits at once: so few that they stay in the processor's cache while they are looked at several times (measured, lab/LOG.md)."""
 
@@ -35,7 +35,7 @@ def formed_forward(
     for begin in range(0, len(source), rows):
         part = source[begin : begin + rows]
         product = part @ table.T
-        given = product[: max(len(hidden) - begin, 0)]  # of filled-up rows it is 0, so that slopes of 0 stand there, too
+        given = product[: len(hidden) - begin]  # of filled-up rows it is 0, so that slopes of 0 stand there, too
         for first in range(0, len(given), piece):
             own = given[first : first + piece]
             logits, capped = finished(own, bias, softcap)
@@ -120,7 +120,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
         source, table = _source(hidden, kind), weight.to(kind)
         rows = _at_once(source)
         for begin in range(0, len(source), rows):
-            product = (source[begin : begin + rows] @ table.T)[: max(len(hidden) - begin, 0)]
+            product = (source[begin : begin + rows] @ table.T)[: len(hidden) - begin]
             for first in range(0, len(product), PIECE):
                 logits, _ = finished(product[first : first + PIECE], bias, softcap)
                 own = slice(begin + first, begin + first + len(logits))
@@ -141,7 +141,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
         for begin in range(0, len(source), rows):
             part = source[begin : begin + rows]
             product = part @ table.T
-            given = product[: max(len(hidden) - begin, 0)]  # as in `formed_forward`
+            given = product[: len(hidden) - begin]  # as in `formed_forward`
             for first in range(0, len(given), PIECE):
                 logits, capped = finished(given[first : first + PIECE], bias, softcap)
                 own = slice(begin + first, begin + first + len(logits))

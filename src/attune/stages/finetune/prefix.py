@@ -144,7 +144,7 @@ class Prefix:
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16), suppress(_Reached):
                 model.hidden(tokens)
             assert self._last is not None
-            return self._last[0]
+            return self._last[0][: len(tokens.row)]
         finally:
             self._watching, self._last = False, None
             model.train(training)

@@ -112,7 +112,8 @@ class TorchLearner:
         self.average_left = 1.0
         """As `compact.left`, for the averaged weights."""
         self.chosen = {"batches": self.model.fit.why if not self.model.body_is_frozen() else "features of the frozen body"}
-        if lengths := recurring.words(torch.bfloat16 if self.precision == "bf16" else torch.float32):
+        lengths = recurring.words(torch.bfloat16 if self.precision == "bf16" else torch.float32)
+        if lengths and self.model.fit.flat and not self.model.body_is_frozen():
             self.chosen["lengths"] = lengths
         if self.compact is not None:
             self.chosen["embedding"] = f"{len(self.compact.used):,} of {len(self.compact.place):,} rows stand in the training rows and are computed; the others only decay"
