@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -69,8 +69,11 @@ def attend(
     with torch.autocast("cpu", enabled=False):
         lines = [part[0].transpose(0, 1).to(kind) for part in (query * scaling, key, value)]  # [total, heads, width]
         site = now.next_site() if now is not None and keys is not None else None
-        found = [_attend_group(group, lines, site, keys, dropout, sliding_window, causal, softcap) for group in tokens.groups]
-        if idle := _idle():
+        idle = _idle()
+        sizes = [group.end - group.begin for group in tokens.groups] + [idle]  # cut once: each slice on its own would have a gradient as long as the line
+        pieces = zip(*(torch.split(line, sizes) for line in lines), strict=True)
+        found = [_attend_group(group, own, lines, site, keys, dropout, sliding_window, causal, softcap) for group, own in zip(tokens.groups, pieces, strict=False)]
+        if idle:
             found.append(found[0].new_zeros(idle, *found[0].shape[1:]))
         return (torch.cat(found) if len(found) > 1 else found[0]).unsqueeze(0), None
 
@@ -87,9 +90,11 @@ def _allowed(group: Group, window: int | None, causal: bool) -> torch.Tensor | N
     return group.inside if band is None else group.inside & band
 
 
-def _attend_group(group: Group, lines: list[torch.Tensor], site: int | None, keys: torch.Tensor | None, dropout: float, window: int | None, causal: bool, softcap: float | None) -> torch.Tensor:
-    """[tokens of the group, heads, width]."""
-    q, k, v = _rows(group, lines[0]), _looked_at(group, lines[1]), _looked_at(group, lines[2])  # [rows, heads, length, width]
+def _attend_group(
+    group: Group, own: Sequence[torch.Tensor], lines: Sequence[torch.Tensor], site: int | None, keys: torch.Tensor | None, dropout: float, window: int | None, causal: bool, softcap: float | None
+) -> torch.Tensor:
+    """[tokens of the group, heads, width], of its own part of queries, keys and values, and of the whole lines."""
+    q, k, v = (_rows(group, own[0]), *(_rows(group, part) if group.sources is None else _looked_at(group, line) for part, line in zip(own[1:], lines[1:], strict=True)))
     if k.shape[1] != q.shape[1]:
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
     if keys is None and softcap is None and group.length >= (LONG if q.dtype == torch.bfloat16 else 64):
@@ -104,27 +109,26 @@ def _attend_group(group: Group, lines: list[torch.Tensor], site: int | None, key
             scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)  # not infinity: a filled-up place may see nothing at all
         weights = scores.softmax(-1)
         if site is not None and keys is not None:
-            own = keys[group.begin : group.end]
-            own = own if group.take is None else own[group.take]
-            kept = keep(own, (q.shape[1], k.shape[2]), dropout, site, weights.dtype).view(group.rows, group.length, q.shape[1], k.shape[2]).transpose(1, 2)
+            known = keys[group.begin : group.end]
+            known = known if group.take is None else known[group.take]
+            kept = keep(known, (q.shape[1], k.shape[2]), dropout, site, weights.dtype).view(group.rows, group.length, q.shape[1], k.shape[2]).transpose(1, 2)
             weights = _Dropped.apply(weights, kept, 1 / (1 - dropout))  # type: ignore[no-untyped-call]
         found = weights.to(v.dtype) @ v
     flat = found.transpose(1, 2).reshape(-1, found.shape[1], found.shape[3])
     return flat if group.give is None else flat.index_select(0, group.give)
 
 
-def _rows(group: Group, line: torch.Tensor) -> torch.Tensor:
-    """[rows, heads, length, width] of a line [total, heads, width]."""
-    own = line[group.begin : group.end]
+def _rows(group: Group, own: torch.Tensor) -> torch.Tensor:
+    """[rows, heads, length, width] of the group's own part of a line, [tokens of the group, heads, width]."""
     if group.take is not None:
         own = own.index_select(0, group.take)
-    return own.view(group.rows, group.length, *line.shape[1:]).transpose(1, 2)
+    return own.view(group.rows, group.length, *own.shape[1:]).transpose(1, 2)
 
 
 def _looked_at(group: Group, line: torch.Tensor) -> torch.Tensor:
-    """[rows, heads, keys, width]: the places that a group's queries look at."""
-    if group.sources is None or group.reach is None:
-        return _rows(group, line)
+    """[rows, heads, reach, width]: the places of a line [total, heads, width] that the queries of branches look at."""
+    assert group.sources is not None
+    assert group.reach is not None
     return line.index_select(0, group.sources).view(group.rows, group.reach, *line.shape[1:]).transpose(1, 2)
 
 
