@@ -131,6 +131,19 @@ def test_they_go_on_from_their_state(at):
     assert not (half.rows == whole.rows).all()
 
 
+@pytest.mark.parametrize(("value", "size"), [(1.0, 1), (-128.0, 1), (128.0, 8), (0.25, 8), (1e300, 8), (np.nan, 8)])
+def test_counts_are_kept_in_a_byte_each_and_come_back_as_they_were(value, size):
+    before, after = looks_of(30), looks_of(30)
+    rows = rows_of(np.ones(30))
+    rows[3, 0] = value
+    before.see(rows)
+    state = before.state()
+    assert state[ROWS].element_size() == size
+    after.load_state({name: one.clone() for name, one in state.items()})
+    assert after.rows.dtype == np.float64
+    assert np.array_equal(after.rows, before.rows, equal_nan=True)
+
+
 @pytest.fixture
 def auto(recipe_of):
     def make(**train):

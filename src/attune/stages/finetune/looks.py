@@ -63,17 +63,19 @@ class Looks:
         return None if self.rows is None else np.hstack([np.where((self.half == half)[:, None], self.rows, 0.0) for half in (0, 1)])
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What `load_state` goes on from."""
+        """What `load_state` goes on from; counts, which most metrics add up, take a byte each."""
         import torch
 
         if self.rows is None or self._best is None:
             return {}
-        return {ROWS: torch.from_numpy(self.rows), BEST: torch.from_numpy(self._best)}
+        with np.errstate(invalid="ignore"):
+            small = self.rows.astype(np.int8)
+        return {ROWS: torch.from_numpy(small if np.array_equal(small, self.rows) else self.rows), BEST: torch.from_numpy(self._best)}
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Back to the moment of `state`."""
         if ROWS in tensors:
-            self.rows, self._best = tensors[ROWS].numpy().copy(), tensors[BEST].numpy().copy()
+            self.rows, self._best = tensors[ROWS].numpy().astype(np.float64), tensors[BEST].numpy().copy()
 
 
 class Halves(Figure):
