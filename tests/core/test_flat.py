@@ -61,24 +61,26 @@ def test_rows_lie_end_to_end_and_come_back():
     assert sum(group.end - group.begin for group in tokens.groups) == tokens.ids.shape[1]
 
 
-@pytest.mark.usefixtures("any_length")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_hidden_states_and_gradients_agree_with_padding(family):
-    body = body_of(family)
-    fit = fit_of(body)
+def assert_agrees_with_padding(body: transformers.PreTrainedModel, tokens: Tokens) -> None:
+    """Hidden states, and all gradients of a loss on them."""
+    fit, options = fit_of(body), flat.options_of(body)
     assert fit.flat, fit.why
-    tokens = Tokens.of(ROWS)
-    options = {"use_cache": False} if family not in ("bert", "roberta", "distilbert", "modernbert", "electra") else {}
-    found = {}
+    found = []
     for way in ("flat", "padded"):
         body.zero_grad()
         own = run_flat(body, tokens, fit.offset, **options) if way == "flat" else None
         hidden = own if own is not None else run_padded(body, tokens, int(body.config.pad_token_id or 0), **options)[0][tokens.row, tokens.positions[0]]
         (hidden**2 * torch.linspace(0.5, 1.5, hidden.shape[1])).sum().backward()
-        found[way] = [hidden.detach(), *(p.grad.clone() for p in body.parameters() if p.grad is not None)]
-    assert len(found["flat"]) == len(found["padded"]) > 10
-    for ours, theirs in zip(found["flat"], found["padded"], strict=True):
+        found.append([hidden.detach(), *(p.grad.clone() for p in body.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 10
+    for ours, theirs in zip(*found, strict=True):
         assert float((ours - theirs).abs().max()) <= 2e-4 * max(float(theirs.abs().max()), 1e-2)
+
+
+@pytest.mark.usefixtures("any_length")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_and_gradients_agree_with_padding(family):
+    assert_agrees_with_padding(body_of(family), Tokens.of(ROWS))
 
 
 @pytest.mark.usefixtures("any_length")
@@ -106,15 +108,7 @@ def test_long_rows_of_unequal_length_agree_with_padding(family, window):
             layer.self_attn.sliding_window = window
     tokens = Tokens.of([list(range(10, 90)), list(range(20, 98)), list(range(5, 84))])
     assert [group.rows for group in tokens.groups] == [3]
-    found = []
-    for way in ("flat", "padded"):
-        body.zero_grad()
-        hidden = run_flat(body, tokens, fit_of(body).offset, use_cache=False) if way == "flat" else run_padded(body, tokens, 0, use_cache=False)[0][tokens.row, tokens.positions[0]]
-        (hidden**2 * torch.linspace(0.5, 1.5, hidden.shape[1])).sum().backward()
-        found.append([hidden.detach(), *(p.grad.clone() for p in body.parameters() if p.grad is not None)])
-    assert len(found[0]) == len(found[1]) > 10
-    for ours, theirs in zip(*found, strict=True):
-        assert float((ours - theirs).abs().max()) <= 5e-4 * max(float(theirs.abs().max()), 1e-2)
+    assert_agrees_with_padding(body, tokens)
 
 
 def test_local_attention_that_looks_both_ways_is_kept_on_long_rows():

@@ -87,23 +87,6 @@ def test_log_probabilities_of_tokens_and_their_gradients(bias, softcap, monkeypa
     assert torch.allclose(found, told, atol=1e-5)
 
 
-def test_a_gradient_as_large_as_the_output_layer_is_handed_on_without_a_copy_and_once(monkeypatch):
-    formed, own = [], losses.formed_gradients
-
-    def watched(context, outer):
-        found = own(context, outer)
-        formed.append(found[1].data_ptr())
-        return found
-
-    monkeypatch.setattr(losses, "formed_gradients", watched)
-    output = torch.nn.Linear(8, 30, bias=False)
-    loss = linear_cross_entropy(torch.randn(5, 8), output, torch.arange(5))
-    loss.backward(retain_graph=True)
-    assert formed == [output.weight.grad.data_ptr()]
-    with pytest.raises(RuntimeError, match="form the loss again"):
-        loss.backward()
-
-
 @pytest.mark.parametrize(("rows", "parts"), [(0, []), (16, [16]), (17, [9, 8]), (40, [14, 14, 12])])
 def test_products_are_few_and_about_equal(rows, parts, monkeypatch):
     monkeypatch.setattr(losses, "ROWS", 16)

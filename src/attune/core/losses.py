@@ -55,22 +55,18 @@ def formed_forward(
     if wanted[1] and to_weight is None:
         to_weight = torch.zeros(weight.shape, dtype=torch.float32)
     to_hidden = None if to_hidden is None else to_hidden[: len(hidden)]
-    context.kept = [to_hidden, to_weight, to_bias]  # not saved for backward: what is handed on whole becomes the weight's gradient without a copy
+    context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
+    context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
     context.kinds = (hidden.dtype, weight.dtype, None)
     return total
 
 
 def formed_gradients(context: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """What `formed_forward` kept, times the gradient of its sum, in the types of hidden, weight and bias."""
-    if not context.kept:
-        raise RuntimeError("the gradients of this loss have been handed on already; form the loss again")
+    kept = iter(context.saved_tensors)
     alone = float(outer) == 1.0  # nothing was done to the sum: no need to copy gradients as large as the output layer
-    found = []
-    for kind in context.kinds:
-        one = context.kept.pop(0)
-        found.append(None if one is None else (one if alone else one * outer).to(kind or one.dtype))
-        del one
-    return tuple(found)
+    found = [(next(kept) if alone else next(kept) * outer) if there else None for there in context.kept]
+    return tuple(None if t is None else t.to(kind) if kind else t for t, kind in zip(found, context.kinds, strict=True))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
