@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,10 @@ importlib.import_module("sitecustomize")
 sys.path.remove(str(GUARD))
 
 import attune  # noqa: E402, F401  (sets the offline switches before transformers can be imported by a test)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_report.parent, ignore_errors=True)
 
 
 def _attempts() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import mmap
 import os
@@ -32,12 +33,18 @@ def build(folder: Path) -> Path:
 
 
 def preloaded(arguments: list[str]) -> None:
-    """Return when the library is loaded; else start this program again with it."""
-    if os.environ.get(BUILT):
+    """Return when the library is loaded; else start this program again with it. The library is gone when the program ends."""
+    if loaded := os.environ.get(BUILT):
+        atexit.register(_remove, Path(loaded).parent, os.getpid())
         return
     library = build(Path(tempfile.mkdtemp(prefix="attune-shim-")))
     environment = {**os.environ, "LD_PRELOAD": str(library), BUILT: str(library)}
     os.execve(sys.executable, [sys.executable, *arguments], environment)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not when a forked run ends
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def shared() -> Control:

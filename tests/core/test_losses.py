@@ -71,11 +71,10 @@ def test_in_bf16_it_is_close(monkeypatch):
 @pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("bias", [False, True])
-def test_log_probabilities_of_tokens_and_their_gradients(bias, softcap, monkeypatch):
-    """Against torch's own log_softmax over all logits, weighed differently token by token."""
-    from attune.core import losses
-
-    monkeypatch.setattr(losses, "ROWS", 7)
+@pytest.mark.parametrize("at_once", [7, 64])
+def test_log_probabilities_of_tokens_and_their_gradients(at_once, bias, softcap, monkeypatch):
+    """Against torch's own log_softmax over all logits, weighed differently token by token; of one product the slopes are kept, of several not."""
+    monkeypatch.setattr(losses, "ROWS", at_once)
     torch.manual_seed(1)
     hidden, output, targets, weights = torch.randn(20, 8, requires_grad=True), torch.nn.Linear(8, 30, bias=bias), torch.randint(0, 30, (20,)), torch.randn(20)
     logits = output(hidden)

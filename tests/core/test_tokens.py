@@ -17,11 +17,12 @@ from .test_flat import FAMILIES, body_of
 SYSTEM = list(range(100, 100 + LEAST_SHARED + 4))
 ASKED = [SYSTEM + [50 + i] * LEAST_SHARED for i in range(2)]
 ROWS = [ASKED[0] + [7, 8, 9], ASKED[0] + [20, 21, 22, 23, 24, 25], ASKED[1] + [30], ASKED[1] + [31, 32], [40, 41, 42], [*SYSTEM, 60, 61]]
+LONG = [SYSTEM + [first + i % 60 for i in range(size)] for first, size in ((10, 70), (80, 66), (20, 71))]  # behind the beginning, too, long enough for the fused kernel
 DECODERS = [family for family in FAMILIES if family not in ("bert", "roberta", "distilbert", "modernbert", "electra")]
 
 
-def shared():
-    return Tokens.of(ROWS, [len(row) - 1 for row in ROWS])
+def shared(rows=ROWS):
+    return Tokens.of(rows, [len(row) - 1 for row in rows])
 
 
 def saved(families):
@@ -53,20 +54,22 @@ def test_every_token_is_there_once_with_its_own_before_it(rows, data):
     assert [ids[i, : int(mask[i].sum())].tolist() for i in range(len(rows))] == rows
 
 
+@pytest.mark.parametrize("rows", [ROWS, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("family", DECODERS)
-def test_hidden_states_and_gradients_agree_with_padding(family):
+def test_hidden_states_and_gradients_agree_with_padding(family, rows):
     body = body_of(family)
     fit = fit_of(body)
     assert fit.shares
-    tokens, last = shared(), [len(row) - 1 for row in ROWS]
-    ends = [int(tokens.starts[i]) + len(row) - 1 - int(tokens.positions[0, tokens.starts[i]]) for i, row in enumerate(ROWS)]
+    tokens, last = shared(rows), [len(row) - 1 for row in rows]
+    assert tokens.ids.shape[1] < sum(map(len, rows))
+    ends = [int(tokens.starts[i]) + len(row) - 1 - int(tokens.positions[0, tokens.starts[i]]) for i, row in enumerate(rows)]
     found = {}
     for way in ("shared", "padded"):
         body.zero_grad()
         if way == "shared":
             hidden = run_flat(body, tokens, fit.offset, use_cache=False)[ends]
         else:
-            hidden = run_padded(body, Tokens.of(ROWS), int(body.config.pad_token_id or 0), use_cache=False)[0][range(len(ROWS)), last]
+            hidden = run_padded(body, Tokens.of(rows), int(body.config.pad_token_id or 0), use_cache=False)[0][range(len(rows)), last]
         (hidden**2 * torch.linspace(0.5, 1.5, hidden.shape[1])).sum().backward()
         found[way] = [hidden.detach(), *(p.grad.clone() for p in body.parameters() if p.grad is not None)]
     assert len(found["shared"]) == len(found["padded"]) > 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,12 +30,34 @@ def formed_forward(
     to_hidden = torch.empty_like(source) if wanted[0] else None
     to_weight: torch.Tensor | None = None
     to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-    sloped = any(wanted)
+    for begin, part, slopes, value in _scored(source, table, len(hidden), bias, softcap, score, any(wanted), to_bias, piece):
+        total += value
+        if to_hidden is not None:
+            torch.mm(slopes, table, out=to_hidden[begin : begin + len(part)])
+        if wanted[1]:
+            to_weight = _added(to_weight, slopes.T @ part)
+    if wanted[1] and to_weight is None:
+        to_weight = torch.zeros(weight.shape, dtype=torch.float32)
+    to_hidden = None if to_hidden is None else to_hidden[: len(hidden)]
+    context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
+    context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
+    context.kinds = (hidden.dtype, weight.dtype, None)
+    return total
+
+
+def _scored(
+    source: torch.Tensor, table: torch.Tensor, count: int, bias: torch.Tensor | None, softcap: float | None, score: Score, sloped: bool, to_bias: torch.Tensor | None, piece: int = PIECE
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Of as many rows of `source` as a product has: where they begin, the rows, their logits with the loss's slopes in their place if `sloped`, the sum of the loss.
+
+    Rows from `count` on are filled up: their logits are 0, and so are their slopes. The sum of all slopes is added to `to_bias`.
+    """
     rows = _at_once(source)
     for begin in range(0, len(source), rows):
         part = source[begin : begin + rows]
         product = part @ table.T
-        given = product[: len(hidden) - begin]  # of filled-up rows it is 0, so that slopes of 0 stand there, too
+        total = source.new_zeros((), dtype=torch.float32)
+        given = product[: count - begin]
         for first in range(0, len(given), piece):
             own = given[first : first + piece]
             logits, capped = finished(own, bias, softcap)
@@ -47,18 +69,8 @@ def formed_forward(
                 slope *= 1 - capped**2
             if to_bias is not None:
                 to_bias += slope.sum(0)
-            own.copy_(slope)  # the slopes take the place of the logits
-        if to_hidden is not None:
-            torch.mm(product, table, out=to_hidden[begin : begin + rows])
-        if wanted[1]:
-            to_weight = _added(to_weight, product.T @ part)
-    if wanted[1] and to_weight is None:
-        to_weight = torch.zeros(weight.shape, dtype=torch.float32)
-    to_hidden = None if to_hidden is None else to_hidden[: len(hidden)]
-    context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
-    context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
-    context.kinds = (hidden.dtype, weight.dtype, None)
-    return total
+            own.copy_(slope)
+        yield begin, part, product, total
 
 
 def formed_gradients(context: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -106,56 +118,57 @@ def linear_cross_entropy(hidden: torch.Tensor, output: torch.nn.Linear, targets:
 
 
 class _TokenLogProbabilities(torch.autograd.Function):
-    """log softmax(hidden @ weight.T + bias) at the targets; the way back forms the logits a second time instead of keeping them."""
+    """log softmax(hidden @ weight.T + bias) at the targets. However the tokens are weighed later, the slopes of a row are only multiplied: the gradient by hidden
+    is formed on the way, and the one by weight comes from slopes that are kept where one product holds them all, and formed a second time where not."""
 
     @staticmethod
-    def forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, softcap: float | None, kind: torch.dtype) -> torch.Tensor:
-        context.save_for_backward(hidden, weight, targets, *([bias] if bias is not None else []))
-        context.facts = (softcap, kind)
+    def forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, softcap: float | None, kind: torch.dtype, learning: bool) -> torch.Tensor:
+        wanted = [learning and one for one in context.needs_input_grad[:3]]
         found = hidden.new_empty(len(hidden), dtype=torch.float32)
         source, table = _source(hidden, kind), weight.to(kind)
-        rows = _at_once(source)
-        for begin in range(0, len(source), rows):
-            product = (source[begin : begin + rows] @ table.T)[: len(hidden) - begin]
-            for first in range(0, len(product), PIECE):
-                logits, _ = finished(product[first : first + PIECE], bias, softcap)
-                own = slice(begin + first, begin + first + len(logits))
-                found[own] = logits.log_softmax(-1).gather(1, targets[own].unsqueeze(1)).squeeze(1)
+        to_hidden = torch.empty_like(source) if wanted[0] else None
+        kept: torch.Tensor | None = None
+
+        def score(begin: int, logits: torch.Tensor, sloped: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+            right = targets[begin : begin + len(logits)].unsqueeze(1)
+            likely = logits.log_softmax(-1)
+            own = likely.gather(1, right).squeeze(1)
+            found[begin : begin + len(logits)] = own
+            return own.sum(), _rising(likely.exp_(), right) if sloped else None
+
+        for begin, part, slopes, _ in _scored(source, table, len(hidden), bias, softcap, score, any(wanted), None):
+            if to_hidden is not None:
+                torch.mm(slopes, table, out=to_hidden[begin : begin + len(part)])
+            if wanted[1] and not wanted[2] and len(part) == len(source):
+                kept = slopes  # as much memory as the way back would need to form them again
+        context.save_for_backward(to_hidden, kept, source, weight, bias, targets)
+        context.facts = (softcap, wanted, hidden.dtype)
         return found
 
     @staticmethod
     def backward(context: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, targets, *rest = context.saved_tensors
-        bias = rest[0] if rest else None
-        softcap, kind = context.facts
-        wanted = context.needs_input_grad
-        source, table = _source(hidden, kind), weight.to(kind)
-        to_hidden = hidden.new_empty(source.shape) if wanted[0] else None
+        to_hidden, kept, source, weight, bias, targets = context.saved_tensors
+        softcap, wanted, number = context.facts
+        weights = outer[0].unsqueeze(1)
         to_weight: torch.Tensor | None = None
         to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        rows = _at_once(source)
-        for begin in range(0, len(source), rows):
-            part = source[begin : begin + rows]
-            product = part @ table.T
-            given = product[: len(hidden) - begin]  # as in `formed_forward`
-            for first in range(0, len(given), PIECE):
-                logits, capped = finished(given[first : first + PIECE], bias, softcap)
-                own = slice(begin + first, begin + first + len(logits))
-                slope = torch.softmax(logits, -1)
-                slope.scatter_add_(1, targets[own].unsqueeze(1), -torch.ones(len(logits), 1))
-                if capped is not None:
-                    slope *= 1 - capped**2
-                slope *= -outer[0][own].unsqueeze(1)
-                if to_bias is not None:
-                    to_bias += slope.sum(0)
-                given[first : first + PIECE] = slope
-            if to_hidden is not None:
-                to_hidden[begin : begin + rows] = product @ table
-            if wanted[1]:
-                to_weight = _added(to_weight, product.T @ part)
-        if wanted[1] and to_weight is None:
-            to_weight = torch.zeros(weight.shape, dtype=torch.float32)
-        return None if to_hidden is None else to_hidden[: len(hidden)], None if to_weight is None else to_weight.to(weight.dtype), to_bias, None, None, None
+
+        def score(begin: int, logits: torch.Tensor, _sloped: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+            own = slice(begin, begin + len(logits))
+            return logits.new_zeros(()), _rising(torch.softmax(logits, -1), targets[own].unsqueeze(1)).mul_(weights[own])
+
+        if kept is not None:
+            to_weight = kept.T @ (source * recurring.filled(weights, len(source) - len(weights))).to(source.dtype)
+        elif wanted[1] or wanted[2]:
+            for _, part, slopes, _ in _scored(source, weight.to(source.dtype), len(weights), bias, softcap, score, True, to_bias):
+                to_weight = _added(to_weight, slopes.T @ part)
+            to_weight = torch.zeros(weight.shape) if to_weight is None else to_weight
+        return None if to_hidden is None else (to_hidden[: len(weights)] * weights).to(number), None if to_weight is None else to_weight.to(weight.dtype), to_bias, None, None, None, None
+
+
+def _rising(likely: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The slopes of a log-probability by the logits, in place of the probabilities [rows, vocabulary]; right int64 [rows, 1]."""
+    return likely.neg_().scatter_add_(1, right, torch.ones(len(right), 1))
 
 
 def _source(hidden: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
@@ -188,9 +201,9 @@ def finished(product: torch.Tensor, bias: torch.Tensor | None, softcap: float | 
 def token_log_probabilities(hidden: torch.Tensor, output: torch.nn.Linear, targets: torch.Tensor, softcap: float | None = None) -> torch.Tensor:
     """Log-probability of each row's target, float32 [rows], with gradients; arguments as of `linear_cross_entropy`.
 
-    For losses that weigh tokens by what the others are (preference and reward objectives): slower than the fused sum by one product.
+    For losses that weigh tokens by what the others are (preference and reward objectives).
     """
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
     with torch.autocast("cpu", enabled=False):
-        found: torch.Tensor = _TokenLogProbabilities.apply(hidden, output.weight, output.bias, targets, softcap, kind)  # type: ignore[no-untyped-call]
+        found: torch.Tensor = _TokenLogProbabilities.apply(hidden, output.weight, output.bias, targets, softcap, kind, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return found
