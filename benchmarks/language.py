@@ -1,10 +1,9 @@
 """Tuning language models beside TRL and PEFT, interleaved on one machine: speed, memory, loss curves.
 
-    python benchmarks/language.py --trl FOLDER [--repeats 5] [--parts sft lora shared updates] [--keep FILE] [--now ROUNDS] [--minutes N]
+    python benchmarks/language.py [--repeats 5] [--parts sft lora shared updates] [--keep FILE] [--now ROUNDS] [--minutes N]
 
-FOLDER holds TRL 1.16.0 and datasets (pip install --no-deps --target FOLDER ...). Every contestant tunes the same base on the same token rows with
-batches of as many rows at the same learning rate, in a process of its own; one round runs each of them once, and a figure is the median over the
-rounds. Speed is tokens (prompt and answer, padding not counted) of all steps but the first three by the time of these steps; memory is the
+Every contestant tunes the same base on the same token rows with batches of as many rows at the same learning rate, in a process of its own; one
+round runs each of them once, and a figure is the median over the rounds. Speed is tokens (prompt and answer, padding not counted) of all steps but the first three by the time of these steps; memory is the
 process's peak. TRL runs as it comes, at its best settings found here, and at these with the large pages that Attune asks for itself. `attune` runs its whole loop, with its tripwires, evaluations and
 checkpoints; of `updates` (DPO, GRPO) both sides do optimizer steps on the same given answers, and nothing else.
 
@@ -381,12 +380,11 @@ def child(name: str, folder: Path) -> None:
 # ---------------------------------------------------------------- rounds
 
 
-def process(words: list[str], trl_folder: Path) -> str:
+def process(words: list[str]) -> str:
     """What this file prints when it is called so, in a process of its own."""
-    path = os.pathsep.join(one for one in (os.environ.get("PYTHONPATH"), str(trl_folder)) if one)
     pages = {"THP_MEM_ALLOC_ENABLE": str(int(words[1].endswith("pages")))} if words[1].startswith("trl") else {}
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, **pages}
-    done = subprocess.run([sys.executable, __file__, "--trl", str(trl_folder), *words], capture_output=True, text=True, check=False, env=environment)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **pages}
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stdout[-1000:]} {done.stderr[-4000:]}")
     return done.stdout
@@ -394,7 +392,6 @@ def process(words: list[str], trl_folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trl", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--keep", type=Path, help="keep finished runs in this file and go on from there")
@@ -419,7 +416,7 @@ def main() -> None:
         folder = (options.work or Path(temporary)).resolve()
         if not (folder / "grpo.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            process(["--only", "prepare", "--work", str(folder)], options.trl)
+            process(["--only", "prepare", "--work", str(folder)])
         made = 0
         for number in range(options.repeats):
             missing = [name for part in options.parts for name in PARTS[part] if (part != "curves" or number == 0) and kept.find(round=number, contestant=name) is None]
@@ -429,7 +426,7 @@ def main() -> None:
             for name in missing:
                 if kept.time_is_up():
                     return
-                said = process(["--only", name, "--work", str(folder)], options.trl)
+                said = process(["--only", name, "--work", str(folder)])
                 found = json.loads(next(line for line in said.splitlines() if line.startswith("RESULT "))[7:])
                 kept.add({"round": number, "contestant": name, "commit": commit(), **found})
                 print(number, name, {key: round(value, 3) for key, value in found.items() if isinstance(value, float)}, flush=True)
@@ -489,10 +486,10 @@ def report(kept: Kept, out: Path | None) -> None:
                 "",
             ]
         )
-    ran = [f"{part} {', '.join(dict.fromkeys(one['commit'] for name in names for one in runs.get(name, ())))}" for part, names in PARTS.items() if names[0] in runs]
+    ran = [f"{part} {', '.join(dict.fromkeys(one.get('commit', 'unknown') for name in names for one in runs.get(name, ())))}" for part, names in PARTS.items() if names[0] in runs]
     body = {
         "title": "Tuning language models beside TRL and PEFT",
-        "command": "python benchmarks/language.py --trl FOLDER",
+        "command": "python benchmarks/language.py",
         "columns": ["", "tokens/s", "step, s", "peak memory, MB", "rounds"],
         "rows": rows,
         "notes": [

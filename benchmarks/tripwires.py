@@ -1,7 +1,7 @@
 """Planted faults that end in silence elsewhere: how many Attune notices before step 10, how many clean recipes it leaves alone, and what plain TRL does
 with the same faults.
 
-    python benchmarks/tripwires.py --shared ../shared [--trl FOLDER]
+    python benchmarks/tripwires.py --shared ../shared [--trl]
 
 FOLDER holds TRL 1.16.0 and datasets (pip install --no-deps --target FOLDER ...); without it the column of TRL stays empty.
 """
@@ -178,9 +178,9 @@ def trl_process(shared: Path | None, out: Path) -> None:
             out.write_text(json.dumps(found, indent=1))
 
 
-def with_trl(folder: Path, shared: Path | None, keep: Path) -> dict[str, Any]:
-    """`trl_process` in a process that sees TRL."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(folder)]), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+def with_trl(shared: Path | None, keep: Path) -> dict[str, Any]:
+    """`trl_process` in a process of its own."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     words = [sys.executable, __file__, "--only-trl", str(keep), *(["--shared", str(shared)] if shared else [])]
     subprocess.run(words, env=environment, check=True)
     found: dict[str, Any] = json.loads(keep.read_text())
@@ -208,7 +208,7 @@ def row_of(fault: Fault, ours: dict[str, Any], theirs: dict[str, Any]) -> list[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, help="folder with real weights, for the fault that needs some")
-    parser.add_argument("--trl", type=Path, help="folder that holds TRL")
+    parser.add_argument("--trl", action="store_true", help="give the faults to TRL too")
     parser.add_argument("--trl-results", type=Path, help="what an earlier run of TRL found (JSON)")
     parser.add_argument("--only-trl", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
@@ -218,7 +218,7 @@ def main() -> None:
         return
     rows, noticed, details = [], 0, {}
     with tempfile.TemporaryDirectory() as room:
-        theirs = json.loads(arguments.trl_results.read_text()) if arguments.trl_results else with_trl(arguments.trl, arguments.shared, Path(room) / "trl.json") if arguments.trl else {}
+        theirs = json.loads(arguments.trl_results.read_text()) if arguments.trl_results else with_trl(arguments.shared, Path(room) / "trl.json") if arguments.trl else {}
         for fault in FAULTS:
             if fault.name == "other_tokenizer" and arguments.shared is None:
                 continue
@@ -248,7 +248,7 @@ def main() -> None:
         "tripwires",
         {
             "title": "Planted faults: what ends in silence",
-            "command": "python benchmarks/tripwires.py --shared ../shared --trl FOLDER",
+            "command": "python benchmarks/tripwires.py --shared ../shared --trl",
             "columns": ["planted fault", "Attune", "noticed by", "TRL 1.16.0, its defaults, 10 steps"],
             "rows": rows,
             "n": len(rows) - 2,

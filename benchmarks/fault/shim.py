@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shim.c")
-BUILT = "ATTUNE_FAULT_SHIM"
+BUILT, PREFIX = "ATTUNE_FAULT_SHIM", "attune-shim-"
 
 
 class Control(ctypes.Structure):
@@ -35,16 +35,17 @@ def build(folder: Path) -> Path:
 def preloaded(arguments: list[str]) -> None:
     """Return when the library is loaded; else start this program again with it. The library is gone when the program ends."""
     if loaded := os.environ.get(BUILT):
-        atexit.register(_remove, Path(loaded).parent, os.getpid())
+        atexit.register(_remove, Path(loaded), os.getpid())
         return
-    library = build(Path(tempfile.mkdtemp(prefix="attune-shim-")))
+    library = build(Path(tempfile.mkdtemp(prefix=PREFIX)))
     environment = {**os.environ, "LD_PRELOAD": str(library), BUILT: str(library)}
     os.execve(sys.executable, [sys.executable, *arguments], environment)
 
 
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # not when a forked run ends
-        shutil.rmtree(folder, ignore_errors=True)
+def _remove(library: Path, owner: int) -> None:
+    if os.getpid() == owner and library.parent.name.startswith(PREFIX):  # not when a forked run ends, and nothing that was not made here
+        library.unlink(missing_ok=True)
+        library.parent.rmdir()
 
 
 def shared() -> Control:

@@ -1,7 +1,4 @@
-"""dpo, kto and reward_model beside TRL: its own trainers, the same network, the same batch; loss and gradients agree.
-
-Runs where TRL is installed (`pip install --no-deps trl`, with `datasets` and what that needs); elsewhere it is skipped.
-"""
+"""sft, dpo, kto and reward_model beside TRL: its own trainers, the same network, the same batch; loss and gradients agree."""
 
 from __future__ import annotations
 
@@ -17,8 +14,6 @@ from attune.core.models import resolve_base
 from attune.testing.models import tiny_llama
 from tests.catalog.test_preferences import COLUMNS, ROWS, alike, bench, gradients
 from tests.catalog.test_reward import reward_bench
-
-pytest.importorskip("trl", reason="TRL is not installed", exc_type=ImportError)
 
 BETA, FLIPPED = 0.3, 0.2
 
@@ -47,6 +42,28 @@ def trainer_of(kind: Any, model: Any, args: Any, base_folder: Path, rows: list[d
 def network(specialist: Any) -> Any:
     """A copy of the tuned network, for TRL to put its own forward on."""
     return copy.deepcopy(specialist.model.body)
+
+
+@pytest.mark.parametrize("learned", ["every answer", "the last answer", "questions too"])
+def test_sft(base_folder, tmp_path, learned):
+    """Conversations of one and of two turns, answers of which some are not to be learned, a system turn that two rows share."""
+    from trl import SFTConfig, SFTTrainer
+
+    def talk(row: dict[str, str], more: dict[str, str] | None) -> list[dict[str, Any]]:
+        first = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"], **({"train": False} if more and learned == "the last answer" else {})}]
+        return [*first, {"role": "user", "content": more["prompt"]}, {"role": "assistant", "content": more["rejected"]}] if more else first
+
+    system = [{"role": "system", "content": "Say it in few words, and be kind to all who ask."}]
+    talks = [{"messages": [*(system if i % 2 else []), *talk(row, ROWS[i - 1] if i > 1 else None)]} for i, row in enumerate(ROWS)]
+    objective, specialist, examples = bench(base_folder, "sft", talks, {"prompt": "messages"}, train_on_prompt=learned == "questions too")
+    theirs = network(specialist)
+    rows = [{"input_ids": one["ids"], "labels": one["targets"]} for one in examples]
+    trainer = trainer_of(SFTTrainer, theirs, settings(SFTConfig, tmp_path), base_folder, rows)
+    told = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
+    ours, count = objective.loss(specialist.model, objective.collate(specialist, examples))
+    assert count == sum(target != -100 for one in examples for target in one["targets"])
+    assert float(ours.detach()) / count == pytest.approx(float(told.detach()), rel=1e-4)
+    alike(gradients(ours / count, specialist.model.body), gradients(told, theirs))
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "ipo", "hinge", "robust"])

@@ -105,7 +105,6 @@ def test_the_objective_agrees_with_whole_models_at_the_supervised_places(student
 
 @pytest.mark.parametrize(("kind", "beta"), [("forward", 0), ("reverse", 1), ("jensen_shannon", 0.3)])
 def test_agreement_with_trl(kind: Any, beta: float) -> None:
-    pytest.importorskip("trl", reason="trl is not installed")
     from trl.experimental.gkd.gkd_trainer import GKDTrainer
 
     torch.manual_seed(1)

@@ -283,8 +283,6 @@ def trl_loss(specialist: Specialist, objective: Any, batch: dict[str, torch.Tens
 
 @pytest.mark.parametrize(("keys", "kind"), [(KEYS[0], "grpo"), (KEYS[1], "grpo"), ({"average": "constant", "beta": 0.1}, "dr_grpo"), ({"average": "token"}, "bnpo")])
 def test_agreement_with_trl(llama: Path, keys: dict[str, Any], kind: str) -> None:
-    pytest.importorskip("trl", reason="trl is not installed")
-
     specialist, objective, rows = setting(llama, **keys)
     examples = filled(specialist, objective, rows)
     moved(specialist)
@@ -297,7 +295,6 @@ def test_agreement_with_trl(llama: Path, keys: dict[str, Any], kind: str) -> Non
 
 def test_several_updates_per_rollout_are_those_of_trl(llama: Path) -> None:
     """A step with three updates against three updates by TRL's loss on one set of answers, whose ratios are to the policy that wrote them."""
-    pytest.importorskip("trl", reason="trl is not installed")
 
     def moved_by(updates: int) -> torch.Tensor:
         learner, *_ = learner_of(llama, rate=1e-2, updates_per_rollout=updates)

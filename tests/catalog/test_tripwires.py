@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from attune.core.events import Events
 from attune.core.tripwires import alarms, settle, spread
 from attune.core.workspace import Workspace
 from attune.stages import curate, finetune
-from attune.testing.faults import CLEAN, FAULTS, Fault, World
+from attune.testing.faults import CLEAN, COUNT, FAULTS, TWICE, Fault, World, answer, question
 
 OF_TRIPWIRES = [fault for fault in FAULTS if fault.by in {entry.name for entry in catalog.entries("tripwires")}]
 ELSEWHERE = [fault for fault in FAULTS if fault not in OF_TRIPWIRES]
@@ -203,3 +204,95 @@ def test_no_length_is_advised_that_the_base_cannot_read(tmp_path: Path, shared: 
     context = dataclasses.replace(context, rows=rows, specialist=dataclasses.replace(context.specialist, max_length=length))
     (alarm,) = catalog.build("tripwires", "equal_preference").examine(context)
     assert alarm.fix == way_out
+
+
+def planted_by(name: str) -> Any:
+    """How a fault of the shipped list changes the base."""
+    world = World(Path())
+    next(fault for fault in FAULTS if fault.name == name).plant(world)
+    return world.change_base
+
+
+def few_positions(base: Path) -> None:
+    path = base / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"max_position_embeddings": 20}), encoding="utf-8")
+
+
+def preferences() -> list[dict[str, Any]]:
+    return [{"prompt": question(i), "chosen": answer(i), "rejected": "No."} for i in range(COUNT)]
+
+
+def labelled() -> list[dict[str, Any]]:
+    return [{"prompt": question(i), "completion": answer(i), "label": i % 2 == 0} for i in range(COUNT)]
+
+
+VOWELS = {"name": "grpo", "rewards": [{"name": "regex", "pattern": "[aeiou]"}], "group": 4, "max_new_tokens": 4}
+NO_EFFECT = {"method": "full", "train": {"learning_rate": 1e-20}}
+OTHER_FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dpo": (preferences, {"objective": "dpo"}),
+    "simpo": (preferences, {"objective": {"name": "dpo", "loss": "simpo"}}),
+    "kto": (labelled, {"objective": "kto"}),
+    "grpo": (lambda: [{"prompt": question(i)} for i in range(COUNT)], {"objective": VOWELS}),
+    "reward_model": (preferences, {"task": "reward", "data": {"path": "rows.jsonl", "checks": ["types"]}}),
+}
+"""Objectives whose examples are pairs of answers, or prompts alone."""
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+@pytest.mark.parametrize(
+    ("by", "planted"),
+    [
+        ("double_begin", {"template": TWICE}),
+        ("nothing_moves", {"recipe": NO_EFFECT}),
+        ("nothing_moves", {"recipe": {"method": {"name": "lora", "alpha": 1e-10}}}),
+        ("vocabulary_too_small", {"change_base": planted_by("tokens_without_vectors")}),
+        ("row_too_long", {"change_base": few_positions}),
+        ("base_quantised", {"change_base": planted_by("quantised_base")}),
+        ("weights_no_numbers", {"change_base": planted_by("weights_not_numbers")}),
+        (None, {}),
+    ],
+    ids=["begin twice", "rate", "adapter", "vocabulary", "positions", "quantised", "no number", "clean"],
+)
+def test_examples_of_every_form_are_looked_at(form: str, by: str | None, planted: dict[str, Any], tmp_path: Path) -> None:
+    """Pairs, answers with labels and prompts alone, and the reward model too."""
+    world = World(tmp_path)
+    world.rows, recipe = OTHER_FORMS[form][0](), OTHER_FORMS[form][1]
+    for name, value in planted.items():
+        setattr(world, name, value)
+    world.recipe = {**recipe, **world.recipe}
+    if form == "reward_model" and by == "nothing_moves" and world.recipe.get("method") == "full":
+        world.recipe["train"] = {**NO_EFFECT["train"], "head_learning_rate": 1e-20}
+    if form == "reward_model" and planted.get("recipe", {}).get("method", "") not in ("", "full"):
+        pytest.skip("its head moves without the adapter")
+    if (form, by) == ("grpo", "vocabulary_too_small"):
+        world.rows = [{"prompt": f"{row['prompt']} Open your account."} for row in world.rows]  # the new token, which stands in answers elsewhere
+    if by is None:
+        assert tuned(world)[1] >= 10
+        return
+    with pytest.raises(AttuneError) as caught:
+        tuned(world)
+    told = caught.value.problems if isinstance(caught.value, Problems) else [caught.value]
+    by_whom = "the base reads 20 tokens" if (form, by) == ("grpo", "row_too_long") else f"tripwire {by})"  # its answers need room too, which the objective says
+    assert any(by_whom in one.what for one in told), str(caught.value)
+
+
+def test_a_draw_that_teaches_nothing_is_no_adapter_without_effect(tmp_path: Path) -> None:
+    """With rewards that do not differ in the first steps no gradient comes, and nothing may move; with gradients something must."""
+    context = context_of(tmp_path)
+    wire = catalog.build("tripwires", "nothing_moves")
+    context.remembered[wire.name] = wire.remember(context)
+    for falls, taught, alarmed in [(True, True, 1), (True, False, 1), (False, True, 1), (False, False, 0)]:
+        context.objective.loss_falls, context.taught = falls, taught
+        assert len(list(wire.examine(context))) == alarmed
+
+
+def test_a_pair_is_as_long_as_its_longer_answer(tmp_path: Path) -> None:
+    """Both answers of a pair together may well be longer than what the base reads at once."""
+    context = context_of(tmp_path)
+    wire = catalog.build("tripwires", "row_too_long")
+    context.specialist.model.body.config.max_position_embeddings = 40
+    pair = {"row_id": "0", "size": 60, "ids": {"chosen": list(range(4, 34)), "rejected": list(range(4, 34))}}
+    context.examples = [pair]
+    assert not list(wire.examine(context))
+    context.examples = [{**pair, "ids": {**pair["ids"], "rejected": list(range(4, 45))}}]
+    assert "up to 41 tokens" in next(iter(wire.examine(context))).what

@@ -119,6 +119,17 @@ def test_a_companion_built_for_another_torch_is_found(attune, monkeypatch, tmp_p
     assert (answer.code, found["torchvision"]["state"]) == (0, "ok")
 
 
+def test_a_graphics_card_is_told_and_what_does_not_use_it(attune, monkeypatch):
+    import torch
+
+    assert "graphics card" not in states(attune)[1] or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
+    answer, found = states(attune)
+    assert (answer.code, found["graphics card"]["state"]) == (0, "note")
+    assert found["graphics card"]["found"] == "card 0: training works on the processor"
+
+
 def test_a_switch_that_was_turned_is_found(attune, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     answer, found = states(attune)

@@ -68,22 +68,55 @@ def test_in_bf16_it_is_close(monkeypatch):
     assert found.item() == pytest.approx(exact.item(), rel=1e-2)
 
 
+def log_probabilities(bias=False, softcap=None, rows=40, frozen=None):
+    """Ours and torch's own log_softmax over all logits, and their gradients, weighed differently token by token; and whether slopes were kept."""
+    torch.manual_seed(1)
+    hidden, output, targets, weights = torch.randn(rows, 8, requires_grad=frozen != "hidden"), torch.nn.Linear(8, 30, bias=bias), torch.randint(0, 30, (rows,)), torch.randn(rows)
+    output.requires_grad_(frozen != "output")
+    with torch.autocast("cpu", enabled=False):
+        logits = output(hidden)
+        told = (torch.tanh(logits / softcap) * softcap if softcap else logits).log_softmax(-1)[range(rows), targets]
+    found = losses.token_log_probabilities(hidden, output, targets, softcap)
+    parts = [one for one in (hidden, *output.parameters()) if one.requires_grad]
+    formed, kept = found.grad_fn.facts[0], found.grad_fn.saved_tensors[1]
+    gradients = [torch.autograd.grad((one * weights).sum(), parts) for one in (found, told)]
+    return [(found, told), *zip(*gradients, strict=True)], formed and kept is not None
+
+
 @pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("at_once", [7, 64])
+@pytest.mark.parametrize("at_once", [32, 64])
 def test_log_probabilities_of_tokens_and_their_gradients(at_once, bias, softcap, monkeypatch):
-    """Against torch's own log_softmax over all logits, weighed differently token by token; of one product the slopes are kept, of several not."""
+    """Of one product the slopes are kept, of several they are formed again; the last one is filled up in part."""
     monkeypatch.setattr(losses, "ROWS", at_once)
-    torch.manual_seed(1)
-    hidden, output, targets, weights = torch.randn(20, 8, requires_grad=True), torch.nn.Linear(8, 30, bias=bias), torch.randint(0, 30, (20,)), torch.randn(20)
-    logits = output(hidden)
-    told = (torch.tanh(logits / softcap) * softcap if softcap else logits).log_softmax(-1)[range(20), targets]
-    found = losses.token_log_probabilities(hidden, output, targets, softcap)
-    parts = [hidden, *output.parameters()]
-    for ours, theirs in zip(torch.autograd.grad((found * weights).sum(), parts), torch.autograd.grad((told * weights).sum(), parts), strict=True):
+    found, kept = log_probabilities(bias, softcap)
+    assert kept == (at_once == 64)
+    assert len(found) == 3 + bias
+    for ours, theirs in found:
         assert torch.allclose(ours, theirs, atol=1e-5)
-    assert torch.allclose(found, told, atol=1e-5)
+
+
+@pytest.mark.usefixtures("any_length")
+@pytest.mark.parametrize("at_once", [32, 64])
+@pytest.mark.parametrize(("frozen", "gradients", "kept"), [("output", 1, False), ("hidden", 2, True), (None, 3, True)])
+def test_log_probabilities_with_a_part_that_does_not_learn_and_in_bf16(frozen, gradients, kept, at_once, monkeypatch):
+    """A frozen output layer, as of LoRA, needs no slopes on the way back."""
+    monkeypatch.setattr(losses, "ROWS", at_once)
+    for exact in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
+            found, slopes = log_probabilities(True, frozen=frozen)
+        assert len(found) == 1 + gradients
+        assert slopes == (kept and at_once == 64)
+        for ours, theirs in found:
+            assert ours.dtype == theirs.dtype
+            assert float((ours - theirs).abs().max()) < (1e-5 if exact else 0.02) * max(1.0, float(theirs.abs().max()))
+
+
+def test_no_tokens_have_no_log_probabilities_and_gradients_of_the_right_shape():
+    found, _ = log_probabilities(True, rows=0)
+    assert all(torch.equal(ours, theirs) for ours, theirs in found)
+    assert [tuple(ours.shape) for ours, _ in found] == [(0,), (0, 8), (30, 8), (30,)]
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(0, []), (16, [16]), (17, [9, 8]), (40, [14, 14, 12])])

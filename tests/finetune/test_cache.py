@@ -13,9 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from attune.core.errors import MachineError, Problems
 from attune.core.events import Events
+from attune.core.specialist import open_bundle
+from attune.core.tunable import TunableModel
 from attune.stages import finetune
 from attune.stages.finetune import cache as cache_module
 from attune.stages.finetune.cache import Cache, NoRoom, size_of
@@ -190,7 +193,6 @@ def test_the_record_of_a_run_says_that_nothing_was_kept(recipe_of, workspace):
 
 
 def test_a_resume_that_finds_room_learns_the_same_and_says_what_is_true_now(recipe_of, workspace, monkeypatch):
-    from attune.core.specialist import open_bundle
     from attune.stages.finetune.stage import Session
 
     recipe = recipe_of({"name": "full", "layers": 1}, refit=False)
@@ -217,12 +219,52 @@ def test_a_resume_that_finds_room_learns_the_same_and_says_what_is_true_now(reci
     assert max(float((a[name] - b[name]).detach().abs().max()) for name in a if not name.endswith("key.bias")) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("method", "key", "refused"), [("full", "cache_gb", True), ("head", "cache_gb", True), ({"name": "full", "layers": 1}, "cache_gb", False), ("head", "head_learning_rate", False)]
-)
+@pytest.mark.parametrize(("method", "key", "refused"), [("full", "cache_gb", True), ({"name": "full", "layers": 1}, "cache_gb", False), ("head", "head_learning_rate", False)])
 def test_a_key_that_has_no_effect_is_left_unread(tiny_base, tmp_path, method, key, refused):
     learner = learner_of(tiny_base, method, cache=tmp_path, **{key: 1.0})
     assert (key in learner.keys.unread()) == refused
+
+
+def test_features_of_a_frozen_base_are_computed_once_for_all_runs(recipe_of, workspace, monkeypatch):
+    """Also where a file on disk was damaged meanwhile; without room they are computed again, and the weights are the same every time."""
+    read = []
+    features = TunableModel.features
+    monkeypatch.setattr(TunableModel, "features", lambda self, tokens: read.append(len(tokens.names)) or features(self, tokens))
+    weights, said = [], []
+
+    def head(name, **train):
+        recipe = recipe_of("head", epochs=1, refit=False, **train)
+        checkpoint = finetune.run(recipe, workspace, make_dataset(workspace, recipe, make_rows(80)), Events(), run=name)
+        weights.append(open_bundle(workspace.store.path(checkpoint.store_key)).model.head.weight.detach().clone())
+        said.append(checkpoint.chosen["features"])
+        read.append(None)
+
+    head("first")
+    head("again")
+    (kept,) = workspace.root.glob("cache/features-*/features.bin")
+    content = bytearray(kept.read_bytes())
+    content[100] ^= 4
+    kept.write_bytes(bytes(content))
+    head("damaged")
+    head("without room", cache_gb=0.0)
+    first, again, damaged, without = (sum(part) for part in split(read))
+    assert first == damaged == without > again + 40
+    assert "on disk for later runs" in said[0]
+    assert "on disk from an earlier run" in said[1]
+    assert "on disk for later runs" in said[2]
+    assert "kept in memory: they would take" in said[3]
+    assert all(torch.equal(weights[0], one) for one in weights[1:])
+
+
+def split(numbers):
+    """The parts between Nones."""
+    parts = [[]]
+    for one in numbers:
+        if one is None:
+            parts.append([])
+        else:
+            parts[-1].append(one)
+    return parts[:-1]
 
 
 def test_a_rate_of_a_head_that_is_not_there_is_refused(recipe_of, workspace):

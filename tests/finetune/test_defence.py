@@ -278,3 +278,42 @@ def test_divergence_is_told_and_a_good_run_is_not():
     assert "lower train.learning_rate" in diverging(curve([1, 1.1, 1.3], [1, 1.1, 1.3]))
     assert diverging(curve([1, 0.8, 0.9, 0.95], [1, 1, 1, 1])) is None
     assert diverging(curve([1, 0.8, 0.6], [1, 1, 1])) is None
+
+
+def drift(losses, falls=True):
+    """Steps after which the watchman speaks of drifting."""
+    watchman, told = Watchman(falls), []
+    for step, loss in enumerate(losses):
+        assert watchman.judge(step, loss, 1.0) is None
+        again = Watchman(falls)
+        again.load(watchman.facts())  # as a run that goes on from a checkpoint
+        watchman = again
+        if said := watchman.drifting(1e-4):
+            told.append((step, said))
+    return told
+
+
+def test_losses_that_rise_within_a_pass_are_told_once():
+    told = drift([1 + 0.02 * step for step in range(80)])
+    assert len(told) == 1
+    assert "lower train.learning_rate (it is 1.0e-04 now)" in told[0][1]
+    draw = torch.Generator().manual_seed(5)
+    noise = [0.15 * float(torch.randn((), generator=draw)) for _ in range(400)]
+    assert drift([1 + one for one in noise]) == []
+    assert drift([0.3 + 0.7 * 0.98**step + one / 3 for step, one in enumerate(noise)]) == []
+    assert drift([0.2 + min(0.9, 0.02 * step) for step in range(12)]) == []  # too few steps to tell
+    assert drift([1 + 0.02 * step for step in range(80)], falls=False) == []
+
+
+def test_a_run_of_one_pass_that_gets_worse_is_told(recipe_of, workspace, monkeypatch):
+    calls = []
+
+    def worse(self, model, batch):
+        total, items = LOSS(self, model, batch)
+        calls.append(model.training)
+        return total * (1 + 0.03 * sum(calls)) if model.training else total, items
+
+    assert not [event for event in run(recipe_of, workspace, name="clean", rows=400, epochs=1, batch_size=8)[1] if "diverging" in event["message"]]
+    monkeypatch.setattr(Supervised, "loss", worse)
+    told = [event for event in run(recipe_of, workspace, name="worse", rows=400, epochs=1, batch_size=8, learning_rate=1e-7, head_learning_rate=1e-7)[1] if "diverging" in event["message"]]
+    assert len(told) == 1

@@ -12,7 +12,7 @@ from attune.core.events import Events
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, open_bundle
 from attune.stages import finetune
-from attune.stages.finetune import torch_learner
+from attune.stages.finetune import plan, torch_learner
 from attune.stages.finetune.plan import choose_precision, group_of, length_grouped, rate_factor
 from attune.stages.finetune.torch_learner import TorchLearner
 
@@ -149,6 +149,16 @@ def test_precision_is_chosen_with_a_reason():
     assert choose_precision("bf16") == ("bf16", "set in the recipe")
 
 
+@pytest.mark.parametrize(("fp32", "bf16", "chosen", "words"), [(1.5, 1.0, "bf16", "run 1.5 times as fast"), (1.2, 1.0, "fp32", "1.2 times as fast: not enough"), (1.0, 2.0, "fp32", "0.5 times")])
+def test_the_faster_number_format_is_chosen(monkeypatch, fp32, bf16, chosen, words):
+    """By a clock that says how long five products of each take; one of them was disturbed."""
+    ticks = [tick for seconds in (fp32, bf16) for one in (seconds, 9 * seconds, seconds, seconds, seconds) for tick in (0.0, one)]
+    monkeypatch.setattr(plan.time, "perf_counter", iter(ticks).__next__)
+    name, why = choose_precision("auto")
+    assert name == chosen
+    assert words in why
+
+
 def test_patience_stops_and_the_best_is_kept(recipe_of, workspace):
     rows = make_rows(80)
     _, checkpoint = tuned(recipe_of("head", epochs=50, patience=2, learning_rate=1e-30, head_learning_rate=1e-30, average=0.0), workspace, rows)
@@ -184,6 +194,16 @@ def test_progress_and_reasons_are_in_the_record(recipe_of, workspace):
     assert {"loss", "learning_rate"} <= progress[-1].keys()
     assert "computed once" in checkpoint.chosen["features"]
     assert checkpoint.chosen["precision"].startswith("fp32: set in the recipe")
+
+
+@pytest.mark.usefixtures("any_length")
+def test_what_a_step_computes_with_is_in_the_record(recipe_of, workspace, request):
+    dataset = make_dataset(workspace, recipe_of(), make_rows(80))
+    full, head = (finetune.run(recipe_of(method, epochs=1), workspace, dataset, Events(), run=method).chosen for method in ("full", "head"))
+    assert full["attention"].startswith("of each row to itself: explicit products below 64 tokens")
+    assert full["optimizer"].startswith("AdamW, one fused operation")
+    assert ("lengths" in full) == ("filled up" in request.node.name)
+    assert not {"attention", "lengths"} & set(head)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def _torch() -> Iterator[Finding]:
     precision, why = choose_precision("auto")
     yield Finding("precision", "ok", f"{precision}: {why}")
     if torch.cuda.is_available():
-        yield Finding("accelerator", "ok", torch.cuda.get_device_name(0))
+        yield Finding("graphics card", "note", f"{torch.cuda.get_device_name(0)}: training works on the processor", "only `serve.engine: vllm` uses a graphics card")
 
 
 def _offline() -> Iterator[Finding]:

@@ -34,6 +34,7 @@ class _Divergence(torch.autograd.Function):
         return formed_forward(context, hidden, weight, bias, softcap, number, learning, score, ROWS)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(context: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return (*formed_gradients(context, outer[0]), None, None)
 

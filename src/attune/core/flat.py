@@ -21,8 +21,8 @@ from attune.core.memory import ran_out
 from attune.core.tokens import LEAST_SHARED, Group, Tokens, columns, mixed
 
 IMPLEMENTATION = "attune_flat"
-LONG = 512
-"""From here on the fused attention kernel of the processor is faster than explicit products in bf16 (measured); in fp32 from 64."""
+LONG = {torch.bfloat16: 512, torch.float32: 64}
+"""From so many tokens on the fused attention kernel of the processor is faster than explicit products (measured, lab/LOG.md)."""
 AGREES = 1e-4
 ONE = 0x3F80
 """The bits of 1.0 in bfloat16."""
@@ -97,7 +97,7 @@ def _attend_group(
     q, k, v = (_rows(group, own[0]), *(_rows(group, part) if group.sources is None else _looked_at(group, line) for part, line in zip(own[1:], lines[1:], strict=True)))
     if k.shape[1] != q.shape[1]:
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
-    if keys is None and softcap is None and group.length >= (LONG if q.dtype == torch.bfloat16 else 64):
+    if keys is None and softcap is None and group.length >= LONG.get(q.dtype, LONG[torch.float32]):
         back = causal and group.ahead is None and (window is None or window >= group.length)  # the kernel then leaves out what is ahead
         found = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=None if back else _allowed(group, window, causal), is_causal=back, scale=1.0)
     else:
@@ -280,6 +280,13 @@ class Fit:
     why: str
     shares: bool = False
     """Whether a beginning that several rows share may be computed once: only in networks that look back alone."""
+
+
+def attention_words(network: Any, fit: Fit, kind: torch.dtype) -> str:
+    """Which attention a network computes in this number format, and why, for a run's record."""
+    if not fit.flat:
+        return f"the network's own ({network.config._attn_implementation}), because it is padded"
+    return f"of each row to itself: explicit products below {LONG[kind]} tokens and where it has dropout, torch's fused kernel from there, which is faster then"
 
 
 def run_flat(body: Any, tokens: Tokens, offset: int, given: torch.Tensor | None = None, wanted: torch.Tensor | None = None, **options: Any) -> torch.Tensor:

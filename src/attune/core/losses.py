@@ -1,9 +1,9 @@
-"""The output layer and its loss in one: logits are formed a few rows at a time and never kept, gradients are formed on the way."""
+"""The output layer and its loss in one: logits are formed some rows at a time and never all kept, gradients are formed on the way."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,12 +30,18 @@ def formed_forward(
     to_hidden = torch.empty_like(source) if wanted[0] else None
     to_weight: torch.Tensor | None = None
     to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-    for begin, part, slopes, value in _scored(source, table, len(hidden), bias, softcap, score, any(wanted), to_bias, piece):
-        total += value
+
+    def slopes_of(begin: int, logits: torch.Tensor, sloped: bool) -> torch.Tensor | None:
+        value, slope = score(begin, logits, sloped)
+        total.add_(value)
+        return slope
+
+    for begin, part, slopes in _products(source, table, len(hidden), bias, softcap, slopes_of, any(wanted), to_bias, piece):
         if to_hidden is not None:
             torch.mm(slopes, table, out=to_hidden[begin : begin + len(part)])
         if wanted[1]:
             to_weight = _added(to_weight, slopes.T @ part)
+        del slopes  # before the next ones are formed
     if wanted[1] and to_weight is None:
         to_weight = torch.zeros(weight.shape, dtype=torch.float32)
     to_hidden = None if to_hidden is None else to_hidden[: len(hidden)]
@@ -45,32 +51,38 @@ def formed_forward(
     return total
 
 
-def _scored(
-    source: torch.Tensor, table: torch.Tensor, count: int, bias: torch.Tensor | None, softcap: float | None, score: Score, sloped: bool, to_bias: torch.Tensor | None, piece: int = PIECE
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Of as many rows of `source` as a product has: where they begin, the rows, their logits with the loss's slopes in their place if `sloped`, the sum of the loss.
+Slopes = Callable[[int, torch.Tensor, bool], torch.Tensor | None]
+"""As `Score`, without the losses."""
+
+
+def _products(
+    source: torch.Tensor, table: torch.Tensor, count: int, bias: torch.Tensor | None, softcap: float | None, slopes_of: Slopes, sloped: bool, to_bias: torch.Tensor | None, piece: int = PIECE
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Of as many rows of `source` as a product has: where they begin, the rows, and their logits, with slopes in their place where `sloped`.
 
     Rows from `count` on are filled up: their logits are 0, and so are their slopes. The sum of all slopes is added to `to_bias`.
     """
-    rows = _at_once(source)
-    for begin in range(0, len(source), rows):
-        part = source[begin : begin + rows]
+
+    def product_of(begin: int, part: torch.Tensor) -> torch.Tensor:
         product = part @ table.T
-        total = source.new_zeros((), dtype=torch.float32)
         given = product[: count - begin]
         for first in range(0, len(given), piece):
             own = given[first : first + piece]
             logits, capped = finished(own, bias, softcap)
-            value, slope = score(begin + first, logits, sloped)
-            total += value
+            slope = slopes_of(begin + first, logits, sloped)
             if slope is None:
                 continue
             if capped is not None:
                 slope *= 1 - capped**2
             if to_bias is not None:
-                to_bias += slope.sum(0)
+                to_bias.add_(slope.sum(0))
             own.copy_(slope)
-        yield begin, part, product, total
+        return product
+
+    rows = _at_once(source)
+    for begin in range(0, len(source), rows):
+        part = source[begin : begin + rows]
+        yield begin, part, product_of(begin, part)
 
 
 def formed_gradients(context: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -95,6 +107,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return formed_forward(context, hidden, weight, bias, softcap, kind, learning, score)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(context: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         return (*formed_gradients(context, outer[0]), None, None, None, None)
 
@@ -118,52 +131,86 @@ def linear_cross_entropy(hidden: torch.Tensor, output: torch.nn.Linear, targets:
 
 
 class _TokenLogProbabilities(torch.autograd.Function):
-    """log softmax(hidden @ weight.T + bias) at the targets. However the tokens are weighed later, the slopes of a row are only multiplied: the gradient by hidden
-    is formed on the way, and the one by weight comes from slopes that are kept where one product holds them all, and formed a second time where not."""
+    """log softmax(hidden @ weight.T + bias) at the targets.
+
+    However tokens are weighed later, the slopes of a row are only multiplied. So gradients are formed on the way there, without these weights: by hidden, and from slopes that are kept by
+    weight and bias. Where several products are needed and weight or bias train, slopes would be too much to keep: they are formed on the way back.
+    """
 
     @staticmethod
     def forward(context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, softcap: float | None, kind: torch.dtype, learning: bool) -> torch.Tensor:
         wanted = [learning and one for one in context.needs_input_grad[:3]]
+        output_learns = wanted[1] or wanted[2]
         found = hidden.new_empty(len(hidden), dtype=torch.float32)
         source, table = _source(hidden, kind), weight.to(kind)
-        to_hidden = torch.empty_like(source) if wanted[0] else None
+        formed = any(wanted) and (not output_learns or 0 < len(source) <= ROWS)
+        to_hidden = torch.empty_like(source) if formed and wanted[0] else None
         kept: torch.Tensor | None = None
 
-        def score(begin: int, logits: torch.Tensor, sloped: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        def slopes_of(begin: int, logits: torch.Tensor, sloped: bool) -> torch.Tensor | None:
             right = targets[begin : begin + len(logits)].unsqueeze(1)
             likely = logits.log_softmax(-1)
-            own = likely.gather(1, right).squeeze(1)
-            found[begin : begin + len(logits)] = own
-            return own.sum(), _rising(likely.exp_(), right) if sloped else None
+            found[begin : begin + len(logits)] = likely.gather(1, right).squeeze(1)
+            return _rising(likely.exp_(), right) if sloped else None
 
-        for begin, part, slopes, _ in _scored(source, table, len(hidden), bias, softcap, score, any(wanted), None):
+        for begin, part, slopes in _products(source, table, len(hidden), bias, softcap, slopes_of, formed, None):
             if to_hidden is not None:
                 torch.mm(slopes, table, out=to_hidden[begin : begin + len(part)])
-            if wanted[1] and not wanted[2] and len(part) == len(source):
-                kept = slopes  # as much memory as the way back would need to form them again
-        context.save_for_backward(to_hidden, kept, source, weight, bias, targets)
-        context.facts = (softcap, wanted, hidden.dtype)
+            if formed and output_learns:
+                kept = slopes
+            del slopes
+        known = (to_hidden, kept, source if wanted[1] else None) if formed else (source, weight, bias, targets) if any(wanted) else ()
+        context.save_for_backward(*known)
+        context.facts = (formed, wanted, softcap, (hidden.dtype, weight.dtype, None if bias is None else bias.dtype))
         return found
 
     @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(context: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        to_hidden, kept, source, weight, bias, targets = context.saved_tensors
-        softcap, wanted, number = context.facts
-        weights = outer[0].unsqueeze(1)
-        to_weight: torch.Tensor | None = None
-        to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+        formed, wanted, softcap, numbers = context.facts
+        factors = outer[0].unsqueeze(1)
+        found = (_weighed if formed else _formed_back)(context.saved_tensors, factors, wanted, softcap)
+        return (*(None if one is None else one.to(number) for one, number in zip(found, numbers, strict=True)), None, None, None, None)
 
-        def score(begin: int, logits: torch.Tensor, _sloped: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-            own = slice(begin, begin + len(logits))
-            return logits.new_zeros(()), _rising(torch.softmax(logits, -1), targets[own].unsqueeze(1)).mul_(weights[own])
 
-        if kept is not None:
-            to_weight = kept.T @ (source * recurring.filled(weights, len(source) - len(weights))).to(source.dtype)
-        elif wanted[1] or wanted[2]:
-            for _, part, slopes, _ in _scored(source, weight.to(source.dtype), len(weights), bias, softcap, score, True, to_bias):
-                to_weight = _added(to_weight, slopes.T @ part)
-            to_weight = torch.zeros(weight.shape) if to_weight is None else to_weight
-        return None if to_hidden is None else (to_hidden[: len(weights)] * weights).to(number), None if to_weight is None else to_weight.to(weight.dtype), to_bias, None, None, None, None
+Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+"""By hidden, weight and bias."""
+
+
+def _weighed(known: Sequence[torch.Tensor], factors: torch.Tensor, wanted: Sequence[bool], _softcap: float | None) -> Gradients:
+    """From what was formed on the way there: every row's slopes times its factor, float32 [rows, 1]."""
+    to_hidden, kept, source = known
+    to_weight = kept.T @ (source * recurring.filled(factors, len(source) - len(factors))).to(source.dtype) if wanted[1] else None
+    to_bias = None
+    if wanted[2]:
+        to_bias = factors.new_zeros(kept.shape[1])
+        for first in range(0, len(factors), PIECE):
+            some = factors[first : first + PIECE]
+            to_bias += (kept[first : first + len(some)] * some).sum(0)
+    return None if to_hidden is None else to_hidden[: len(factors)] * factors, to_weight, to_bias
+
+
+def _formed_back(known: Sequence[torch.Tensor], factors: torch.Tensor, wanted: Sequence[bool], softcap: float | None) -> Gradients:
+    """The logits once more, some rows at a time."""
+    source, weight, bias, targets = known
+    table = weight.to(source.dtype)
+    to_hidden = torch.empty_like(source) if wanted[0] else None
+    to_weight: torch.Tensor | None = None
+    to_bias = factors.new_zeros(len(weight)) if wanted[2] else None
+
+    def slopes_of(begin: int, logits: torch.Tensor, _sloped: bool) -> torch.Tensor:
+        own = slice(begin, begin + len(logits))
+        return _rising(torch.softmax(logits, -1), targets[own].unsqueeze(1)).mul_(factors[own])
+
+    for begin, part, slopes in _products(source, table, len(factors), bias, softcap, slopes_of, True, to_bias):
+        if to_hidden is not None:
+            torch.mm(slopes, table, out=to_hidden[begin : begin + len(part)])
+        if wanted[1]:
+            to_weight = _added(to_weight, slopes.T @ part)
+        del slopes
+    if wanted[1] and to_weight is None:
+        to_weight = torch.zeros(weight.shape)
+    return None if to_hidden is None else to_hidden[: len(factors)], to_weight, to_bias
 
 
 def _rising(likely: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -41,6 +41,8 @@ class TrainKeys(Keys):
         "off", "torch.compile for the dense parts of the layers, which needs a C++ compiler; auto: where a measurement says that it pays back; a resume is then equal up to rounding only"
     )
     cache_gb: float | None = key(
-        None, "gigabytes of disk that answers of frozen layers may take in the workspace, older ones go first; default: 20, or a tenth of the disk's room where that is less; 0: none are kept", ge=0
+        None,
+        "gigabytes of disk that answers of frozen layers, and features of a frozen base, may take in the workspace, older ones go first; default: 20, or a tenth of the disk's room where that is less; 0: none are kept",
+        ge=0,
     )
     precision: Literal["auto", "fp32", "bf16"] = key("auto", "number format of the matrix products; auto probes the processor")

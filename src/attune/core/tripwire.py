@@ -35,6 +35,8 @@ class TripwireContext:
     objective: Objective
     rows: Sequence[Row]
     examples: Sequence[Example] = ()
+    taught: bool = True
+    """After the first steps: whether any of them had a gradient."""
     remembered: dict[str, Any] = field(default_factory=dict)
     """Tripwire -> what its `remember` gave before the first step."""
 

@@ -54,6 +54,13 @@ def learned_ids(context: TripwireContext, example: Example) -> list[int] | None:
     return None if targets is None else [int(one) for one in targets.flatten().tolist() if one != IGNORED]
 
 
+def token_rows(example: Example) -> list[list[int]]:
+    """The rows of token ids that an example holds: its own, that of each answer, or that of its prompt; [] where it holds something else (features of a table)."""
+    ids = example.get("ids", example.get("prompt_ids"))
+    rows = list(ids.values()) if isinstance(ids, dict) else [ids]
+    return [row for row in rows if isinstance(row, list) and row and isinstance(row[0], int)]
+
+
 def rows_by_id(context: TripwireContext) -> dict[str, Row]:
     """Row id -> row."""
     return {str(row["row_id"]): row for row in context.rows}
@@ -75,11 +82,18 @@ def remember(context: TripwireContext) -> None:
 
 
 def alarms(context: TripwireContext, phase: str) -> list[tuple[Tripwire, Alarm]]:
-    """What the tripwires of a phase have to say; those that block first."""
+    """What the tripwires of a phase have to say; those that block first. One that cannot look at all (a base with broken weights writes no answers) is heard
+    where no other says why."""
     found: list[tuple[Tripwire, Alarm]] = []
+    failed: list[AttuneError] = []
     for one in fitting(context, phase):
-        with _looking(context):
-            found += [(one, alarm) for alarm in one.examine(context)]
+        try:
+            with _looking(context):
+                found += [(one, alarm) for alarm in one.examine(context)]
+        except AttuneError as error:
+            failed.append(error)
+    if failed and not any(alarm.blocks for _, alarm in found):
+        raise failed[0]
     return sorted(found, key=lambda pair: not pair[1].blocks)
 
 

@@ -12,7 +12,7 @@ from attune.core.errors import PlugError
 class BaseQuantised(Tripwire):
     """Looks at `quantization_config` in the base's config.json."""
 
-    requires = frozenset({"text-out"})
+    requires = frozenset({"prefers"})
     phase = "rows"
     error = PlugError
 

@@ -11,7 +11,7 @@ from attune.core.errors import PlugError
 class NothingTrains(Tripwire):
     """Counts the parameters that require a gradient."""
 
-    requires = frozenset({"text-out"})
+    requires = frozenset({"prefers"})
     error = PlugError
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:

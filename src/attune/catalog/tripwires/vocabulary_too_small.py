@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from attune.core.contracts import Alarm, Tripwire, TripwireContext
 from attune.core.errors import IntegrityError
-from attune.core.tripwires import places, rows_by_id
+from attune.core.tripwires import places, rows_by_id, token_rows
 
 
 class VocabularyTooSmall(Tripwire):
     """Compares the largest id of the rows with the rows of the embedding."""
 
-    looks_at = ("completion",)
-    requires = frozenset({"text-out"})
+    looks_at = ("prompt",)
+    requires = frozenset({"prefers"})
     error = IntegrityError
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:
@@ -22,7 +22,7 @@ class VocabularyTooSmall(Tripwire):
 
         size = network_of(context.specialist.model.body).get_input_embeddings().weight.shape[0]
         known = rows_by_id(context)
-        beyond = {str(one["row_id"]): max(one["ids"]) for one in context.examples if isinstance(one.get("ids"), list) and one["ids"] and isinstance(one["ids"][0], int) and max(one["ids"]) >= size}
+        beyond = {str(one["row_id"]): max(ids) for one in context.examples for ids in token_rows(one) if max(ids) >= size}
         if beyond:
             worst = next(iter(beyond.values()))
             token = context.specialist.tokenizer.convert_ids_to_tokens(worst)

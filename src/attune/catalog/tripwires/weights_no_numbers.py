@@ -11,7 +11,7 @@ from attune.core.errors import IntegrityError
 class WeightsNoNumbers(Tripwire):
     """Looks at the base's weight matrices; what a method adds may well begin at zero."""
 
-    requires = frozenset({"text-out"})
+    requires = frozenset({"prefers"})
     error = IntegrityError
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from attune.core.contracts import Alarm, Tripwire, TripwireContext
 from attune.core.errors import IntegrityError
-from attune.core.tripwires import spread
+from attune.core.tripwires import spread, token_rows
 
 ROWS = 12
 WORSE = 1.0
@@ -27,7 +27,7 @@ class WrongTokenizer(Tripwire):
 
         model = context.specialist.model
         table = network_of(model.body).get_input_embeddings().weight
-        ids = [one["ids"] for one in spread(context.examples, ROWS) if isinstance(one.get("ids"), list) and len(one["ids"]) > 1 and isinstance(one["ids"][0], int)]
+        ids = [ids for one in spread(context.examples, ROWS) for ids in token_rows(one)[:1] if len(ids) > 1]
         room = getattr(network_of(model.body).config, "max_position_embeddings", None) or 1 << 30
         ids = [one for one in ids if max(one) < len(table) and len(one) <= room]
         if not ids:

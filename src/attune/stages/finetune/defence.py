@@ -18,6 +18,8 @@ EXPLODED = 100.0
 SKIPS = 3
 """So many skipped steps within the window, and the run goes back to its last checkpoint, once, with a lower rate."""
 LOWER = 0.5
+RISEN = 1.3
+"""Losses that stand so far above those of the start, and still rise, drift away."""
 
 
 class Watchman:
@@ -37,6 +39,7 @@ class Watchman:
         self.banned: dict[str, str] = {}
         """Rows that are left out from now on, and why."""
         self.lowered = False
+        self.warned = False
 
     def judge(self, step: int, loss: float, norm: float) -> str | None:
         """Why the update of a step must not be made, or None; steps that pass are remembered.
@@ -67,6 +70,17 @@ class Watchman:
             return f"the loss jumped to {loss:.3g} from about {usual:.3g}, the gradient's length to {norm:.3g} from about {length:.3g}"
         return None
 
+    def drifting(self, rate: float) -> str | None:
+        """What the losses of the steps say, once, when training makes things worse slowly: their median over ten steps has risen twice in a row and stands clearly
+        above the start's. It speaks within a pass, where a learning curve has too few points to (`diverging`)."""
+        if self.warned or not self.loss_falls or len(self.losses) < 3 * LEAST or not math.isfinite(self.start):
+            return None
+        a, b, c = (statistics.median(self.losses[len(self.losses) - k * LEAST :][:LEAST]) for k in (3, 2, 1))
+        if not (c > b > a and c > RISEN * self.start):
+            return None
+        self.warned = True
+        return f"diverging: the loss was {self.start:.3f} in the first steps and rose from {a:.3f} to {c:.3f} over the last {3 * LEAST}; lower train.learning_rate (it is {rate:.1e} now)"
+
     def must_go_back(self) -> bool:
         """True when too many of the last steps were skipped."""
         return len(self.skipped) >= SKIPS
@@ -77,12 +91,20 @@ class Watchman:
 
     def facts(self) -> dict[str, Any]:
         """JSON for a checkpoint."""
-        return {"losses": self.losses, "norms": self.norms, "skipped": self.skipped, "banned": self.banned, "lowered": self.lowered, "start": self.start if math.isfinite(self.start) else None}
+        return {
+            "losses": self.losses,
+            "norms": self.norms,
+            "skipped": self.skipped,
+            "banned": self.banned,
+            "lowered": self.lowered,
+            "warned": self.warned,
+            "start": self.start if math.isfinite(self.start) else None,
+        }
 
     def load(self, facts: dict[str, Any]) -> None:
         """Back to the moment of `facts`."""
         self.losses, self.norms, self.skipped = list(facts["losses"]), list(facts["norms"]), list(facts["skipped"])
-        self.banned, self.lowered = dict(facts["banned"]), bool(facts["lowered"])
+        self.banned, self.lowered, self.warned = dict(facts["banned"]), bool(facts["lowered"]), bool(facts.get("warned"))
         self.start = math.inf if facts["start"] is None else float(facts["start"])
 
 

@@ -280,6 +280,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
         bundle = size_of(workspace.store.path(workspace.store.put("bundle", lambda place: write_bundle(specialist, place))))
         parts["bundle"] = clock.lap()
         cached = learner.cached_bytes / len(learned) * encoded
+        features = sum(one.numel() * one.element_size() for one in (specialist.known_features or {}).values()) / len(ready) * every
         workspace.close()
     if again:  # from a second model, while the first is there
         clock.lap()
@@ -290,7 +291,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
         parts["training again"] = parts["steps"] * (of_a_pass + validation_rows * per_row) / of_a_pass + _at(started, of_a_pass + validation_rows * per_row)
     memory = peak_memory() + max(0.0, cached - learner.cached_bytes) + more * (2 * copies + 2)  # in the model and in the saver's copies, one gradient, one copy of the best
     memory += _in_memory(examples) * (every / len(examples) - 1) + _in_memory(specialist.known_features or {}) * (every / len(ready) - 1)
-    disk = min(saves - 1, 3) * (state + more * copies) + min(evaluations, 3) * (best + more) + bundle + cached
+    disk = min(saves - 1, 3) * (state + more * copies) + min(evaluations, 3) * (best + more) + bundle + cached + features
     if saves <= 3:  # the checkpoint before the first step is still there: it has no moments
         disk += sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.startswith("optimizer/"))
     return Forecast(sum(parts.values()), memory, disk, steps, {name: round(value, 3) for name, value in parts.items()}, may_stop_early=evaluations - 1 > patience(recipe))

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from attune.core import catalog, pages, tripwires, waiting
 from attune.core.commit import read_checked, write_checked
@@ -179,6 +179,8 @@ class Session:
         self._look("start")
         self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.max_length)
         pieces = self._tell_cut(train, examples)
+        self.features_in_use: IO[bytes] | None
+        kept, self.features_in_use = self._keep_features() if self.descends and self.specialist.model.body_is_frozen() and all("text" in one for one in examples) else ("", None)
         done = recipe.objective.precompute(self.specialist, examples)
         recipe.objective.precompute(self.specialist, self.validation_examples)
         own = recipe.method.learner(LearnerContext(self.specialist, recipe.objective, self.of_a_pass(examples), self.keys, recipe.keys.seed, self.plan["threads"]))
@@ -190,7 +192,7 @@ class Session:
             "threads": f"{self.plan['threads']} ({waiting.words()})",
             **({"pages": pages.words()} if self.descends else {}),
             "checkpoints": f"every {self.keys.checkpoint_every} steps and at each evaluation, in the background",
-            **({"features": done} if done else {}),
+            **({"features": "; ".join(filter(None, (done, kept)))} if done else {}),
             **({"rows": pieces} if pieces else {}),
             **self.learner.chosen,
         }
@@ -212,6 +214,13 @@ class Session:
     def _look(self, phase: str) -> None:
         """Let the tripwires of a phase speak; one that blocks ends the run."""
         tripwires.settle(tripwires.alarms(self.watched, phase), self.keys.accept, self.events)
+
+    def _keep_features(self) -> tuple[str, IO[bytes] | None]:
+        from attune.stages.finetune.cache import Cache
+        from attune.stages.finetune.features import keep_features
+
+        limit = self.keys.cache_gb
+        return keep_features(self.specialist, [*self.examples, *self.validation_examples], Cache(self.cache, None if limit is None else limit * 1e9, self.events))
 
     def torch_learner(self, examples: Sequence[Example]) -> Learner:
         """Gradient descent over these rows."""
@@ -274,6 +283,7 @@ class Session:
         unseen = self.next_step < LOOK  # also on a resume: an earlier start may have ended before its look, or by it
         if unseen:
             tripwires.remember(self.watched)
+            self.watched.taught = False
         while self.next_step < total and self.waited < self.patience:
             try:
                 report = learner.step(self.next_step)
@@ -283,12 +293,15 @@ class Session:
             self.next_step += 1
             if report.get("skipped"):
                 self.events.warn(f"step {self.next_step} was skipped: {report['skipped']}", rows=report["rows"])
+            if report.get("warning"):
+                self.events.warn(report["warning"], step=self.next_step)
             if first:  # one step has read whatever will be read: a key without effect is told before hours go by
                 self.chosen |= learner.chosen
                 if not self.trial:
                     self.recipe.require_read("train", "objective", "method")
                 first = False
             step = self.next_step
+            self.watched.taught = self.watched.taught or report.get("gradient_norm", 1.0) > 0
             if unseen and step >= min(LOOK, total) and not report.get("skipped"):
                 self._look("steps")
                 unseen = False

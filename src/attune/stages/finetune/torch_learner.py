@@ -16,7 +16,7 @@ from attune.core import recurring
 from attune.core.contracts import Batch, Example, Objective
 from attune.core.errors import DataError, MachineError, RecipeError
 from attune.core.events import Events
-from attune.core.flat import add_noise, key_dropout, network_of, noise
+from attune.core.flat import add_noise, attention_words, key_dropout, network_of, noise
 from attune.core.learner import Unsteady
 from attune.core.low_rank import fuse_updates
 from attune.core.memory import give_back, in_parts, ran_out
@@ -115,6 +115,9 @@ class TorchLearner:
         lengths = recurring.words(torch.bfloat16 if self.precision == "bf16" else torch.float32)
         if lengths and self.model.fit.flat and not self.model.body_is_frozen():
             self.chosen["lengths"] = lengths
+        if not self.model.body_is_frozen():
+            self.chosen["attention"] = attention_words(network_of(self.model.body), self.model.fit, torch.bfloat16 if self.precision == "bf16" else torch.float32)
+        self.chosen["optimizer"] = "AdamW, one fused operation for all weights of a group"
         if self.compact is not None:
             self.chosen["embedding"] = f"{len(self.compact.used):,} of {len(self.compact.place):,} rows stand in the training rows and are computed; the others only decay"
         if self.model.fit.flat:
@@ -233,6 +236,8 @@ class TorchLearner:
         self._drawn = None
         if "skipped" in report:
             return report
+        if said := self.watchman.drifting(report["learning_rate"]):
+            report["warning"] = said
         if self.model.narrowed:
             self.chosen["last layer"] = "is computed for the tokens that the loss asks for alone, where they are few enough"
         if index % TIDY == 0:
