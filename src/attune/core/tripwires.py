@@ -85,12 +85,12 @@ def alarms(context: TripwireContext, phase: str) -> list[tuple[Tripwire, Alarm]]
     """What the tripwires of a phase have to say; those that block first. One that cannot look at all (a base with broken weights writes no answers) is heard
     where no other says why."""
     found: list[tuple[Tripwire, Alarm]] = []
-    failed: list[AttuneError] = []
+    failed: list[Exception] = []
     for one in fitting(context, phase):
         try:
             with _looking(context):
                 found += [(one, alarm) for alarm in one.examine(context)]
-        except AttuneError as error:
+        except Exception as error:  # raised below, unless another one says what is wrong
             failed.append(error)
     if failed and not any(alarm.blocks for _, alarm in found):
         raise failed[0]
