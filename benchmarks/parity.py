@@ -83,9 +83,9 @@ def judged(spec: dict[str, Any], written: Any, good: Any, folder: Path, *, read_
     """Export `written`, judge it against `good`: refused or not, by what engine, and why."""
     from attune.catalog.exports import _gguf_voice
     from attune.core import catalog
+    from attune.core.certificate import replayed
     from attune.core.errors import AttuneError
     from attune.core.parity import voice_of
-    from attune.stages.register.certificate import replayed
 
     plug = catalog.build("exports", spec)
     folder.mkdir()

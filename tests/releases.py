@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attune.core import catalog
+from attune.core.contracts import Task
 from attune.core.events import Events
 from attune.core.models import resolve_base
 from attune.core.recipe import Recipe, make_recipe
@@ -90,9 +91,11 @@ def specialist(scale: float = 20.0, made: Recipe | None = None) -> Specialist:
     return found
 
 
-def dataset(workspace: Workspace) -> DatasetVersion:
-    task = catalog.build("tasks", "text_classification")
-    all_rows = rows()
+def dataset(workspace: Workspace, task: Task | None = None) -> DatasetVersion:
+    """The intents as rows; for a task that writes they are questions, with the label as the right answer."""
+    task = task or catalog.build("tasks", "text_classification")
+    writes = "text-out" in task.traits
+    all_rows = [{**row, "prompt": [{"role": "user", "content": row["text"]}], "completion": row["label"]} if writes else row for row in rows()]
 
     def fill(folder: Path) -> None:
         for split in ("train", "validation", "test"):
@@ -105,9 +108,9 @@ def dataset(workspace: Workspace) -> DatasetVersion:
         DatasetVersion(
             specialist=NAME,
             store_key=workspace.store.put("dataset", fill),
-            task="text_classification",
+            task=task.name,
             signature={"labels": LABELS, "multi_label": False, "thresholds": None},
-            columns={"text": "message", "label": "intent"},
+            columns={"prompt": "message", "completion": "intent"} if writes else {"text": "message", "label": "intent"},
             counts={"read": 26, "kept": 23, "repaired": 1, "quarantined": 2, **counts},
             findings={"encoding": 1},
             rows_digest=rows_digest((row["row_id"], row["split"]) for row in all_rows),
@@ -116,7 +119,7 @@ def dataset(workspace: Workspace) -> DatasetVersion:
 
 
 def checkpoint(workspace: Workspace, made: Recipe, model: Specialist) -> Checkpoint:
-    data = dataset(workspace)
+    data = dataset(workspace, made.task if "text-out" in made.task.traits else None)
     return workspace.ledger.add(
         Checkpoint(
             specialist=NAME,

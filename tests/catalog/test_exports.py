@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from attune.core import catalog
+from attune.core.agreement import compare
 from attune.core.commit import verify
 from attune.core.contracts import Prediction
 from attune.core.errors import IntegrityError, PlugError, Problems, Refused
@@ -20,7 +21,6 @@ from attune.core.events import Events
 from attune.core.specialist import open_bundle
 from attune.core.workspace import Workspace
 from attune.stages import register
-from attune.stages.register.answers import compare
 from tests import releases
 
 

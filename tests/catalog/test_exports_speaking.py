@@ -12,6 +12,7 @@ import pytest
 
 from attune import lifecycle
 from attune.core import catalog
+from attune.core.certificate import golden_file, replayed
 from attune.core.commit import seal
 from attune.core.conversation import prompt_ids, render
 from attune.core.errors import AttuneError, DataError, IntegrityError, PlugError
@@ -22,7 +23,6 @@ from attune.core.recipe import make_recipe
 from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
 from attune.stages import register
-from attune.stages.register.certificate import golden_file, replayed
 from attune.testing.export_faults import FAULTS, planted
 from attune.testing.models import CHAT_TEMPLATE, tiny_bert
 from tests import releases, speakers

@@ -542,7 +542,34 @@ def test_check_says_when_its_figures_are_of_a_part(attune, tmp_path, monkeypatch
     said = _counted(attune, tmp_path, "{path: own.csv}", own={"": 1000})
     assert "about 140 training rows" in said.out
     assert "there are more rows than the first 200" in " ".join(said.err.split())
-    assert attune("check", "--quick", "recipe.yaml", "--json").json["data"]["more"] is True
+    seen = attune("check", "--quick", "recipe.yaml", "--json").json["data"]
+    assert (seen["more"], seen["in_all"]) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "files", "dealt"),
+    [
+        ("{path: own.csv}", {"own": {"": 1000}}, {"train": 700, "validation": 100, "test": 200}),
+        ("{path: own.csv, test_path: test.csv}", {"own": {"": 1000}, "test": {"": 300}}, {"train": 900, "validation": 100, "test": 300}),
+        ("{path: own.csv, splits: {by: given, given: part}}", {"own": {"train": 600, "dev": 100, "test": 300}}, {"train": 600, "validation": 100, "test": 300}),
+    ],
+)
+def test_rows_beyond_those_looked_at_are_counted_by_split(attune, tmp_path, monkeypatch, recipe, files, dealt):
+    from attune.core.recipe import read_recipe
+    from attune.stages.curate import preview
+
+    monkeypatch.setattr(preview, "MOST", 200)
+    _counted(attune, tmp_path, recipe, **files)
+    made = read_recipe(tmp_path / "recipe.yaml")
+    seen = preview.preview(made, count=True)
+    total = sum(sum(splits.values()) for splits in files.values())
+    assert (seen.read, seen.more, seen.beyond) == (200, True, total - 200)
+    assert seen.dealt(made) == dealt
+    assert preview.preview(made).beyond is None, "they are counted only where that is asked for"
+    monkeypatch.setattr(preview, "COUNTING", 0.0)
+    seen = preview.preview(made, count=True)
+    assert seen.beyond is None
+    assert sum(seen.dealt(made).values()) <= 201, "a part of a count is no count"
 
 
 def test_check_tells_that_most_rows_would_stay_together(attune, tmp_path):

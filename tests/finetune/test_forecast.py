@@ -164,9 +164,9 @@ def test_a_steps_time_follows_its_tokens():
 
 
 def test_the_time_of_many_rows_is_a_line_through_two_measurements():
-    assert module._at([(16, 1.16), (64, 1.64)], 1000) == pytest.approx(11.0)
-    assert module._at([(16, 0.1), (64, 1.0)], 128) == pytest.approx(2.0)  # no start of less than nothing
-    assert module._at([(16, 1.0), (64, 0.9)], 640) == pytest.approx(1.0)  # noise
+    assert module.at([(16, 1.16), (64, 1.64)], 1000) == pytest.approx(11.0)
+    assert module.at([(16, 0.1), (64, 1.0)], 128) == pytest.approx(2.0)  # no start of less than nothing
+    assert module.at([(16, 1.0), (64, 0.9)], 640) == pytest.approx(1.0)  # noise
 
 
 class Learned:

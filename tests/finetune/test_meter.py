@@ -7,7 +7,7 @@ import json
 import pytest
 
 from attune.core import memory
-from attune.core.cost import FILE, hand_over, keep_forecast
+from attune.core.cost import FILE, hand_over, keep_forecast, keep_none
 from attune.core.events import Events
 from attune.stages import finetune
 from attune.stages.finetune.meter import Meter
@@ -65,6 +65,15 @@ def test_and_what_was_forecast(recipe_of, workspace):
     recipe = recipe_of()
     made = run(recipe, workspace, make_dataset(workspace, recipe, make_rows(60)), FORECAST)
     assert made.cost["predicted"] == FORECAST
+
+
+def test_or_why_nothing_was(recipe_of, workspace):
+    recipe = recipe_of()
+    keep_none(workspace.root, "f" * 64, "too many rows")
+    hand_over(workspace.root, "f" * 64, workspace.run_folder("r"))
+    made = run(recipe, workspace, make_dataset(workspace, recipe, make_rows(60)))
+    assert made.cost["not_predicted"] == "too many rows"
+    assert "predicted" not in made.cost
 
 
 def test_a_damaged_forecast_is_told_and_left_out(recipe_of, workspace):

@@ -45,7 +45,7 @@ def look(screen: Screen, path: str, quick: bool = False, show_mask: int | None =
         base = _try(problems, lambda: resolve_base(keys.base_model, keys.revision, recipe.folder))
         if base is not None:
             _try(problems, lambda: require_base(recipe.task, base))
-        seen = _try(problems, lambda: preview(recipe))
+        seen = _try(problems, lambda: preview(recipe, count=not quick))
         _try(problems, lambda: _defaults(recipe))
         if not problems:  # a plug that cannot be built is told once
             _try(problems, lambda: grade.check(recipe))
@@ -212,7 +212,7 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
     from attune.stages.curate.columns import shown
 
     roles = shown(seen.columns)
-    count = f"{'more than ' if seen.more else ''}{seen.read:,} rows"
+    count = f"{'more than ' if seen.more else ''}{seen.read:,} rows" if seen.beyond is None else f"{seen.read + seen.beyond:,} rows, of which the first {seen.read:,} were looked at"
     screen.show(facts([("data", ", ".join(f"{path} ({source})" for path, source in seen.sources)), ("", count), ("columns", roles or "the task reads the rows by itself"), *_shapes(seen)]))
     made = table("row", *(name for name in seen.rows[0] if name != "place"), title="\nThe first rows, as they are read") if seen.rows else None
     if made is not None:
@@ -246,6 +246,7 @@ def show_data(screen: Screen, seen: Preview) -> dict[str, Any]:
         "all_columns": seen.names,
         "read": seen.read,
         "more": seen.more,
+        "in_all": seen.read + (seen.beyond or 0) if seen.beyond is not None or not seen.more else None,
         "unreadable": [{"place": place, "problem": problem, "fix": fix} for place, problem, fix in seen.unreadable],
         "rows": seen.rows,
         "labels": dict(seen.labels.most_common()),
@@ -291,41 +292,49 @@ def _plan(screen: Screen, recipe: Recipe, seen: Preview) -> dict[str, Any]:
     cost = _cost(recipe, seen)
     if stages["finetune"] == "would run":
         screen.show("", f"about {cost['train_rows']:,} training rows; {cost['words']}")
-        if seen.more:
+        if seen.more and seen.beyond is None:
             screen.warn(f"there are more rows than the first {seen.read:,}, which alone were looked at: the figures here are of a run on those; a run on all takes longer")
     return {"stages": stages, "cost": cost}
 
 
 def _forecast(screen: Screen, recipe: Recipe, seen: Preview, base: Base) -> dict[str, Any] | None:
-    """Time, memory and disk of tuning, from a short probe, kept for the run's record; None where the method does not run in the loop of its own kind."""
-    from attune.core.cost import duration, forecast_key, keep_forecast
+    """Time, memory and disk of tuning, from a short probe, kept for the run's record, or why there is none; None where nothing can be probed."""
+    from attune.core.cost import duration, forecast_key, keep_forecast, keep_none
     from attune.stages import curate
     from attune.stages.finetune.forecast import forecast
 
-    if "torch" not in recipe.task.traits or not seen.sample:
+    if not ("torch" in recipe.task.traits or recipe.method.brings_learner) or not seen.sample:
         return None
     screen.note("probing this machine with a few steps; --quick leaves that out")
+    found, why = None, ""
     try:
         dealt = seen.dealt(recipe)
         found = forecast(recipe, seen.sample, dealt["train"], dealt["validation"], screen.root)
     except AttuneError as error:
+        why = f"the probe was refused: {error.what}"
         screen.warn(f"no forecast: {error.what}" + (f" -> {error.fix}" if error.fix else ""))
-        return None
-    giga = 1e9
-    whole = (f"auto takes at most {recipe.keys.budget}; " if recipe.keys.budget else "auto tries several methods; ") + recipe.method.name + " alone" if recipe.candidates else "tuning"
-    screen.show(
-        "",
-        f"{whole} would take {'at most ' if found.may_stop_early else ''}about {duration(found.seconds)}, {found.memory_bytes / giga:.1f} GB of memory ({found.free_memory / giga:.1f} free) "
-        f"and {found.disk_bytes / giga:.2f} GB of disk ({found.free_disk / giga:.1f} free)",
-    )
-    if not found.fits:
-        screen.warn("that does not fit" + (f"; it would with {found.way_out}" if found.way_out else "; no setting tried here fits: choose a smaller base or a larger machine"))
-    try:  # of one method on all rows: what auto takes, or a run on more rows, is another matter
-        if not recipe.candidates and not seen.more:
-            keep_forecast(screen.root, forecast_key(recipe, base.identity, curate.inputs(recipe)), found.as_json())
+    if found is not None:
+        giga = 1e9
+        whole, most = ("auto", "at most ") if found.upper else ("tuning", "at most " if found.may_stop_early else "")
+        screen.show(
+            "",
+            f"{whole} would take {most}about {duration(found.seconds)}, {found.memory_bytes / giga:.1f} GB of memory ({found.free_memory / giga:.1f} free) "
+            f"and {found.disk_bytes / giga:.2f} GB of disk ({found.free_disk / giga:.1f} free)",
+            *([f"that is an upper estimate: {found.upper}"] if found.upper else []),
+        )
+        if not found.fits:
+            screen.warn("that does not fit" + (f"; it would with {found.way_out}" if found.way_out else "; no setting tried here fits: choose a smaller base or a larger machine"))
+    if seen.more and seen.beyond is None:
+        why = why or f"there are more rows than could be counted beside the first {seen.read:,}, so what they take was not known before the run"
+    try:
+        key = forecast_key(recipe, base.identity, curate.inputs(recipe))
+        if why or found is None:
+            keep_none(screen.root, key, why)
+        else:
+            keep_forecast(screen.root, key, found.as_json())
     except OSError as error:
         screen.note(f"the forecast is not kept for the run's record: {error}")
-    return found.as_json()
+    return found.as_json() if found is not None else None
 
 
 def _cost(recipe: Recipe, seen: Preview) -> dict[str, Any]:

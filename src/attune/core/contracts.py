@@ -363,6 +363,11 @@ class Method(Plug):
         """A learner of the method's own, or None for gradient descent by the loop's torch learner."""
         return None
 
+    @property
+    def brings_learner(self) -> bool:
+        """Whether `learner` may give one."""
+        return type(self).learner is not Method.learner
+
 
 # ---------------------------------------------------------------- out and on
 

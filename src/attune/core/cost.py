@@ -16,12 +16,18 @@ _KEPT = ("seconds", "memory_bytes", "disk_bytes", "steps")
 
 def forecast_key(recipe: Recipe, base: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     """What a forecast is of: how it tunes, from which base (its identity), on which rows (curation's inputs). Other values, another forecast."""
-    return digest({"recipe": recipe.part("task", "objective", "method", "seed", "train"), "main_metric": recipe.main_metric, "base": base, "rows": rows})
+    parts = ("task", "objective", "method", "seed", "train", *(("budget",) if recipe.candidates else ()))
+    return digest({"recipe": recipe.part(*parts), "main_metric": recipe.main_metric, "base": base, "rows": rows})
 
 
 def keep_forecast(root: Path, key: str, forecast: Mapping[str, Any]) -> None:
-    """Write a forecast into the workspace at `root`; a newer one of the same key takes its place."""
-    write_checked(_place(root, key), {name: forecast[name] for name in _KEPT})
+    """Write a forecast into the workspace at `root`; a newer one of the same key takes its place. `upper`, where it has one, says of what it is the most."""
+    write_checked(_place(root, key), {name: forecast[name] for name in _KEPT} | ({"upper": forecast["upper"]} if forecast.get("upper") else {}))
+
+
+def keep_none(root: Path, key: str, why: str) -> None:
+    """Write down, in the place of a forecast, why there is none."""
+    write_checked(_place(root, key), {"none": why})
 
 
 def hand_over(root: Path, key: str, folder: Path) -> None:
@@ -31,7 +37,7 @@ def hand_over(root: Path, key: str, folder: Path) -> None:
 
 
 def forecast_of(folder: Path) -> dict[str, Any] | None:
-    """The forecast that a run's folder holds, or None.
+    """The forecast that a run's folder holds, or None; of one that could not be made it holds only `none`, which says why.
 
     Raises:
         IntegrityError: it is damaged.
@@ -48,15 +54,20 @@ def words(cost: Mapping[str, Any], steps: int) -> str:
         steps: that were made; a forecast is of the whole plan, which patience may have ended before.
     """
     predicted: Mapping[str, Any] = cost.get("predicted") or {}
+    upper = predicted.get("upper", "")
     parts: list[str] = []
     for name, form, what in (("seconds", duration, ""), ("memory_bytes", size, " of memory"), ("disk_bytes", size, " of disk")):
-        before = f" ({'forecast ' if not parts else ''}{form(predicted[name])})" if predicted else ""
+        before = f" ({('forecast at most ' if upper else 'forecast ') if not parts else ''}{form(predicted[name])})" if predicted else ""
         parts.append(f"{form(cost[name])}{what}{before}")
     said = ", ".join(parts)
     if cost.get("starts", 1) > 1:
         said += f"; in {cost['starts']} starts"
-    if predicted and steps < predicted["steps"]:
+    if upper:
+        said += f"; the forecast is an upper estimate: {upper}"
+    elif predicted and steps < predicted["steps"]:
         said += f"; the forecast was of {predicted['steps']:,} steps, {steps:,} were made"
+    if cost.get("not_predicted"):
+        said += f"; no forecast: {cost['not_predicted']}"
     return said
 
 

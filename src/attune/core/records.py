@@ -90,7 +90,8 @@ class Checkpoint(Record):
     """The run folder's name."""
     cost: dict[str, Any] = {}
     """What tuning took: seconds over all its starts, memory_bytes (peak), disk_bytes (most held at once), starts; and `predicted`, the
-    forecast of the same, where `attune check` made one."""
+    forecast of the same, where `attune check` made one (`upper`: of what it is the most, where it is no more than that), or `not_predicted`:
+    why it could make none."""
 
 
 class Estimate(BaseModel):

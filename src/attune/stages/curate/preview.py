@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,9 @@ from attune.stages.curate.reading import locations
 from attune.stages.curate.splits import CROWD, crowded, given_split, largest, with_same_text
 
 MOST = 200_000
-"""Records that are looked at; larger data is counted up to here."""
+"""Records that are looked at."""
+COUNTING = 10.0
+"""Seconds for which those beyond are counted, where their number is asked for."""
 SHOWN = 3
 SAMPLED = 1000
 COPIED = 0.5
@@ -40,10 +44,12 @@ class Preview:
     read: int = 0
     more: bool = False
     """True when there are more than `MOST` records."""
+    beyond: int | None = None
+    """How many records more, where they were all counted."""
     unreadable: list[tuple[str, str, str]] = field(default_factory=list)
     """(place, problem, fix) of records that will be set aside."""
     given: Counter[str] = field(default_factory=Counter)
-    """Split as the recipe gives it ('' where it gives none) -> parsed rows."""
+    """Split as the recipe gives it ('' where it gives none) -> parsed rows, and records beyond `MOST` where they were all counted."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The first parsed rows, with `place`."""
     sample: list[dict[str, Any]] = field(default_factory=list)
@@ -69,8 +75,11 @@ class Preview:
         return {split: given.get(split, 0) + round(given.get("", 0) * share) for split, share in parts.items()}
 
 
-def preview(recipe: Recipe) -> Preview:
+def preview(recipe: Recipe, *, count: bool = False) -> Preview:
     """Read, detect the columns and parse; nothing is written.
+
+    Args:
+        count: also count the records beyond those that are looked at, for some seconds at most.
 
     Raises:
         DataError: the data cannot be opened, holds no rows, or a column is missing or unclear.
@@ -78,12 +87,16 @@ def preview(recipe: Recipe) -> Preview:
     found = Preview()
     records: list[RawRecord] = []
     split_of: list[str] = []
+    beyond = _Beyond(recipe) if count else None
     for location in locations(recipe, None):
         found.sources.append((location.path, location.source.name))
         for record in location.records():
             if found.read == MOST:
                 found.more = True
-                break
+                if beyond is None or not beyond.counted(record, location.split):
+                    beyond = None
+                    break
+                continue
             found.read += 1
             if record.values is None:
                 found.unreadable.append((record.place, record.problem or "not readable", record.fix or ""))
@@ -127,6 +140,9 @@ def preview(recipe: Recipe) -> Preview:
         for target in targets:
             value = row.get(target)
             found.labels.update(str(one) for one in (value if isinstance(value, list) else [value]) if one not in (None, ""))
+    if found.more and beyond is not None:
+        found.beyond = beyond.splits.total()
+        found.given += beyond.splits
     if len(different) <= COPIED * parsed and parsed > 1:
         found.warnings.append(f"only {len(different):,} of {parsed:,} rows differ from each other; a copy says nothing new, and the check exact_duplicates leaves one of each")
     general, bad, shapes = replay.preview(recipe, SAMPLED)
@@ -147,6 +163,23 @@ def preview(recipe: Recipe) -> Preview:
             fix="name the column that holds the classes; the columns are: " + ", ".join(found.names),
         )
     return found
+
+
+class _Beyond:
+    """Counts records that are not looked at, by the split that the recipe gives them."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.column = recipe.keys.data.splits.given if recipe.keys.data.splits.by == "given" else None
+        self.splits: Counter[str] = Counter()
+        self.until: float | None = None
+
+    def counted(self, record: RawRecord, split: str | None) -> bool:
+        """Take one more; False when time is up."""
+        self.until = self.until or time.monotonic() + COUNTING
+        if record.values is not None:
+            with suppress(DataError):  # a row that says no split is set aside by a run
+                self.splits[split or _split(record, self.column)] += 1
+        return time.monotonic() < self.until
 
 
 def _split(record: RawRecord, column: str | None) -> str:

@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attune.core import catalog
-from attune.core.contracts import Example, Metric, Row
+from attune.core.contracts import Example, Method, Metric, Row
 from attune.core.errors import AttuneError, MachineError
 from attune.core.events import Events
 from attune.core.learner import Unsteady
@@ -51,8 +52,13 @@ class Forecast:
     memory_bytes: float
     disk_bytes: float
     steps: int
+    """For `method: auto` those of all methods together."""
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds by what they are for."""
+    looks: int = 0
+    """At the validation rows, step 0 included."""
+    upper: str = ""
+    """Of what it is the most, in words, where it is no more than that."""
     may_stop_early: bool = False
     """True where patience may end the run before its plan does: then `seconds` is the most."""
     free_memory: float = 0.0
@@ -83,7 +89,12 @@ def forecast(recipe: Recipe, rows: Sequence[Row], train: int, validation: int, w
     counts = (train, validation)
     free_memory, free_disk = available_memory(), float(shutil.disk_usage(_existing(workspace)).free)
     try:
-        first = _apart(recipe, rows, counts, {}, workspace)
+        if recipe.candidates:
+            from attune.stages.finetune.forecast_auto import at_most
+
+            first = at_most(recipe, lambda changes: _apart(recipe, rows, counts, changes, workspace))
+        else:
+            first = _apart(recipe, rows, counts, {}, workspace)
     except _Killed as error:
         rung = _rung(recipe, rows, counts, free_memory, free_disk, workspace)
         if rung:
@@ -119,8 +130,12 @@ def _ladder(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from ((f"train.micro_batch_size={rows}", {"train": {"micro_batch_size": rows}}) for rows in PARTS)
     for method in reversed(by_rung(recipe.task)):
         if not recipe.method.rung or method.rung < recipe.method.rung:
-            budget = recipe.given.get("budget")  # is for `auto` alone
-            yield f"method={method.name}" + (" without a budget" if budget else ""), {"method": method.name, **({"budget": None} if budget else {})}
+            yield f"method={method.name}" + (" without a budget" if recipe.given.get("budget") else ""), instead(recipe, method)
+
+
+def instead(recipe: Recipe, method: Method) -> dict[str, Any]:
+    """The changes with which a recipe uses this method; a budget is for `auto` alone."""
+    return {"method": method.name, **({"budget": None} if recipe.given.get("budget") else {})}
 
 
 def _existing(folder: Path) -> Path:
@@ -154,7 +169,7 @@ def _apart(recipe: Recipe, rows: Sequence[Row], counts: Counts, changes: dict[st
 
 def _child(pipe: Any, values: dict[str, Any], folder: str, rows: list[Row], counts: Counts, place: str) -> None:
     try:
-        pipe.send(("forecast", _probe(make_recipe(values, folder=Path(folder)), rows, counts, Path(place)).as_json()))
+        pipe.send(("forecast", _measured(make_recipe(values, folder=Path(folder)), rows, counts, Path(place)).as_json()))
     except AttuneError as error:
         pipe.send(("error", {"what": error.what, "place": error.place, "fix": error.fix}))
     except Exception as error:  # it has to reach the parent, whatever it is
@@ -163,9 +178,20 @@ def _child(pipe: Any, values: dict[str, Any], folder: str, rows: list[Row], coun
         pipe.close()
 
 
+def _measured(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> Forecast:
+    """The probe of the learner that the method brings, or of gradient descent."""
+    if recipe.method.brings_learner:
+        from attune.stages.finetune.forecast_own import probe
+
+        found = probe(recipe, rows, counts, place)
+        if found is not None:
+            return found
+    return _probe(recipe, rows, counts, place)
+
+
 def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> Forecast:
     """Do once, in a folder of its own inside `place`, what a run does often, and measure: read rows, start the head, step, evaluate, save, make a bundle."""
-    clock = _Clock()  # a run's time has the imports in it
+    clock = Clock()  # a run's time has the imports in it
     import numpy as np
 
     from attune.core.models import resolve_base
@@ -178,16 +204,20 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
     from attune.stages.finetune.saver import Saver
     from attune.stages.finetune.torch_learner import TorchLearner
 
+    for library in ("torch", "transformers"):  # so that building a model is timed without them
+        import_module(library)
     rows = [rows[i] for i in generator(recipe.keys.seed, "forecast").permutation(len(rows))]  # files are often sorted; parts of the sample must be fair too
     keys, objective = recipe.keys.train, recipe.objective
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     signature = recipe.task.signature(rows)
+    parts = {"loading": clock.lap()}
     model = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
+    parts["building"] = clock.lap()
     metric: Metric = catalog.build("metrics", recipe.main_metric, "grade.main_metric")
     specialist = Specialist(recipe.task, signature, model, base.tokenizer(), base, keys.max_length, recipe.name, method=recipe.method, samples=metric.samples())
     plan = start_plan(keys.precision)
     frozen = model.body_is_frozen()
-    parts = {"loading": clock.lap()}
+    parts["building"] += clock.lap()
     again = keys.refit or (keys.refit is None and recipe.method.refit)
 
     own_rows, validation_rows = (max(1, count) for count in counts)
@@ -223,7 +253,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
         for count in (len(few) // 4, len(few)):  # fitting the head has a cost of its own, whatever the number of rows
             objective.begin(specialist, few[: max(1, count)])
             started.append((float(count), clock.lap()))
-        parts["start of the head"] = _at(started, of_a_pass)
+        parts["start of the head"] = at(started, of_a_pass)
         steps_per_epoch = math.ceil(of_a_pass / keys.batch_size)
         learner.total_steps = steps = math.ceil(epochs * steps_per_epoch)
         learner.begin()
@@ -266,7 +296,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
             one_save = max(0.0, clock.lap() - beside * usual_seconds)
         parts["steps"] = _expected(taken, sizes) * steps
         evaluations = math.ceil(steps / max(1, steps_per_epoch // keys.evaluations_per_epoch)) + 1
-        parts["evaluations"] = _at(evaluated, validation_rows) * evaluations
+        parts["evaluations"] = at(evaluated, validation_rows) * evaluations
         saves = evaluations + steps // keys.checkpoint_every
         parts["saving"] = one_save * saves
         tensors, weights = learner.state()[0], learner.weights()
@@ -288,22 +318,23 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
         _ = second.fit  # how it reads rows is tried out, as in a run
         del second
         parts["loading again"] = clock.lap()
-        parts["training again"] = parts["steps"] * (of_a_pass + validation_rows * per_row) / of_a_pass + _at(started, of_a_pass + validation_rows * per_row)
+        parts["training again"] = parts["steps"] * (of_a_pass + validation_rows * per_row) / of_a_pass + at(started, of_a_pass + validation_rows * per_row)
     memory = peak_memory() + max(0.0, cached - learner.cached_bytes) + more * (2 * copies + 2)  # in the model and in the saver's copies, one gradient, one copy of the best
     memory += _in_memory(examples) * (every / len(examples) - 1) + _in_memory(specialist.known_features or {}) * (every / len(ready) - 1)
     disk = min(saves - 1, 3) * (state + more * copies) + min(evaluations, 3) * (best + more) + bundle + cached + features
     if saves <= 3:  # the checkpoint before the first step is still there: it has no moments
         disk += sum(t.numel() * t.element_size() for name, t in tensors.items() if not name.startswith("optimizer/"))
-    return Forecast(sum(parts.values()), memory, disk, steps, {name: round(value, 3) for name, value in parts.items()}, may_stop_early=evaluations - 1 > patience(recipe))
+    return Forecast(sum(parts.values()), memory, disk, steps, {name: round(value, 3) for name, value in parts.items()}, looks=evaluations, may_stop_early=evaluations - 1 > patience(recipe))
 
 
-class _Clock:
-    """Seconds since the last look."""
+class Clock:
+    """Seconds since it was last asked."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
 
     def lap(self) -> float:
+        """So many, and from now on anew."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         return seconds
@@ -358,7 +389,7 @@ def _in_memory(value: Any) -> float:
     return 0.0 if isinstance(value, int) and -6 < value < 257 else float(sys.getsizeof(value))  # Python has small numbers once
 
 
-def _at(measured: Sequence[tuple[float, float]], count: float) -> float:
+def at(measured: Sequence[tuple[float, float]], count: float) -> float:
     """Seconds for `count` rows: a line through two measurements (rows, seconds), where neither the rows nor what comes before them are free of charge."""
     (few, short), (many, long) = measured
     if many <= few or long <= short:

@@ -496,4 +496,6 @@ class Session:
             self.events.warn(f"the forecast is left out of the record: {error.what}")
             predicted = None
         taken = {name: value for name, value in self.meter.facts().items() if name != "since"}
+        if predicted and "none" in predicted:
+            return taken | {"not_predicted": predicted["none"]}
         return taken | ({"predicted": predicted} if predicted else {})

@@ -1,4 +1,5 @@
-"""vLLM as the engine (`serve.engine: vllm`): the approved release written out as one model, and `vllm serve` started on it.
+"""vLLM as the engine (`serve.engine: vllm`): the approved release written out as one model and proven like any export, and `vllm serve`
+started on it.
 
 vLLM is a service of its own with its own torch, so it is started as a program, never imported. It answers OpenAI's API itself, with our token;
 request log, feedback, hot swap and the Host and Origin checks are ours and are not there.
@@ -18,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from attune.core import catalog
-from attune.core.commit import committed_folder, is_valid
 from attune.core.contracts import Export
-from attune.core.conversation import template_of
 from attune.core.errors import MachineError, Refused
 from attune.core.events import Events
+from attune.core.exporting import Witness, certificate_of, form_of
 from attune.core.recipe import ServeKeys
 from attune.core.records import Release
-from attune.core.releases import open_release, release_folder
+from attune.core.releases import open_release
 from attune.core.workspace import Workspace
 from attune.stages.serve.protocol import url_of
 
@@ -34,7 +34,9 @@ TOKEN_VARIABLE = "VLLM_API_KEY"
 """The token travels in the environment: a command line can be read by every user of the machine."""
 GREEDY = '{"temperature": 0}'
 """What a request gets that names no temperature: what was graded."""
-TEMPLATE = "chat_template.jinja"
+FORM: dict[str, Any] = {"name": "vllm", "merge": True, "dtype": "float32"}
+"""The export that is served, with the keys that the command line obeys."""
+MODEL, TEMPLATE = "model", "chat_template.jinja"
 OURS = ("allowed_hosts", "max_body_bytes", "max_text_chars", "max_items", "max_waiting", "max_adapters", "log")
 """Keys of our own endpoint that vLLM has nothing for."""
 ENDED = (0, -signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT)
@@ -53,23 +55,31 @@ def command(program: str, folder: Path, name: str, keys: ServeKeys, length: int 
         length: tokens of prompt and answer together; None: what the model's configuration says.
     """
     words = [program, "serve", str(folder), "--served-model-name", name, "--host", keys.host, "--port", str(keys.port)]
-    words += ["--chat-template", str(folder / TEMPLATE), "--generation-config", "vllm", "--override-generation-config", GREEDY]
+    words += ["--dtype", FORM["dtype"], "--chat-template", str(folder / TEMPLATE), "--generation-config", "vllm", "--override-generation-config", GREEDY]
     return [*words, "--max-num-seqs", str(keys.max_running), *(["--max-model-len", str(length)] if length else [])]
 
 
-def prepare(workspace: Workspace, release: Release, base_folder: Path | None) -> Path:
-    """The release as one plain model with its chat template, written once and kept; an adapter is merged."""
+def prepare(workspace: Workspace, release: Release, base_folder: Path | None, events: Events) -> Path:
+    """The folder of the release as one plain model with its chat template, written once and kept; an adapter is merged.
+
+    It is the export `vllm`, so before it is kept it answers golden rows as the release does, and its certificate lies beside it. What lies
+    there without one, or was changed since, is written anew.
+
+    Raises:
+        IntegrityError: what was written answers differently, or there are no rows to prove it on; nothing of it is kept.
+        Refused: the release does not write texts.
+    """
     target = workspace.root / "engines" / release.id
-    if is_valid(target):
-        return target
-    specialist = open_release(workspace, release, base_folder=base_folder)
-    if "text-out" not in specialist.task.traits:
-        raise Refused(f"task '{specialist.task.name}' does not write texts", place="serve.engine", fix="set serve.engine: own")
-    plug: Export = catalog.build("exports", {"name": "transformers", "merge": hasattr(specialist.model.body, "peft_config")})
-    with committed_folder(target) as folder:
-        plug.write(specialist, release_folder(workspace, release), folder)
-        (folder / TEMPLATE).write_text(template_of(specialist), encoding="utf-8")
-    return target
+    plug: Export = catalog.build("exports", FORM)
+    known = certificate_of(target)
+    if known is None or any(known.get(name) != value for name, value in form_of(release, plug).items()):
+        specialist = open_release(workspace, release, base_folder=base_folder)
+        if "text-out" not in specialist.task.traits:
+            raise Refused(f"task '{specialist.task.name}' does not write texts", place="serve.engine", fix="set serve.engine: own")
+        shutil.rmtree(target, ignore_errors=True)
+        known = Witness.of(workspace, release, specialist).write(plug, target)
+    events.note(f"the folder for vLLM is {known['words']}", release=release.id, folder=str(target))
+    return target / MODEL
 
 
 def require_vllm() -> str:
@@ -123,6 +133,7 @@ def run(
     """Serve until SIGTERM or SIGINT, which vLLM is told of; returns when it ended. What was started is announced once it answers.
 
     Raises:
+        IntegrityError: what would be served does not answer as the release does.
         MachineError: vLLM or a graphics card is missing, or vLLM ended with an error.
         Refused: port 0, settings that vLLM does not obey, or the release does not write.
     """
@@ -130,7 +141,7 @@ def run(
     if keys.port == 0:
         raise Refused("vLLM does not say which free port it took", place="serve.port", fix="give a port")
     program = require_vllm()
-    folder = prepare(workspace, release, base_folder)
+    folder = prepare(workspace, release, base_folder, events)
     words = command(program, folder, release.specialist, keys)
     events.note("vLLM is started: " + " ".join(words[1:]), release=release.id)
     with ExitStack() as restored:

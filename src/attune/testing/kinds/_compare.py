@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from attune.core.agreement import compare
 from attune.core.contracts import Prediction, Row
-from attune.stages.register.answers import compare
 
 
 def same(own: Sequence[Prediction], theirs: Sequence[Prediction], rows: Sequence[Row], what: str) -> None:

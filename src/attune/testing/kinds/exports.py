@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from attune.core.certificate import replayed
 from attune.core.errors import IntegrityError, PlugError
 from attune.core.parity import voice_of
-from attune.stages.register.certificate import replayed
 from attune.testing.bench import fitting
 from attune.testing.export_faults import planted
 from attune.testing.kinds._compare import same

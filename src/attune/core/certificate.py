@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from attune.core import catalog
+from attune.core.agreement import compare
 from attune.core.commit import MANIFEST, sha256_file
 from attune.core.contracts import Export, Prediction, Row
 from attune.core.conversation import question_of, shortened_question
 from attune.core.errors import DataError, IntegrityError
 from attune.core.parity import EXACT, NetworkVoice, constants_of, examine, metric_difference, other_constants, room_of
 from attune.core.specialist import Specialist
-from attune.stages.register.answers import compare
 
 CERTIFICATE = "certificate.json"
 PACKAGES = "attune torch transformers peft tokenizers gguf onnxruntime onnxscript llama-cpp-python"
