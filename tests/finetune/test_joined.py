@@ -10,7 +10,7 @@ import torch
 
 from attune.core import catalog, rows
 from attune.core.contracts import Objective
-from attune.core.errors import MachineError, RecipeError
+from attune.core.errors import MachineError, PlugError, RecipeError
 from attune.core.events import Events
 from attune.core.recipe import Recipe, make_recipe
 from attune.core.records import DatasetVersion
@@ -244,6 +244,9 @@ def test_an_objective_that_gives_no_parts_is_computed_whole_or_not_at_all(recipe
     assert plain.divisible
     monkeypatch.setattr(type(plain), "separable", False)
     assert not plain.divisible
+    for ask in (lambda: plain.each(None, {}), lambda: plain.together(None, [], {})):
+        with pytest.raises(PlugError, match="objective 'supervised'"):
+            ask()
     recipe = recipe_for("contrastive", micro_batch_size=4)
     monkeypatch.setattr(type(recipe.objective), "each", Objective.each)
     with pytest.raises(RecipeError, match="learns from all rows of a batch together"):

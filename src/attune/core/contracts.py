@@ -309,11 +309,11 @@ class Objective(Plug):
 
     def each(self, model: Any, batch: Batch) -> list[torch.Tensor]:
         """What each row of a part says, whatever rows stand beside it (features, log-probabilities), in the order in which `together` reads them."""
-        raise NotImplementedError
+        raise PlugError(f"objective '{self.name}' does not say what each row gives by itself", place="objective", fix="give the plug `each`, or compute its batches whole")
 
     def together(self, model: Any, said: Sequence[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, float]:
         """`loss` of a whole batch, from what `each` said of its parts; it asks the body nothing."""
-        raise NotImplementedError
+        raise PlugError(f"objective '{self.name}' makes no loss of what `each` said", place="objective", fix="give the plug `together` beside `each`")
 
     def order(self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]] | None:
         """Batches of example indexes for an epoch, each once, a pure function of its arguments; None: the loop's length-grouped shuffle.
