@@ -85,6 +85,7 @@ FAULTS = [
     ("objectives", "supervised", 'functional.cross_entropy(logits.float(), target, reduction="sum"', 'functional.cross_entropy(logits.float(), target, reduction="mean"', "loss_is_finite_and_adds_up"),
     ("objectives", "contrastive", "waiting.extendleft(reversed(later))", "pass", "order_covers_every_row_once"),
     ("objectives", "contrastive", "return total, float(len(anchors))", "return total.detach(), float(len(anchors))", "what_it_teaches_is_learned"),
+    ("objectives", "contrastive", "in enumerate(anchors)]", "in enumerate(anchors.flip(0))]", "loss_is_finite_and_adds_up"),
     ("objectives", "few_shot", "range(count + 1)", "range(count)", "order_covers_every_row_once"),
     ("objectives", "few_shot", "return total, count", "return total.detach(), count", "what_it_teaches_is_learned"),
     ("objectives", "sft", 'batch["targets"][learned]), float', 'batch["targets"][learned]) / len(learned), float', "loss_is_finite_and_adds_up"),

@@ -17,7 +17,7 @@ from attune.core.recipe_train import TrainKeys
 from attune.core.specialist import Specialist, open_bundle
 from attune.core.tunable import TunableModel
 from attune.stages import finetune
-from attune.stages.finetune import torch_learner
+from attune.stages.finetune import dropping, torch_learner
 from attune.stages.finetune.stage import Session
 from attune.stages.finetune.torch_learner import TorchLearner
 
@@ -80,9 +80,11 @@ def test_a_last_layer_for_first_tokens_alone_trains_as_the_whole_one(tiny_base, 
 
 def test_with_dropout_from_a_stream_micro_batches_would_change_it(tiny_base, monkeypatch):
     """The must-fail twin."""
-    monkeypatch.setattr(torch_learner, "key_dropout", lambda body: None)
+    monkeypatch.setattr(dropping, "key_dropout", lambda body: None)
     torch.manual_seed(1)
-    whole = trained(learner_of(tiny_base))
+    learner = learner_of(tiny_base)
+    assert learner.chosen["micro-batches"] == dropping.BESIDE
+    whole = trained(learner)
     torch.manual_seed(1)
     assert apart(whole, trained(learner_of(tiny_base, micro_batch_size=5))) > 1e-4
 
@@ -238,7 +240,7 @@ def test_where_training_once_more_fails_the_first_model_is_kept_whole(recipe_of,
             raise MemoryError
 
         with monkeypatch.context() as patch:
-            patch.setattr(FewShot, "loss", fail)
+            patch.setattr(FewShot, "each", fail)
             return train_again(self, best)
 
     monkeypatch.setattr(Session, "_train_again", short_of_memory)

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from attune.catalog.objectives.few_shot import FewShot
+from attune.core.contracts import Objective
 from attune.core.errors import MachineError
 from attune.core.recipe import make_recipe
 from attune.stages.finetune import forecast as module
@@ -125,7 +127,12 @@ def test_only_settings_that_the_recipe_can_take_are_on_the_ladder(recipe_of):
     assert words("full") == ["train.micro_batch_size=8", "train.micro_batch_size=1", "method=lora", "method=head"]
     assert words("lora")[2:] == ["method=head"]
     assert words("head")[2:] == []
-    assert words("full", "text_classification", "few_shot") == ["method=lora", "method=head"]
+    assert words("full", "text_classification", "few_shot") == words("full"), "its batches are computed in parts too"
+
+
+def test_a_batch_that_cannot_be_computed_in_parts_gets_no_smaller_ones(recipe_of, monkeypatch):
+    monkeypatch.setattr(FewShot, "each", Objective.each)
+    assert [one for one, _ in module._ladder(recipe_of("full", "text_classification", "few_shot"))] == ["method=lora", "method=head"]
 
 
 def test_the_disk_that_is_missing_is_named(monkeypatch, recipe_of, tmp_path):

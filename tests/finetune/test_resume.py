@@ -96,7 +96,7 @@ def test_dropout_for_a_network_that_has_none_is_refused(recipe_of, workspace, ti
 def test_rates_of_dropout_that_are_plain_attributes_are_set_too():
     from transformers import AutoModel, OPTConfig
 
-    from attune.stages.finetune.torch_learner import dropouts
+    from attune.stages.finetune.dropping import dropouts
 
     body = AutoModel.from_config(OPTConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, ffn_dim=16, num_attention_heads=2, word_embed_proj_dim=16))
     assert {(type(module).__name__, name) for module, name in dropouts(body)} >= {("OPTDecoderLayer", "dropout"), ("OPTAttention", "dropout")}

@@ -265,7 +265,7 @@ class Objective(Plug):
 
     kind = "objectives"
     separable: ClassVar[bool] = True
-    """False when a row's loss depends on the other rows of its batch, so that a batch cannot be computed in parts."""
+    """False when a row's loss depends on the other rows of its batch. Parts of such a batch can be computed one after the other where `each` and `together` are given."""
 
     learns: ClassVar[frozenset[str]] = frozenset()
     """Shapes of rows (`core.shapes`) that the task's own objective would learn in part only, and this one whole: `attune init` proposes it for them."""
@@ -297,6 +297,23 @@ class Objective(Plug):
     @abstractmethod
     def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the losses and the number of supervised items in the micro-batch; the loop divides by the items of the whole step."""
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a batch can be computed in parts that give the loss and the gradients of the whole."""
+        return self.separable or type(self).each is not Objective.each
+
+    def divided(self, specialist: Specialist, examples: Sequence[Example], size: int) -> Iterator[Batch]:
+        """A batch of these examples as batches of `size` rows at most; for objectives that are not separable."""
+        return (self.collate(specialist, examples[begin : begin + size]) for begin in range(0, len(examples), size))
+
+    def each(self, model: Any, batch: Batch) -> list[torch.Tensor]:
+        """What each row of a part says, whatever rows stand beside it (features, log-probabilities), in the order in which `together` reads them."""
+        raise PlugError(f"objective '{self.name}' does not say what each row gives by itself", place="objective", fix="give the plug `each`, or compute its batches whole")
+
+    def together(self, model: Any, said: Sequence[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, float]:
+        """`loss` of a whole batch, from what `each` said of its parts; it asks the body nothing."""
+        raise PlugError(f"objective '{self.name}' makes no loss of what `each` said", place="objective", fix="give the plug `together` beside `each`")
 
     def order(self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[list[int]] | None:
         """Batches of example indexes for an epoch, each once, a pure function of its arguments; None: the loop's length-grouped shuffle.

@@ -182,6 +182,8 @@ class Noise:
         self.seed = seed
         self.line = 0
         self.count = 0
+        self.calls: dict[Any, int] = {}
+        """Which call of this forward pass a dropout of a padded network is at."""
 
     def next_site(self) -> int:
         """The number of the next dropout of this forward pass, hashed into the range of int32."""
@@ -201,15 +203,28 @@ class Noise:
 class KeyedDropout(torch.nn.Dropout):
     """Dropout of a network's own kind, drawn from `Noise` where one is set."""
 
+    layouts: Sequence[Any] = ()
+    """Of a network that is padded: how rows and places lie in what each call of a forward pass is given (`core.padded`); None: unknown."""
+    strayed = False
+    """True once it drew from torch's own stream while there was noise to draw from: it was given what belongs to no row in a way that is known."""
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., width]; as it is when not training."""
         noise: Noise | None = getattr(_now, "noise", None)
         if not self.training or not self.p:
             return x
-        keys = getattr(_now, "keys", None)
-        if noise is None or keys is None or x.numel() != len(keys) * x.shape[-1]:
-            return super().forward(x)
-        return noise.drop(x, keys, self.p)
+        keys, padded = getattr(_now, "keys", None), getattr(_now, "padded", None)
+        if noise is not None and keys is not None and x.numel() == len(keys) * x.shape[-1]:
+            return noise.drop(x, keys, self.p)
+        if noise is not None and padded is not None:
+            call = noise.calls[self] = noise.calls.get(self, -1) + 1
+            layout = self.layouts[call] if call < len(self.layouts) else None
+            site = noise.next_site()
+            kept = None if layout is None else layout.kept(x, *padded, lambda own, shape: keep(own, shape, self.p, site, x.dtype))
+            if kept is not None:
+                return _Dropped.apply(x, kept, 1 / (1 - self.p))  # type: ignore[no-untyped-call, no-any-return]
+        self.strayed |= noise is not None
+        return super().forward(x)
 
 
 def key_dropout(network: torch.nn.Module) -> None:
@@ -222,10 +237,10 @@ def key_dropout(network: torch.nn.Module) -> None:
 
 
 @contextmanager
-def noise(seed: int | None) -> Iterator[Noise | None]:
-    """Draw dropout from `seed` inside the block; None: a trial, which takes no draw from what is outside."""
+def noise(seed: int | Noise | None) -> Iterator[Noise | None]:
+    """Draw dropout from `seed` inside the block, or from a step's noise where that stood; None: a trial, which takes no draw from what is outside."""
     before = getattr(_now, "noise", None)
-    _now.noise = Noise(seed) if seed is not None else None
+    _now.noise = Noise(seed) if isinstance(seed, int) else seed
     try:
         yield _now.noise
     finally:
@@ -378,13 +393,19 @@ def narrow_keys(places: torch.Tensor | None) -> None:
 
 
 def run_padded(body: Any, tokens: Tokens, pad: int, **options: Any) -> Any:
-    """The output of a network for the same rows, padded; its first two dimensions are [rows, longest]."""
+    """The output of a network for the same rows, padded; its first two dimensions are [rows, longest]. A place behind a row's end has any key."""
     ids, mask = tokens.padded(pad)
-    old, _now.read = getattr(_now, "read", None), tokens
+    before = [getattr(_now, name, None) for name in ("read", "padded")]
+    _now.read = tokens
+    now: Noise | None = getattr(_now, "noise", None)
+    if now is not None:
+        keys = torch.zeros(ids.shape, dtype=torch.int32)
+        keys[tokens.row, tokens.positions[0]] = tokens.token_keys
+        _now.padded, now.count, now.line, now.calls = (keys, tokens.keys), 0, now.line + 1, {}
     try:
         return body(input_ids=ids, attention_mask=mask, **options)
     finally:
-        _now.read = old
+        _now.read, _now.padded = before
 
 
 def _told(body: Any, tokens: Tokens, pad: int) -> torch.Tensor:

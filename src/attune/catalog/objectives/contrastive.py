@@ -51,7 +51,7 @@ class Contrastive(Objective):
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
         """Tokens of n anchors and of n + negatives candidates (positives first); `blocked` [n, candidates] is True
-        where another row's candidate would be right for this row too: equal to its positive, or the positive of an equal anchor."""
+        where another row's candidate would be right for this row too: equal to its positive, or the positive of an equal anchor; `hard`: rows with a negative."""
         import torch
 
         from attune.core.tokens import Tokens
@@ -63,15 +63,27 @@ class Contrastive(Objective):
         blocked = torch.tensor(
             [[i != j and (texts[j] == one["positive"] or (j < len(examples) and examples[j]["anchor"] == one["anchor"])) for j in range(len(texts))] for i, one in enumerate(examples)]
         )
-        return {"anchors": anchors, "candidates": candidates, "blocked": blocked}
+        return {"anchors": anchors, "candidates": candidates, "hard": [i for i, e in enumerate(examples) if "negative" in e["ids"]], "blocked": blocked}
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum over rows of the cross-entropy of the right candidate among all of the batch; the count is the rows."""
+        return self.together(model, self.each(model, batch), batch)
+
+    def each(self, model: TunableModel, batch: Batch) -> list[torch.Tensor]:
+        """Features of the row's anchor, positive and (where given) negative, [2 or 3, hidden]."""
+        import torch
+
+        anchors, candidates = model.features(batch["anchors"]), model.features(batch["candidates"])
+        negatives = dict(zip(batch["hard"], candidates[len(anchors) :], strict=True))
+        return [torch.stack([anchor, candidates[i], *([negatives[i]] if i in negatives else [])]) for i, anchor in enumerate(anchors)]
+
+    def together(self, model: TunableModel, said: Sequence[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, float]:
+        """As `loss`."""
         import torch
         from torch.nn import functional
 
-        anchors = functional.normalize(model.features(batch["anchors"]), dim=-1)
-        candidates = functional.normalize(model.features(batch["candidates"]), dim=-1)
+        anchors = functional.normalize(torch.stack([one[0] for one in said]), dim=-1)
+        candidates = functional.normalize(torch.stack([one[1] for one in said] + [one[2] for one in said if len(one) > 2]), dim=-1)
         scores = anchors @ candidates.T / self.keys.temperature
         scores = scores.masked_fill(batch["blocked"], -math.inf)
         own = torch.arange(len(anchors))

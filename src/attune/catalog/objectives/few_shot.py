@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,17 +91,36 @@ class FewShot(Objective):
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
         """As `supervised`; while training, the names of the labels in the batch stand behind its rows."""
+        return self._plain.collate(specialist, self._read(specialist, examples))
+
+    def divided(self, specialist: Specialist, examples: Sequence[Example], size: int) -> Iterator[Batch]:
+        """Rows and names of a batch, `size` at once."""
+        read = self._read(specialist, examples)
+        return (self._plain.collate(specialist, read[begin : begin + size]) for begin in range(0, len(read), size))
+
+    def _read(self, specialist: Specialist, examples: Sequence[Example]) -> list[Example]:
+        """The texts of a batch."""
         names: list[Example] = []
         if self.keys.label_names and specialist.model.training:
             inside = {i for one in examples for i in _labels(one["target"])}
             names = [one for i, one in self._names(specialist).items() if i in inside]
-        return self._plain.collate(specialist, [{**one, "ids": one["ids"]["text"]} for one in examples] + names)
+        return [{**one, "ids": one["ids"]["text"]} for one in examples] + names
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum over rows and names of cross-entropy and, while a body trains, `contrast` times the contrastive term; the count is the rows and names."""
+        return self.together(model, self.each(model, batch), batch)
+
+    def each(self, model: TunableModel, batch: Batch) -> list[torch.Tensor]:
+        """The text's features, [hidden]."""
+        return list(batch["features"] if "features" in batch else model.features(batch["tokens"]))
+
+    def together(self, model: TunableModel, said: Sequence[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, float]:
+        """As `loss`."""
+        import torch
+
         if "features" in batch:  # of a frozen body, which nothing could draw together
             return self._plain.loss(model, batch)
-        features = model.features(batch["tokens"])
+        features = torch.stack(list(said))
         total, count = self._plain.loss(model, {**batch, "features": features})
         if model.training and self.keys.contrast:
             total = total + self.keys.contrast * count * drawn_together(features, batch["target"], self.keys.temperature)

@@ -32,7 +32,7 @@ class Kto(Objective):
     """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 7 and 8).
 
     How far the model has moved from its start is estimated on each row's prompt with another row's answer; the estimate of a step is taken
-    over its whole batch, which therefore cannot be computed in parts.
+    over its whole batch.
     """
 
     keys_type = KtoKeys
@@ -89,13 +89,23 @@ class Kto(Objective):
 
     def loss(self, model: TunableModel, batch: Batch) -> tuple[torch.Tensor, float]:
         """Sum of the rows' losses; the count is the rows."""
+        return self.together(model, self.each(model, batch), batch)
+
+    def each(self, model: TunableModel, batch: Batch) -> list[torch.Tensor]:
+        """How far the model has moved on the row's own answer and on the mismatched one, [1 or 2]."""
         ahead = log_probabilities(model, batch["tokens"], batch["begins"])[0] - batch["reference"]
-        rows = len(batch["desirable"])
-        moved = ahead[rows:].mean().clamp(min=0).detach() if self.keys.loss == "kto" else ahead.new_zeros(())
+        return list(ahead.view(-1, len(batch["desirable"])).T)
+
+    def together(self, model: TunableModel, said: Sequence[torch.Tensor], batch: Batch) -> tuple[torch.Tensor, float]:
+        """As `loss`."""
+        import torch
+
+        ahead = torch.stack(list(said), dim=1)  # [1 or 2, rows]
+        moved = ahead[1].mean().clamp(min=0).detach() if self.keys.loss == "kto" else ahead.new_zeros(())
         good = batch["desirable"]
         sign = good.float() * 2 - 1
         weight = good.float() * self.keys.desirable_weight + (~good).float() * self.keys.undesirable_weight
-        return (weight * (1 - (self.keys.beta * sign * (ahead[:rows] - moved)).sigmoid())).sum(), float(rows)
+        return (weight * (1 - (self.keys.beta * sign * (ahead[0] - moved)).sigmoid())).sum(), float(len(good))
 
 
 def _answers(example: Example) -> list[Answer]:

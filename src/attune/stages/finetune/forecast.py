@@ -126,7 +126,7 @@ def _more_disk(found: Forecast, free: float) -> str:
 
 def _ladder(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
     """Settings that need less memory, in words and as changes, the least change of the result first: smaller parts, then methods of lower rungs."""
-    if recipe.objective.separable:
+    if recipe.objective.divisible:
         yield from ((f"train.micro_batch_size={rows}", {"train": {"micro_batch_size": rows}}) for rows in PARTS)
     for method in reversed(by_rung(recipe.task)):
         if not recipe.method.rung or method.rung < recipe.method.rung:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from attune.core import recurring
 from attune.core.contracts import Batch, Example, Objective
 from attune.core.errors import DataError, MachineError, RecipeError
 from attune.core.events import Events
-from attune.core.flat import add_noise, attention_words, key_dropout, network_of, noise
+from attune.core.flat import Noise, add_noise, attention_words, network_of, noise
 from attune.core.learner import Unsteady
 from attune.core.low_rank import fuse_updates
 from attune.core.memory import give_back, in_parts, ran_out
@@ -30,29 +30,20 @@ from attune.stages.finetune.cache import Cache, NoRoom
 from attune.stages.finetune.compact import compacted
 from attune.stages.finetune.compiling import Compiling, Unusable
 from attune.stages.finetune.defence import LOWER, Watchman
+from attune.stages.finetune.dropping import Dropping, dropouts, keyed
+from attune.stages.finetune.joined import gradients_in_parts, loss_in_parts
 from attune.stages.finetune.plan import evened, group_of, length_grouped, rate_factor
 from attune.stages.finetune.prefix import Prefix, below, frozen_layers
 
 Tensors = dict[str, torch.Tensor]
 LEFT = "unused embedding rows"
 AT_ONCE = 2048
-"""Tokens without padding that are computed at once, so that a batch of long rows needs no more memory than others. Larger products are no faster
+"""Tokens that are computed at once, so that a batch of long rows needs no more memory than others. Larger products are no faster
 (lab/LOG.md); the sums are those of the whole batch, and dropout is drawn by row."""
 VALIDATION = -1
 """The step for which what is drawn anew is drawn when the validation rows are looked at: always the same."""
 TIDY, HOLES = 8, 192_000_000
 """Every so many steps memory that was freed is given back when there is more than so much of it, in bytes."""
-
-
-def dropouts(body: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
-    """Where a network keeps the rates of its own dropout: modules and their attributes. Those of a method (LoRA's) are not its own."""
-    found: list[tuple[torch.nn.Module, str]] = []
-    for name, module in body.named_modules():
-        if isinstance(module, torch.nn.Dropout):
-            found += [(module, "p")] if "lora_dropout" not in name else []
-        else:
-            found += [(module, one) for one in ("attention_dropout", "dropout") if isinstance(getattr(module, one, None), float)]
-    return found
 
 
 class TorchLearner:
@@ -93,7 +84,7 @@ class TorchLearner:
         self.precision = precision
         self.batch_size = keys.batch_size
         self.micro_batch_size = keys.micro_batch_size or keys.batch_size
-        if self.micro_batch_size < self.batch_size and not objective.separable:
+        if self.micro_batch_size < self.batch_size and not objective.divisible:
             raise RecipeError(
                 f"objective '{objective.name}' learns from all rows of a batch together, so a batch of {self.batch_size} cannot be computed in parts of {self.micro_batch_size}",
                 place="train.micro_batch_size",
@@ -120,8 +111,7 @@ class TorchLearner:
         self.chosen["optimizer"] = "AdamW, one fused operation for all weights of a group"
         if self.compact is not None:
             self.chosen["embedding"] = f"{len(self.compact.used):,} of {len(self.compact.place):,} rows stand in the training rows and are computed; the others only decay"
-        if self.model.fit.flat:
-            key_dropout(self.model.body)
+        keyed(self.model)
         fused = fuse_updates(self.model.body)
         if fused:
             self.chosen["updates"] = f"{fused} linear layers and their low-rank updates are one operation each"
@@ -151,6 +141,9 @@ class TorchLearner:
         if sites and keys.dropout is not None:  # without any, the key stays unread, and the loop refuses it
             for module, attribute in sites:
                 setattr(module, attribute, keys.dropout)
+        self.dropping = Dropping(self.model, sites)
+        if self.dropping.words:
+            self.chosen["micro-batches"] = self.dropping.words
         self.compiling = Compiling(self.model.body) if not self.model.body_is_frozen() and keys.compile != "off" else None
         self.model.eval()  # all of it: `step` only looks at the top
         self.trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -238,6 +231,8 @@ class TorchLearner:
             return report
         if said := self.watchman.drifting(report["learning_rate"]):
             report["warning"] = said
+        if words := self.dropping.look():
+            self.chosen["micro-batches"] = words
         if self.model.narrowed:
             self.chosen["last layer"] = "is computed for the tokens that the loss asks for alone, where they are few enough"
         if index % TIDY == 0:
@@ -307,7 +302,7 @@ class TorchLearner:
                 size = min(self.micro_batch_size, len(rows))
                 if not ran_out(error):
                     raise
-                if size < 2 or not self.objective.separable:
+                if size < 2 or not self.objective.divisible:
                     raise self._too_large(error, size) from error
                 self.micro_batch_size = (size + 1) // 2
                 gc.collect()
@@ -323,12 +318,17 @@ class TorchLearner:
         )
 
     def _sums(self, index: int, rows: Sequence[Example], update: int = 0) -> tuple[float, float]:
-        total, items = 0.0, 0.0
         again = (update,) if update else ()
+
+        def drawn(micro: int) -> AbstractContextManager[Noise | None]:
+            torch.default_generator.manual_seed(random_key(self.seed, "dropout", index, micro, *again))  # of what cannot be drawn by row
+            return noise(random_key(self.seed, "dropout", index, *again))
+
+        if not self.objective.separable and self.micro_batch_size < len(rows):
+            return gradients_in_parts(self.objective, self._specialist, rows, self.micro_batch_size, drawn, self._autocast)
+        total, items = 0.0, 0.0
         for micro, batch in enumerate(self._parts(rows)):
-            # a padded network, or one that calls dropout as a function, draws from torch's own stream
-            torch.default_generator.manual_seed(random_key(self.seed, "dropout", index, micro, *again))
-            with noise(random_key(self.seed, "dropout", index, *again)), self._autocast():
+            with drawn(micro), self._autocast():
                 loss, count = self.objective.loss(self.model, batch)
             del batch
             loss.backward()  # type: ignore[no-untyped-call]
@@ -336,18 +336,22 @@ class TorchLearner:
         return total, items
 
     def _parts(self, rows: Sequence[Example]) -> Iterator[Batch]:
-        """What is computed at once: a micro-batch; of one that lies in more than `AT_ONCE` tokens half its rows, where rows can be computed apart."""
+        """What is computed at once: a micro-batch; of one that takes more than `AT_ONCE` tokens half its rows, where rows can be computed apart."""
         waiting = [rows[begin : begin + self.micro_batch_size] for begin in range(0, len(rows), self.micro_batch_size)]
         while waiting:
             part = waiting.pop(0)
             batch = self.objective.collate(self._specialist, part)
-            if len(part) > 1 and self.objective.separable and self.model.fit.flat and isinstance(batch.get("tokens"), Tokens) and len(batch["tokens"].row) > AT_ONCE:
+            if len(part) > 1 and self.objective.separable and (self.model.fit.flat or self.dropping.by_row) and isinstance(batch.get("tokens"), Tokens) and self._taken(batch["tokens"]) > AT_ONCE:
                 ordered = sorted(part, key=lambda one: one["size"])
                 sizes = list(accumulate(one["size"] for one in ordered))
                 half = max(1, sum(2 * size <= sizes[-1] for size in sizes))
                 waiting[:0] = [ordered[:half], ordered[half:]]
             else:
                 yield batch
+
+    def _taken(self, tokens: Tokens) -> int:
+        """How many tokens the network reads, those among them that only fill up."""
+        return len(tokens.row) if self.model.fit.flat else len(tokens.lengths) * int(tokens.lengths.max())
 
     def _ban(self, index: int, rows: Sequence[Example]) -> list[str]:
         """Find the rows whose loss is no number on their own, and leave them out from now on; none where the rows are not to blame alone."""
@@ -393,7 +397,7 @@ class TorchLearner:
                 found = in_parts(self._losses, part) if self.objective.separable else self._losses(part)
             except (MemoryError, RuntimeError, OSError) as error:
                 if ran_out(error):
-                    raise self._too_large(error, 1 if self.objective.separable else len(part)) from error
+                    raise self._too_large(error, 1 if self.objective.divisible else len(part)) from error
                 raise
             total, items = total + sum(loss for loss, _ in found), items + sum(count for _, count in found)
         return total / items if items else math.nan
@@ -401,6 +405,8 @@ class TorchLearner:
     def _losses(self, examples: Sequence[Example]) -> list[tuple[float, float]]:
         with torch.no_grad():
             renewed = self.objective.renew(self._specialist, examples, self.seed, VALIDATION)
+            if self.objective.divisible and not self.objective.separable:
+                return [loss_in_parts(self.objective, self._specialist, renewed)]
             loss, count = self.objective.loss(self.model, self.objective.collate(self._specialist, renewed))
         return [(loss.item(), count)]
 

@@ -50,7 +50,9 @@ def check_order_covers_every_row_once(subject: Subject) -> None:
 
 
 def check_loss_is_finite_and_adds_up(subject: Subject) -> None:
-    """The loss is a finite sum with a positive count; where rows are separable, two halves add up to the whole."""
+    """The loss is a finite sum with a positive count; where a batch can be computed in parts, these give the loss of the whole."""
+    import torch
+
     bench, objective = subject.bench, subject.plug
     specialist = bench.prepared(bench.method())
     examples = bench.examples(objective, specialist)[:8]
@@ -62,6 +64,14 @@ def check_loss_is_finite_and_adds_up(subject: Subject) -> None:
         parts = [_loss(objective, specialist, examples[:3]), _loss(objective, specialist, examples[3:])]
         assert math.isclose(parts[0][0] + parts[1][0], total, rel_tol=1e-3, abs_tol=1e-4), f"{parts[0][0]} + {parts[1][0]} is not {total}: give sums, not means, or set separable = False"
         assert parts[0][1] + parts[1][1] == count, "the counts of two halves do not add up"
+    elif objective.divisible:
+        with torch.no_grad():
+            said = [one for part in objective.divided(specialist, examples, 3) for one in objective.each(specialist.model, part)]
+            whole, number = objective.together(specialist.model, said, objective.collate(specialist, examples))
+        assert math.isclose(float(whole), total, rel_tol=1e-3, abs_tol=1e-4), (
+            f"`together` makes {float(whole)} of what the parts said, the whole batch has {total}: `each` must not depend on other rows"
+        )
+        assert number == count, f"`together` counts {number} supervised items, the whole batch has {count}"
 
 
 def check_what_it_teaches_is_learned(subject: Subject) -> None:
