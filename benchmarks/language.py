@@ -131,6 +131,7 @@ def session_of(kind: str, method: str, folder: Path, listeners: tuple[Any, ...] 
     from attune.core.rows import dataset_rows
     from attune.core.workspace import Workspace
     from attune.stages.finetune.meter import Meter
+    from attune.stages.finetune.receipts import Receipts
     from attune.stages.finetune.stage import Session
 
     recipe = recipe_of(kind, method, folder)
@@ -139,7 +140,7 @@ def session_of(kind: str, method: str, folder: Path, listeners: tuple[Any, ...] 
     assert dataset is not None
     train, validation = (dataset_rows(workspace, dataset, recipe.task, part) for part in ("train", "validation"))
     run = Path(tempfile.mkdtemp(dir=folder))
-    return Session(recipe, dataset, resolve_base(str(folder / "base")), train, validation, run, run / "cache", workspace.events(run.name), Meter(), named={})
+    return Session(recipe, dataset, resolve_base(str(folder / "base")), train, validation, run, run / "cache", Receipts(run, workspace.events(run.name)), Meter(), named={})
 
 
 def prepare(folder: Path) -> None:

@@ -28,9 +28,11 @@ from attune.core.events import Events
 from attune.core.workspace import Workspace
 from attune.stages import curate, finetune
 from attune.testing.faults import CLEAN, FAULTS, Fault, World, answer, question, real_clean
+from attune.testing.row_faults import ROW_FAULTS, set_aside
 
 SEEN = 10
 """Steps before which a fault has to be noticed."""
+EVERY = (*FAULTS, *ROW_FAULTS)
 WORDS = {"refused": "**refused**", "set aside": "**rows set aside**", "silent": "silent", "warned": "warns", "error": "**error**", "": "cannot be given"}
 
 
@@ -51,6 +53,9 @@ def attune_says(world: World) -> dict[str, Any]:
         if world.planted and dataset.counts["quarantined"] == world.planted:
             return {"outcome": "set aside", "said": f"{world.planted} of {dataset.counts['read']} rows", "steps": 0}
         finetune.run(recipe, workspace, dataset, events, run="run")
+        gone = set_aside(workspace.run_folder("run"))
+        if gone and set(gone) <= world.bad:
+            return {"outcome": "set aside", "said": f"{len(gone)} training and validation rows", "steps": 0}
     except AttuneError as error:
         return {"outcome": "refused", "said": str(error).splitlines()[0], "steps": steps, "exit_code": error.exit_code}
     return {"outcome": "silent", "said": "", "steps": steps}
@@ -122,7 +127,7 @@ def trl_says(name: str, world: World) -> dict[str, Any]:
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             model = AutoModelForCausalLM.from_pretrained(base)
-            if name in ("equal_preferences", "equal_when_read", "reference_moves"):
+            if name in ("equal_preferences", "equal_when_read", "equal_pairs", "equal_pairs_mostly", "reference_moves"):
                 rows = [
                     {"prompt": r["prompt"], "chosen": r["chosen"], "rejected": r["rejected"]} if "chosen" in r else {"prompt": question(i), "chosen": answer(i), "rejected": "No."}
                     for i, r in enumerate(world.rows)
@@ -165,7 +170,7 @@ def trl_process(shared: Path | None, out: Path) -> None:
         clean = trl_says("clean", World(Path(room) / "clean", shared))
         usual = {one[:50] for one in clean["warnings"]}
         found["clean"] = clean
-        for fault in FAULTS:
+        for fault in EVERY:
             if not fault.trl or (fault.name == "other_tokenizer" and shared is None):
                 continue
             folder = Path(room) / fault.name
@@ -219,7 +224,7 @@ def main() -> None:
     rows, noticed, details = [], 0, {}
     with tempfile.TemporaryDirectory() as room:
         theirs = json.loads(arguments.trl_results.read_text()) if arguments.trl_results else with_trl(arguments.shared, Path(room) / "trl.json") if arguments.trl else {}
-        for fault in FAULTS:
+        for fault in EVERY:
             if fault.name == "other_tokenizer" and arguments.shared is None:
                 continue
             folder = Path(room) / fault.name

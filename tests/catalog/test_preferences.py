@@ -181,9 +181,9 @@ def test_every_row_that_is_too_long_is_named_at_once(base_folder, name):
     _, specialist, _ = bench(base_folder, "dpo", ROWS, COLUMNS)
     rows = [
         {"row_id": f"r{i}", "place": f"pairs.jsonl:{i + 1}", "prompt": [{"role": "user", "content": "Where?"}], "completion": "It is on its way to you. " * size, "rejected": "No."}
-        for i, size in enumerate((1, 20, 1, 10))
+        for i, size in enumerate((20, 20, 1, 10))
     ]
-    with pytest.raises(DataError, match=r"pairs\.jsonl:2, pairs\.jsonl:4: 2 of 4 rows have an answer that does not fit into train\.max_length = 40") as told:
+    with pytest.raises(DataError, match=r"pairs\.jsonl:1, pairs\.jsonl:2, pairs\.jsonl:4: 3 of 4 rows have an answer that does not fit into train\.max_length = 40") as told:
         objective.examples(specialist, [row | {"desirable": True} for row in rows], 40)
     need = int(str(told.value.fix).removeprefix("set train.max_length to ").split()[0])
     assert len(objective.examples(specialist, [row | {"desirable": True} for row in rows], need)) == 4

@@ -9,7 +9,9 @@ import pytest
 
 from attune.core import catalog, commit
 from attune.core.errors import DataError, PlugError
+from attune.core.long_rows import encoded
 from attune.core.models import resolve_base
+from attune.core.receipts import ASIDE
 from attune.core.rows import GENERAL
 from attune.core.specialist import Specialist, open_bundle, write_bundle
 from attune.testing.models import tiny_llama
@@ -175,11 +177,14 @@ def test_long_rows_lose_the_oldest_turns_and_never_the_answer(base_folder: Path)
         assert learned[-1] == specialist.tokenizer.eos_token_id
 
 
-def test_rows_whose_answer_does_not_fit_are_refused_with_their_places(base_folder: Path) -> None:
+def test_rows_whose_answer_does_not_fit_are_set_aside_or_refused_with_their_places(base_folder: Path) -> None:
     specialist = specialist_of(base_folder, "full")
-    rows = rows_of(specialist.task, [*PAIRS, ("Short?", "word " * 40)])
-    with pytest.raises(DataError, match=r"talk\.csv:6: 1 of 5 rows have an answer .*max_length = 30"):
-        catalog.build("objectives", "sft").examples(specialist, rows, 30)
+    long = [("Short?", "word " * (40 + i)) for i in range(len(PAIRS) + 1)]
+    examples, receipts = encoded(catalog.build("objectives", "sft"), specialist, rows_of(specialist.task, [*PAIRS, long[0]]), 30)
+    assert len(examples) == len(PAIRS)
+    assert [(one.row["place"], one.check) for one in receipts if one.action == ASIDE] == [("talk.csv:6", "train.long_rows")]
+    with pytest.raises(DataError, match=r"talk\.csv:6, .*: 5 of 9 rows have an answer .*max_length = 30"):
+        catalog.build("objectives", "sft").examples(specialist, rows_of(specialist.task, [*PAIRS, *long]), 30)
 
 
 def test_a_length_that_the_base_does_not_have_is_not_advised(base_folder: Path) -> None:

@@ -17,9 +17,13 @@ from attune.core.tripwires import alarms, settle, spread
 from attune.core.workspace import Workspace
 from attune.stages import curate, finetune
 from attune.testing.faults import CLEAN, COUNT, FAULTS, TWICE, Fault, World, answer, question
+from attune.testing.row_faults import ROW_FAULTS
 
-OF_TRIPWIRES = [fault for fault in FAULTS if fault.by in {entry.name for entry in catalog.entries("tripwires")}]
-ELSEWHERE = [fault for fault in FAULTS if fault not in OF_TRIPWIRES]
+NAMES = {entry.name for entry in catalog.entries("tripwires")}
+OF_ROWS = ("control_token_in_text", "system_refused", "equal_when_read")
+"""Some rows are bad: tests/finetune/test_receipts.py has what becomes of them."""
+OF_TRIPWIRES = [fault for fault in FAULTS if fault.by in NAMES and fault.name not in OF_ROWS] + [fault for fault in ROW_FAULTS if fault.by in NAMES and fault.name.endswith("mostly")]
+ELSEWHERE = [fault for fault in FAULTS if fault.by not in NAMES]
 TOLD_ONLY = {"template_tells_time"}
 NEED_A_BASE_OF_THEIR_OWN = {"nothing_trains"}
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from attune.cli import mask
 from attune.testing.faults import CLEAN, FAULTS, World, answer, question, talk
+from attune.testing.row_faults import ROW_FAULTS
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_general_rows_that_do_not_fit_are_told_and_do_not_end_the_check(attune: 
     ready(world)
     answer = attune("check", "recipe.yaml", "--set", "data.replay.path=general.jsonl")
     assert answer.code == 0, answer.err
-    assert "would be left out, the first at general.jsonl:" in " ".join((answer.out + answer.err).split())
+    assert "rows would be set aside (train.long_rows): the row has an answer that does not fit into train.max_length" in " ".join((answer.out + answer.err).split())
 
 
 @pytest.mark.parametrize(("length", "way_out"), [(64, "raise train.max_length"), (256, "shorten them: the base reads 256 tokens")])
@@ -122,10 +123,10 @@ def test_the_mask_in_colours(world: World) -> None:
     assert mask.summary([{**row, "tokens": row["tokens"][:3]}]).endswith("does not stop")
 
 
-@pytest.mark.parametrize(("name", "quick"), [("system_refused", True), ("begin_token_twice", False)])
+@pytest.mark.parametrize(("name", "quick"), [("system_refused_mostly", True), ("begin_token_twice", False)])
 def test_a_tripwire_is_told_before_anything_runs(attune: Any, tmp_path: Path, name: str, quick: bool) -> None:
     world = World(tmp_path)
-    next(fault for fault in FAULTS if fault.name == name).plant(world)
+    next(fault for fault in (*FAULTS, *ROW_FAULTS) if fault.name == name).plant(world)
     ready(world)
     said = attune("check", "recipe.yaml", "--json", *(["--quick"] if quick else []))
     assert said.code == 2
@@ -134,6 +135,18 @@ def test_a_tripwire_is_told_before_anything_runs(attune: Any, tmp_path: Path, na
     assert "rows.jsonl:" in problem["place"]
     assert problem["fix"]
     assert "stages" not in said.json
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_rows_that_a_run_would_set_aside_are_told(attune: Any, tmp_path: Path, quick: bool) -> None:
+    world = World(tmp_path)
+    next(fault for fault in FAULTS if fault.name == "system_refused").plant(world)
+    ready(world)
+    said = attune("check", "recipe.yaml", "--json", *(["--quick"] if quick else []))
+    assert said.code == 0, said.err
+    assert {one["place"] for one in said.json["set_aside"]} == {f"rows.jsonl:{i + 1}" for i in world.bad}
+    assert all(one["check"] == "template_refuses" and one["reason"] and one["fix"] for one in said.json["set_aside"])
+    assert f"{world.planted} of 48 rows would be set aside (template_refuses)" in " ".join(said.err.split())
 
 
 def test_rows_that_curation_would_set_aside_raise_no_alarm(attune: Any, tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from attune.core import catalog, conversation
 from attune.core.conversation import prompt_ids, render
 from attune.core.errors import DataError
 from attune.core.likelihood import _blocks
+from attune.core.long_rows import encoded
 from attune.core.models import resolve_base
+from attune.core.receipts import ASIDE
 from attune.core.replies import answers_to, heard
 from attune.core.rows import GENERAL
 from attune.core.specialist import Specialist
@@ -188,8 +190,8 @@ def test_rows_of_which_too_much_must_stay_are_refused_with_a_length_that_does(sp
     need = int(str(told.value.fix).removeprefix("set train.max_length to ").split()[0])
     assert 90 < need < 250
     assert len(built(objective).examples(speaker, [short, *long], need)) == 3
-    with pytest.raises(DataError, match="1 of 3 rows"):
-        built(objective).examples(speaker, [short, *long], need - 1)
+    examples, (receipt,) = encoded(built(objective), speaker, [short, *long], need - 1)
+    assert (len(examples), receipt.action, receipt.tokens) == (2, ASIDE, need)
     assert [one["row_id"] for one in built(objective).examples(speaker, [short, *(one | {GENERAL: True} for one in long)], 90)] == ["r"]
     for one in long:
         ids, cut = prompt_ids(speaker, one["prompt"], 90)

@@ -95,31 +95,31 @@ def _try(problems: list[AttuneError], work: Callable[[], Any]) -> Any:
 
 def _tripwires(screen: Screen, recipe: Recipe, seen: Preview, base: Base, weights: bool) -> dict[str, Any]:
     """Run the tripwires on the sampled rows; those that block are raised, the others told, and how many rows are too long."""
+    from attune.core.receipts import ASIDE, CUT, place_of, words
     from attune.core.tripwires import as_error, require_known
     from attune.stages.curate.preview import kept
-    from attune.stages.finetune.preflight import preflight
+    from attune.stages.finetune.preflight import Preflight, preflight
 
     accepted = recipe.keys.train.accept
     require_known(accepted)
     rows = kept(recipe, [*seen.sample, *seen.general])
-    encoded: list[dict[str, Any]] = []
-    found = preflight(recipe, rows, weights=weights, encoded=encoded) if rows else []
-    blocking = [as_error(wire, alarm) for wire, alarm in found if alarm.blocks and wire.name not in accepted]
+    found = preflight(recipe, rows, weights=weights) if rows else Preflight([], [])
+    blocking = [as_error(wire, alarm) for wire, alarm in found.alarms if alarm.blocks and wire.name not in accepted]
     if blocking:
         raise Problems(blocking, title="tripwires")
-    cut, length = sum(bool(one.get("cut")) for one in encoded), recipe.keys.train.max_length
-    learned = {one["row_id"] for one in encoded}
-    left_out = [row for row in rows if encoded and row["row_id"] not in learned]
-    if left_out:
-        screen.warn(f"{len(left_out):,} of {len(rows):,} rows are longer than train.max_length = {length} tokens and would be left out, the first at {left_out[0]['place']}")
+    cut, length = sum(one.action == CUT for one in found.receipts), recipe.keys.train.max_length
+    aside = [one for one in found.receipts if one.action == ASIDE]
+    for sentence in words(aside, len(rows), "rows"):
+        screen.warn(sentence.replace(" are set aside", " would be set aside", 1))
     if cut:
         room = getattr(base.config(), "max_position_embeddings", None) or 1 << 30
         way_out = "raise train.max_length" if length < room else f"shorten them: the base reads {room} tokens"
-        screen.warn(f"{cut:,} of {len(encoded):,} rows are longer than train.max_length = {length} tokens and would lose the oldest part of their question -> {way_out}")
-    for wire, alarm in found:
+        screen.warn(f"{cut:,} of {found.encoded:,} rows are longer than train.max_length = {length} tokens and would lose the oldest part of their question -> {way_out}")
+    for wire, alarm in found.alarms:
         screen.warn(f"{wire.name}: {alarm.what} ({alarm.place}) -> {alarm.fix}")
-    told = [{"tripwire": wire.name, "what": alarm.what, "place": alarm.place, "fix": alarm.fix} for wire, alarm in found]
-    return {"tripwires": told, "cut": {"rows": cut, "of": len(encoded), "max_length": length}}
+    told = [{"tripwire": wire.name, "what": alarm.what, "place": alarm.place, "fix": alarm.fix} for wire, alarm in found.alarms]
+    receipts = [{"place": place_of(one.row), "check": one.check, "reason": one.reason, "fix": one.fix} for one in aside]
+    return {"tripwires": told, "set_aside": receipts, "cut": {"rows": cut, "of": found.encoded, "max_length": length}}
 
 
 def _show_mask(screen: Screen, recipe: Recipe, seen: Preview, count: int) -> list[dict[str, Any]]:

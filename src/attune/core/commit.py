@@ -54,9 +54,9 @@ def _files(folder: Path) -> list[Path]:
     return [p for p in found if p.is_file() and p.relative_to(folder).as_posix() != MANIFEST]
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write(text)
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -79,7 +79,7 @@ def seal(folder: Path, facts: dict[str, Any] | None = None) -> str:
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
     digest = digest_of_files(files)
     manifest = {"digest": digest, "files": files, "facts": facts or {}}
-    _write_synced(folder / MANIFEST, json.dumps({**manifest, "check": _check(manifest)}, indent=1, sort_keys=True))
+    _write_synced(folder / MANIFEST, json.dumps({**manifest, "check": _check(manifest)}, indent=1, sort_keys=True).encode())
     for inner in {p.parent for p in _files(folder)} | {folder}:
         _fsync(inner)
     return digest
@@ -172,10 +172,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all: temporary file, fsync, rename."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename."""
     make_folder(path.parent)
     temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
     try:
-        _write_synced(temporary, text)
+        _write_synced(temporary, content)
         os.rename(temporary, path)
         _fsync(path.parent)
     finally:

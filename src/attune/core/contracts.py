@@ -273,6 +273,8 @@ class Objective(Plug):
     """Whether its loss is a size: never below zero, and smaller as the model learns. False for one whose sign says nothing (a policy's gain); the loop then reads no alarm from it."""
     updates: int = 1
     """Optimizer updates that a step makes on what `renew` drew for it."""
+    shortens: ClassVar[bool] = True
+    """Whether a row that is too long loses a part, which its example tells as `cut` (see `core.long_rows`), so that `train.long_rows` says what becomes of it."""
     keeps: ClassVar[str] = "best"
     """Which step's weights are kept where the recipe does not say: 'best' by the validation rows, or 'last' where there are too few rows to choose by."""
     reference: str = ""
@@ -284,7 +286,7 @@ class Objective(Plug):
 
     @abstractmethod
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
-        """Encode rows once, in order; each example has `size` and `row_id`. A row may become several; the loop tells of rows that become none."""
+        """Encode rows once, in order; each example has `size` and `row_id`. A row may become several, or none: of such a row it tells `specialist.noted`."""
 
     def renew(self, specialist: Specialist, examples: Sequence[Example], seed: int, step: int) -> Sequence[Example]:
         """A step's examples, one for each, with what is drawn anew (hidden words, sampled answers) by weights, seed and step alone; validation has step -1."""

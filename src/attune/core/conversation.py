@@ -342,14 +342,14 @@ def shortened_prompt(
     """As `shortened_question`, of a prompt before answers that are known: as much of it as fits before each of them."""
 
     def size(some: Sequence[Message], most: int) -> int:
-        return max(_answered(specialist, [*some, answer], stops, most, tools) for answer in answers)
+        return max(answered_size(specialist, [*some, answer], stops, most, tools) for answer in answers)
 
     if not by_turns(prompt, tools) or size(prompt, limit) <= limit:
         return prompt, 0
     return without_oldest(specialist.tokenizer, prompt, limit, size)
 
 
-def _answered(specialist: Specialist, messages: Sequence[Message], stops: Sequence[int], limit: int, tools: Sequence[Mapping[str, Any]] | None) -> int:
+def answered_size(specialist: Specialist, messages: Sequence[Message], stops: Sequence[int], limit: int, tools: Sequence[Mapping[str, Any]] | None) -> int:
     """Tokens of a conversation up to its last answer's end token, the added one too: more than `limit` where its beginning was not read."""
     found, begin = _encode_end(specialist, render(specialist, messages, to_answer=False, tools=tools), limit)
     ids = found["input_ids"]

@@ -13,7 +13,7 @@ from typing import Any
 from attune.core import catalog
 from attune.core.certificate import CERTIFICATE, certificate, golden_file, replayed
 from attune.core.commit import committed_folder, is_valid, write_json
-from attune.core.contracts import Export, Prediction, Row, require_fit
+from attune.core.contracts import Export, Prediction, Row, TripwireContext, require_fit
 from attune.core.errors import AttuneError, IntegrityError, Problems, Refused
 from attune.core.events import Events
 from attune.core.parity import NetworkVoice, voice_of
@@ -21,6 +21,7 @@ from attune.core.records import DatasetVersion, Release
 from attune.core.releases import open_release, release_folder
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist
+from attune.core.tripwires import sifted
 from attune.core.workspace import Workspace
 
 GOLDEN_ROWS = 32
@@ -130,6 +131,8 @@ def golden_rows(workspace: Workspace, release: Release, specialist: Specialist) 
     dataset = workspace.ledger.get(release.dataset_id)
     assert isinstance(dataset, DatasetVersion)
     rows = dataset_rows(workspace, dataset, specialist.task, "validation")
+    context = TripwireContext(specialist, catalog.build("objectives", specialist.task.defaults.objective), rows)
+    rows = sifted(context, (), held_out=True).rows or rows  # what the base's template refuses can be put to nobody
     if not rows:
         raise IntegrityError(f"dataset '{dataset.id}' holds no validation rows to prove an export on", place="export", fix="curate with validation rows")
     count = min(GOLDEN_ROWS, len(rows))

@@ -17,9 +17,12 @@ class TrainKeys(Keys):
     micro_batch_size: int | None = key(None, "rows computed at once; default: batch_size", aliases=("per_device_train_batch_size",), ge=1)
     max_length: int = key(
         128,
-        "tokens per row; a longer text loses its end, a longer conversation its oldest turns or steps, with a receipt, but never what the system says, the functions or the answer (a row of which these need more is refused)",
+        "tokens per row; a longer text loses its end, a longer conversation its oldest turns or steps, but never what the system says, the functions or the answer (a row of which these need more is left out); see long_rows",
         aliases=("max_seq_length", "cutoff_len", "sequence_len", "model_max_length", "block_size"),
         ge=4,
+    )
+    long_rows: Literal["shorten", "drop", "refuse"] = key(
+        "shorten", "what becomes of rows longer than max_length, each with a receipt: shorten them, drop (set them aside), or refuse (the run ends before its first step and names them)"
     )
     warmup_ratio: float = key(0.1, "share of steps over which the rate rises", ge=0, lt=1)
     scheduler: Literal["linear", "cosine", "constant"] = key("linear", "how the rate falls after warm-up", aliases=("lr_scheduler", "lr_scheduler_type"))

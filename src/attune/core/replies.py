@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attune.core.contracts import Row
-from attune.core.conversation import Message, answer_of, keep_end, question_of, shortened_prompt, stop_ids, taught
+from attune.core.conversation import Message, answer_of, answered_size, keep_end, question_of, shortened_prompt, stop_ids, taught
 from attune.core.errors import DataError
+from attune.core.long_rows import TooLong, cut_facts
 from attune.core.memory import in_parts
 from attune.core.shortening import FAR, by_turns, without_oldest
 from attune.core.specialist import Specialist, by_length
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AT_ONCE = 32
-ANSWER = "an answer that does not fit into train.max_length = {} tokens, so its end could not be learned"
 STAYS = "more that must stay than train.max_length = {} tokens hold: what the system says, the functions that may be called, the end of the conversation"
 
 
@@ -35,57 +35,15 @@ class Answer:
     """Where the answer begins."""
     cut: bool = False
     """True when the oldest part of the prompt was left out."""
-
-
-class TooLong(DataError):
-    """A row that does not fit.
-
-    Args:
-        need: tokens that would hold it.
-        limit: most tokens there may be.
-        more: True when it was not encoded as a whole, so that it needs more than that.
-        why: what it has, with a place for the limit.
-    """
-
-    def __init__(self, place: str | None, need: int, limit: int, more: bool = False, why: str = ANSWER) -> None:
-        super().__init__(f"the row has {why.format(limit)}", place=place, fix="shorten or remove the row")
-        self.need, self.more, self.why = need, more, why
+    whole: int = 0
+    """How many tokens prompt and answer have; counted where they are learned and were cut."""
+    more: bool = False
+    """True when they were counted in part only."""
 
 
 def must_stay(place: str | None, need: int, limit: int, answer: str = ", the answer") -> TooLong:
     """That nothing of a conversation fits which `core.shortening` may leave; `answer` is empty where none is known."""
     return TooLong(place, need, limit, need > FAR * limit, STAYS + answer)
-
-
-def each_that_fits(specialist: Specialist, rows: Sequence[Row], limit: int, encode: Callable[[Row], T]) -> list[tuple[Row, T]]:
-    """Every row with what `encode` makes of it; general rows (`core.rows.GENERAL`) that are too long are left out.
-
-    Args:
-        limit: most tokens of a row.
-        encode: raises TooLong.
-
-    Raises:
-        DataError: rows of the domain are too long; names them all, and a length that would do where the base has one.
-    """
-    from attune.core.rows import GENERAL
-
-    found: list[tuple[Row, T]] = []
-    long: list[TooLong] = []
-    for row in rows:
-        try:
-            found.append((row, encode(row)))
-        except TooLong as error:
-            long += [] if row.get(GENERAL) else [error]
-    if not long:
-        return found
-    need, more = max(one.need for one in long), any(one.more for one in long)
-    room = getattr(specialist.base.config(), "max_position_embeddings", None) or 1 << 30
-    longer = f"the base reads {room} tokens: " if need > room else f"set train.max_length to {f'far more than {need}' if more else f'{need} or more'}, or "
-    raise DataError(
-        f"{len(long)} of {len(rows)} rows have {', or '.join(dict.fromkeys(one.why.format(limit) for one in long))}",
-        place=", ".join(str(one.place) for one in long[:5]) + (" ..." if len(long) > 5 else ""),
-        fix=f"{longer}shorten or remove these rows",
-    )
 
 
 def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, stops: Sequence[int] | None = None, *, whole: bool = True) -> list[Answer]:
@@ -125,7 +83,9 @@ def answers_to(specialist: Specialist, row: Row, answers: Sequence[str], limit: 
         lead = 1 if over and first is not None and one.ids[0] == first else 0
         ids = one.ids[:lead] + one.ids[min(over + lead, len(one.ids) - one.answer_size) :]
         made.append(Answer(ids, len(ids) - one.answer_size, kept is not prompt or one.cut or over > 0))
-    return made
+    if not whole or not made[0].cut:
+        return made
+    return [replace(one, whole=size, more=size > FAR * limit) for one, size in zip(made, whole_sizes(specialist, row, answers, limit, stops), strict=True)]
 
 
 def heard(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, *, whole: bool = True) -> list[Answer]:
@@ -145,6 +105,11 @@ def heard(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, 
         rows, _, shorter = paired(messages, most)
         return max(most + 1 if shorter else 0, *map(len, rows))
 
+    def counted(made: list[Answer]) -> list[Answer]:
+        if not whole or not made[0].cut:
+            return made
+        return [replace(one, whole=size, more=size > FAR * limit) for one, size in zip(made, whole_sizes(specialist, row, answers, limit, paired=True), strict=True)]
+
     rows, prompt, left_out = paired(asked, limit)
     over = max(0, *(len(ids) - limit for ids in rows))
     if (over or left_out) and by_turns(asked, None):
@@ -152,14 +117,37 @@ def heard(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, 
         if need and whole:
             raise must_stay(place_of(row), need, limit)
         if not need:
-            return [Answer(ids, 0, True) for ids in paired(kept, limit)[0]]
+            return counted([Answer(ids, 0, True) for ids in paired(kept, limit)[0]])
     own = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
     if over > own and whole:
         raise TooLong(place_of(row), max(map(len, rows)) - own, limit, texts != list(answers))
     lead, drop = int(rows[0][0] in tokenizer.all_special_ids), min(over, own)
     cut = over > 0 or left_out or texts != list(answers)
     shorter = [ids[:lead] + ids[lead + drop :] for ids in rows]
-    return [Answer(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]], 0, cut) for ids in shorter]
+    return counted([Answer(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]], 0, cut) for ids in shorter])
+
+
+def whole_sizes(specialist: Specialist, row: Row, answers: Sequence[str], limit: int, stops: Sequence[int] | None = None, *, paired: bool = False) -> list[int]:
+    """How many tokens a row's prompt and each of these answers have together, counted as far as `FAR` times the limit: more than that is only more.
+
+    Args:
+        stops: of `stop_ids`, where they are known already.
+        paired: True where prompt and answer are read as a pair of texts, as `heard` says.
+    """
+    asked, far = question_of(row), FAR * limit
+    if paired:
+        told = plain_prompt(asked)
+        read = [(portion(told, far, end=True), portion(answer, far)) for answer in answers]
+        sizes = [len(specialist.tokenizer(*pair, add_special_tokens=True, verbose=False)["input_ids"]) for pair in read]
+        return [far + 1 if len(pair[0]) + len(pair[1]) < len(told) + len(answer) else size for pair, answer, size in zip(read, answers, sizes, strict=True)]
+    stops = stops if stops is not None else stop_ids(specialist)
+    return [answered_size(specialist, [*asked, answer_of(answer)], stops, far, row.get("tools")) for answer in answers]
+
+
+def cut_of(answers: Sequence[Answer]) -> dict[str, int | bool]:
+    """What an example says of answers that lost the same part of their prompt (`core.long_rows.cut_facts`): its size is that of the first."""
+    one = answers[0]
+    return cut_facts(one.cut, one.whole, len(one.ids), one.more)
 
 
 def place_of(row: Row) -> str | None:

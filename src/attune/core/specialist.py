@@ -13,8 +13,11 @@ from attune.core import catalog
 from attune.core.commit import verify
 from attune.core.contracts import Method, Metric, Prediction, Row, Signature, Task
 from attune.core.errors import IntegrityError
+from attune.core.long_rows import SHORTEN, cut_facts
 from attune.core.memory import give_back, in_parts
 from attune.core.models import Base, require_same_base, resolve_base
+from attune.core.receipts import Receipt
+from attune.core.shortening import FAR
 from attune.core.text import portion
 
 if TYPE_CHECKING:
@@ -51,6 +54,10 @@ class Specialist:
     """A running `core.generation.Generator` of the model, where it answers a server; None: one is made when it is needed."""
     told: Callable[[str, int, int], None] = lambda what, done, total: None
     """Hears how far an answer to many rows is: what is done, how much of it, of how much."""
+    long_rows: str = SHORTEN
+    """What becomes of rows that are longer than `max_length` when they are learned (`train.long_rows`)."""
+    noted: Callable[[Receipt], None] = lambda receipt: None
+    """Hears of every row that an objective leaves out."""
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         """Answer rows, in order."""
@@ -108,6 +115,14 @@ class Specialist:
                 found[i] = ids
         filler = next((int(i) for i in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if i is not None), 0) if self.tokenizer is not None else 0
         return [(ids or [filler], was_cut) for ids, was_cut in zip(found, cut, strict=True)]  # a row without a token could not be read at all
+
+    def cut_facts(self, texts: Sequence[str], kept: Sequence[Sequence[int]], cut: bool) -> dict[str, int | bool]:
+        """`core.long_rows.cut_facts` of texts of which `encode` kept so many tokens; they are counted here, where some were cut."""
+        if not cut:
+            return cut_facts(False, 0, 0, False)
+        seen = [portion(text, FAR * self.max_length) for text in texts]
+        whole = sum(map(len, self.tokenizer(seen, truncation=False, add_special_tokens=True, verbose=False)["input_ids"]))
+        return cut_facts(True, whole, sum(map(len, kept)), any(len(part) < len(text) for part, text in zip(seen, texts, strict=True)))
 
 
 class _answering:

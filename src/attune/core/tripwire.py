@@ -25,6 +25,10 @@ class Alarm:
     fix: str
     blocks: bool = True
     """False: it is told, and the run goes on."""
+    rows: tuple[Row, ...] = ()
+    """The rows without which nothing would be wrong, from a tripwire that `judges`: a few of them are set aside, and the run goes on."""
+    reason: str = ""
+    """What is wrong with each of these rows."""
 
 
 @dataclass
@@ -43,13 +47,15 @@ class TripwireContext:
 
 class Tripwire(Plug):
     """Looks for one way in which training fails without a word. Every tripwire that fits the task runs, by `attune check` and before and after the
-    first steps of a run; an alarm that blocks ends the run, unless the recipe accepts it by name (`train.accept`)."""
+    first steps of a run; an alarm that blocks ends the run, unless the recipe accepts it by name (`train.accept`), or it names rows that are few enough to be set aside."""
 
     kind = "tripwires"
     looks_at: ClassVar[tuple[str, ...]] = ()
     """Roles that every row must have for it to look; it is silent over rows of another kind (prompts without answers, for example)."""
     phase: ClassVar[str] = "start"
     """rows (the tokenizer and the rows are there) | start (the prepared model and the examples too) | steps (a few steps were made)."""
+    judges: ClassVar[bool] = False
+    """Whether its alarms, of phase rows, are about single rows, which they name (`Alarm.rows`): then it looks at every row, and at those that validate and test too."""
     error: ClassVar[type[AttuneError]] = DataError
     """The class of a blocking alarm: it decides the exit code."""
 

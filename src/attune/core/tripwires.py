@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from attune.core import catalog
-from attune.core.contracts import Alarm, Example, Row, Tripwire, TripwireContext
+from attune.core.contracts import Alarm, Example, Row, Task, Tripwire, TripwireContext
 from attune.core.conversation import conversation_of, render
 from attune.core.errors import AttuneError, DataError, Problems, did_you_mean
 from attune.core.events import Events
+from attune.core.long_rows import too_many
+from attune.core.receipts import ASIDE, Receipt, places
+
+__all__ = ["Sifted", "alarms", "as_error", "counted", "fitting", "learned_ids", "of_task", "places", "remember", "rendered", "require_known", "rows_by_id", "settle", "sifted", "spread"]
 
 SOME = 512
 """Rows that are looked at where looking costs as much as encoding."""
-NAMED = 5
 IGNORED = -100
 
 
@@ -21,16 +25,6 @@ def spread(items: Sequence[Any], most: int = SOME) -> list[Any]:
     """At most so many items, evenly over all of them."""
     step = max(1, -(-len(items) // most))
     return list(items[::step])
-
-
-def place_of(row: Row) -> str:
-    """Where a row stands, for people."""
-    return str(row.get("place") or row.get("row_id"))
-
-
-def places(rows: Sequence[Row]) -> str:
-    """The first few rows by place."""
-    return ", ".join(place_of(row) for row in rows[:NAMED]) + (" ..." if len(rows) > NAMED else "")
 
 
 def counted(found: Sequence[Any], looked: Sequence[Any], every: Sequence[Any]) -> str:
@@ -66,10 +60,14 @@ def rows_by_id(context: TripwireContext) -> dict[str, Row]:
     return {str(row["row_id"]): row for row in context.rows}
 
 
+def of_task(task: Task) -> list[Tripwire]:
+    """Every tripwire whose traits the task has."""
+    return [catalog.build("tripwires", entry.name) for entry in catalog.entries("tripwires") if set(entry.requires) <= task.traits]
+
+
 def fitting(context: TripwireContext, phase: str) -> list[Tripwire]:
-    """Every tripwire of a phase whose traits the task has."""
-    task = context.specialist.task
-    found = [catalog.build("tripwires", entry.name) for entry in catalog.entries("tripwires") if set(entry.requires) <= task.traits]
+    """Every tripwire of a phase that fits the task and the rows."""
+    found = of_task(context.specialist.task)
     there = set.intersection(*(set(row) for row in context.rows)) if context.rows else set()
     return [one for one in found if one.phase == phase and set(one.looks_at) <= there]
 
@@ -81,12 +79,14 @@ def remember(context: TripwireContext) -> None:
             context.remembered[one.name] = one.remember(context)
 
 
-def alarms(context: TripwireContext, phase: str) -> list[tuple[Tripwire, Alarm]]:
-    """What the tripwires of a phase have to say; those that block first. One that cannot look at all (a base with broken weights writes no answers) is heard
-    where no other says why."""
+def alarms(context: TripwireContext, phase: str, *, judges: bool | None = None) -> list[tuple[Tripwire, Alarm]]:
+    """What the tripwires of a phase have to say, those that block first; with `judges` only those that judge single rows, or only the others. One that cannot
+    look at all (a base with broken weights writes no answers) is heard where no other says why."""
     found: list[tuple[Tripwire, Alarm]] = []
     failed: list[Exception] = []
     for one in fitting(context, phase):
+        if judges is not None and one.judges != judges:
+            continue
         try:
             with _looking(context):
                 found += [(one, alarm) for alarm in one.examine(context)]
@@ -95,6 +95,35 @@ def alarms(context: TripwireContext, phase: str) -> list[tuple[Tripwire, Alarm]]
     if failed and not any(alarm.blocks for _, alarm in found):
         raise failed[0]
     return sorted(found, key=lambda pair: not pair[1].blocks)
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """Rows, and what the tripwires that judge single rows had to say of them."""
+
+    rows: list[Row]
+    """Without those that were set aside."""
+    receipts: list[Receipt]
+    """Of those, one for each row and reason."""
+    left: list[tuple[Tripwire, Alarm]]
+    """Alarms that no row was set aside for: the recipe accepts them, they do not block, or they are about too many rows."""
+
+
+def sifted(context: TripwireContext, accepted: Sequence[str], *, held_out: bool = False) -> Sifted:
+    """Set aside the rows that are bad one by one, if they are no more than half of all; with more of them the recipe or the base is to blame, and the alarms are left.
+
+    Args:
+        context: its rows are judged, every one.
+        accepted: `train.accept`; rows are not set aside for what it names.
+        held_out: they validate or test: bad ones are set aside however many there are, because it is the training rows that say whether a run goes on.
+    """
+    found = alarms(context, "rows", judges=True)
+    blocking = [(wire, alarm) for wire, alarm in found if alarm.blocks and alarm.rows and wire.name not in accepted]
+    bad = {str(row["row_id"]): row for _, alarm in blocking for row in alarm.rows}
+    if not bad or (not held_out and too_many(list(bad.values()), context.rows)):
+        return Sifted(list(context.rows), [], found)
+    receipts = [Receipt(row, wire.name, ASIDE, alarm.reason, alarm.fix) for wire, alarm in blocking for row in alarm.rows]
+    return Sifted([row for row in context.rows if str(row["row_id"]) not in bad], receipts, [pair for pair in found if pair not in blocking])
 
 
 def settle(found: Sequence[tuple[Tripwire, Alarm]], accepted: Sequence[str], events: Events) -> None:

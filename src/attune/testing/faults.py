@@ -61,8 +61,13 @@ class World:
     change_base: Callable[[Path], None] | None = None
     objective: Callable[[Objective], Objective] | None = None
     """Puts another objective in the place of sft."""
-    planted: int = 0
-    """Rows that are to be set aside; 0: the whole run is to be refused."""
+    bad: frozenset[int] = frozenset()
+    """Rows, counted from 0, that are to be set aside; none: the whole run is to be refused."""
+
+    @property
+    def planted(self) -> int:
+        """How many rows are to be set aside."""
+        return len(self.bad)
 
     def made(self) -> Recipe:
         """Write everything and read the recipe."""
@@ -266,9 +271,8 @@ def _some(change: Callable[[int], dict[str, Any]], every: int = 6) -> Callable[[
     """Every so many rows are bad ones, to be set aside."""
 
     def work(world: World) -> None:
-        bad = range(0, COUNT, every)
-        world.rows = [change(i) if i in bad else row for i, row in enumerate(world.rows)]
-        world.planted = len(bad)
+        world.bad = frozenset(range(0, COUNT, every))
+        world.rows = [change(i) if i in world.bad else row for i, row in enumerate(world.rows)]
 
     return work
 
@@ -276,7 +280,7 @@ def _some(change: Callable[[int], dict[str, Any]], every: int = 6) -> Callable[[
 def _equal_answers(world: World) -> None:
     world.objective = _on_rows(PREFERENCE_ROLES, preference_of)
     world.rows = [{"prompt": question(i), "chosen": answer(i), "rejected": "No." if i % 6 else answer(i)} for i in range(COUNT)]
-    world.planted = len(range(0, COUNT, 6))
+    world.bad = frozenset(range(0, COUNT, 6))
 
 
 def _stories(world: World) -> None:
@@ -342,14 +346,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault("rendered_already", "texts hold another template's signs", _some(lambda i: {"prompt": f"<|im_start|>user\n{question(i)}<|im_end|>", "completion": answer(i)}), "a check"),
     Fault(
         "control_token_in_text",
-        "texts hold this base's control token",
-        _plant(rows=lambda: [{"messages": [{"role": "user", "content": f"{question(i)}{'<|start|>' if i % 5 == 0 else ''}"}, talk(i)[1]]} for i in range(COUNT)]),
+        "some texts hold this base's control token",
+        _some(lambda i: {"messages": [{"role": "user", "content": f"{question(i)}<|start|>"}, talk(i)[1]]}, every=5),
         "control_tokens_in_text",
     ),
     Fault(
         "system_refused",
         "the template refuses system turns, which some rows have",
-        _plant(template=NO_SYSTEM, rows=lambda: [{"messages": talk(i, first=SYSTEM if i % 7 == 0 else ())} for i in range(COUNT)]),
+        _plant(template=NO_SYSTEM, bad=frozenset(range(0, COUNT, 7)), rows=lambda: [{"messages": talk(i, first=SYSTEM if i % 7 == 0 else ())} for i in range(COUNT)]),
         "template_refuses",
     ),
     Fault("system_lost", "the template leaves system turns out", _plant(template=LOSES_SYSTEM, rows=lambda: [{"messages": talk(i, first=SYSTEM)} for i in range(COUNT)]), "template_loses_text"),
@@ -370,10 +374,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "equal_when_read",
-        "chosen and rejected differ only in white space inside",
+        "some chosen and rejected answers differ only in a letter that the tokenizer drops",
         _plant(
             rows=lambda: [{"prompt": question(i), "chosen": answer(i), "rejected": answer(i) + " " * 2 + "x" if i % 6 else "​" + answer(i)} for i in range(COUNT)],
             objective=_on_rows(PREFERENCE_ROLES, preference_of),
+            bad=frozenset(range(0, COUNT, 6)),
         ),
         "equal_preference",
     ),

@@ -39,8 +39,9 @@ class Contrastive(Objective):
         for number, row in enumerate(rows):
             ids = {name: column[number][0] for name, column in columns.items() if row.get(name)}
             cut = any(columns[name][number][1] for name in ids)
+            facts = specialist.cut_facts([row[name] for name in ids], list(ids.values()), cut)
             found.append(
-                {"row_id": row["row_id"], "size": max(len(one) for one in ids.values()), "ids": ids, "anchor": row["anchor"], "positive": row["positive"], "negative": row.get("negative"), "cut": cut}
+                {"row_id": row["row_id"], "size": max(len(one) for one in ids.values()), "ids": ids, "anchor": row["anchor"], "positive": row["positive"], "negative": row.get("negative"), **facts}
             )
         return found
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from attune.core.contracts import Batch, Example, Objective, Row, Task
 from attune.core.conversation import stop_ids
 from attune.core.keys import Keys, key
-from attune.core.replies import Answer, answers_to, each_that_fits, laid, log_probabilities, reference
+from attune.core.long_rows import each_that_fits
+from attune.core.replies import Answer, answers_to, cut_of, laid, log_probabilities, reference, whole_sizes
 from attune.core.shapes import PAIRED, PREFERENCE_ROLES, preference_of
 from attune.core.specialist import Specialist
 
@@ -57,8 +58,15 @@ class Dpo(Objective):
         """Both answers of each row; `ids` has them by name."""
         stops = stop_ids(specialist)
         found: list[Example] = []
-        for row, (chosen, rejected) in each_that_fits(specialist, rows, max_length, lambda row: answers_to(specialist, row, [row["completion"], row["rejected"]], max_length, stops)):
-            own = {"ids": {"chosen": chosen.ids, "rejected": rejected.ids}, "begin": (chosen.begin, rejected.begin), "cut": chosen.cut}
+
+        def encode(row: Row) -> list[Answer]:
+            return answers_to(specialist, row, [row["completion"], row["rejected"]], max_length, stops)
+
+        def size(row: Row) -> int:
+            return max(whole_sizes(specialist, row, [row["completion"], row["rejected"]], max_length, stops))
+
+        for row, (chosen, rejected) in each_that_fits(specialist, rows, max_length, encode, size):
+            own = {"ids": {"chosen": chosen.ids, "rejected": rejected.ids}, "begin": (chosen.begin, rejected.begin), **cut_of([chosen, rejected])}
             found.append({"row_id": row["row_id"], "size": len(chosen.ids) + len(rejected.ids) - min(chosen.begin, rejected.begin), **own})
         return found
 

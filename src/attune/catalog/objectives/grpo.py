@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from attune.catalog.objectives import _policy
 from attune.core import catalog
 from attune.core.contracts import Batch, Example, Objective, Prediction, Role, Row, Task
-from attune.core.conversation import prompt_ids, question_of, shortened_question, stop_ids
+from attune.core.conversation import prompt_ids, question_ids, question_of, shortened_question, stop_ids
 from attune.core.errors import DataError, PlugError, RecipeError
 from attune.core.keys import Keys, key
+from attune.core.long_rows import cut_facts, each_that_fits
 from attune.core.programs import TESTS, unit_tests_of
-from attune.core.replies import each_that_fits, must_stay, place_of
+from attune.core.replies import must_stay, place_of
 from attune.core.rewards import Reward
 from attune.core.rollouts import attempts
 from attune.core.shapes import ASKED, TOOLS, rewarded_of
+from attune.core.shortening import FAR
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -132,15 +134,20 @@ class Grpo(Objective):
                 fix="lower one of them",
             )
 
+        def size(row: Row) -> int:
+            return question_ids(specialist, question_of(row), FAR * max_length, row.get("tools"))[1]
+
         def encode(row: Row) -> Example:
             question = question_of(row)
             kept, need = shortened_question(specialist, question, max_length, row.get("tools"))
             if need:
                 raise must_stay(place_of(row), need, max_length, answer="")
             ids, cut = prompt_ids(specialist, kept, max_length, row.get("tools"))
-            return {"row_id": row["row_id"], "size": len(ids), "prompt_ids": ids, "row": dict(row), "cut": cut or kept is not question}
+            cut = cut or kept is not question
+            whole = size(row) if cut else 0
+            return {"row_id": row["row_id"], "size": len(ids), "prompt_ids": ids, "row": dict(row), **cut_facts(cut, whole, len(ids), whole > FAR * max_length)}
 
-        return [example for _, example in each_that_fits(specialist, rows, max_length, encode)]
+        return [example for _, example in each_that_fits(specialist, rows, max_length, encode, size)]
 
     def renew(self, specialist: Specialist, examples: Sequence[Example], seed: int, step: int) -> Sequence[Example]:
         """Each prompt with a group of answers (`answers`, `said`), their `rewards` and `advantages`; `judged` where they are only looked at."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from attune.core.contracts import Batch, Example, Objective, Row, Task
 from attune.core.conversation import stop_ids
 from attune.core.keys import Keys, key
-from attune.core.replies import Answer, answers_to, each_that_fits, laid, log_probabilities, reference
+from attune.core.long_rows import each_that_fits
+from attune.core.replies import Answer, answers_to, cut_of, laid, log_probabilities, reference, whole_sizes
 from attune.core.shapes import LABELLED, LABELLED_ROLES, labelled_of
 from attune.core.specialist import Specialist
 
@@ -49,17 +50,21 @@ class Kto(Objective):
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Each row's answer, and the next row's answer to its prompt."""
         stops = stop_ids(specialist)
-        alone = each_that_fits(specialist, rows, max_length, lambda row: answers_to(specialist, row, [row["completion"]], max_length, stops))
+
+        def size(row: Row) -> int:
+            return whole_sizes(specialist, row, [row["completion"]], max_length, stops)[0]
+
+        alone = each_that_fits(specialist, rows, max_length, lambda row: answers_to(specialist, row, [row["completion"]], max_length, stops), size)
         if self.keys.loss == "kto":
             kept = [row for row, _ in alone]
             following = {one["row_id"]: other["completion"] for one, other in zip(kept, [*kept[1:], *kept[:1]], strict=True)}
-            alone = each_that_fits(specialist, kept, max_length, lambda row: answers_to(specialist, row, [row["completion"], following[row["row_id"]]], max_length, stops))
+            alone = each_that_fits(specialist, kept, max_length, lambda row: answers_to(specialist, row, [row["completion"], following[row["row_id"]]], max_length, stops), size)
         found: list[Example] = []
         for row, answers in alone:
             own, *other = answers
             ids = {"own": own.ids, **({"other": other[0].ids} if other else {})}
             begins = (own.begin, *(one.begin for one in other))
-            found.append({"row_id": row["row_id"], "size": sum(map(len, ids.values())), "ids": ids, "begin": begins, "desirable": bool(row["desirable"]), "cut": own.cut})
+            found.append({"row_id": row["row_id"], "size": sum(map(len, ids.values())), "ids": ids, "begin": begins, "desirable": bool(row["desirable"]), **cut_of(answers)})
         return found
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:

@@ -11,6 +11,7 @@ from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import document_ids, in_blocks, sentence_places
 from attune.core.masking import draw, frame, hidden_places, mask_id, masked
+from attune.core.receipts import ASIDE, Receipt
 from attune.core.shapes import DOCUMENT_ROLES, PLAIN, document_of
 from attune.core.specialist import Specialist
 
@@ -36,6 +37,7 @@ class Pretraining(Objective):
     keys_type = PretrainingKeys
     requires = frozenset({"language-model", "torch"})
     learns = PLAIN
+    shortens = False
 
     def shaped(self, task: Task) -> Task:
         """A task that answers takes documents instead, graded by how likely it holds them to be; one that finds hidden words needs no answers."""
@@ -59,7 +61,7 @@ class Pretraining(Objective):
     def _decoded(self, specialist: Specialist, row: Row, most: int) -> list[Example]:
         ids, places = document_ids(specialist.tokenizer, row["completion"])
         if self.keys.cut == "drop" and len(ids) > most:
-            return []
+            return _left_out(specialist, row, len(ids), most)
         blocks = in_blocks(ids, most, places if self.keys.cut == "sentences" else ())
         return [{"row_id": row["row_id"], "size": len(block), "ids": block} for block, _ in blocks]
 
@@ -70,7 +72,7 @@ class Pretraining(Objective):
         found = specialist.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids = [int(one) for one in found["input_ids"]]
         if self.keys.cut == "drop" and len(ids) > room:
-            return []
+            return _left_out(specialist, row, len(before) + len(ids) + len(behind), most)
         places = sentence_places(text, found["offset_mapping"]) if self.keys.cut == "sentences" else ()
         blocks = [block[1:] for block, _ in in_blocks([0, *ids], room + 1, [1 + place for place in places])] or [[]]
         special = frozenset(specialist.tokenizer.all_special_ids)
@@ -106,3 +108,10 @@ class Pretraining(Objective):
         hidden = model.hidden(tokens, learned if model.fills_masks else tokens.before[learned])
         total = (model.masked_loss if model.fills_masks else model.output_loss)(hidden, batch["targets"])
         return total, float(len(learned))
+
+
+def _left_out(specialist: Specialist, row: Row, tokens: int, most: int) -> list[Example]:
+    """No example, and a receipt that says why."""
+    reason = f"the document is longer than train.max_length = {most} tokens, and objective.cut = drop leaves it out"
+    specialist.noted(Receipt(row, "objective.cut", ASIDE, reason, "raise train.max_length, or set objective.cut to blocks or sentences", tokens, tokens))
+    return []

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from attune.core.contracts import Batch, Example, Objective, Row
 from attune.core.keys import Keys, key
-from attune.core.replies import Answer, each_that_fits, heard, laid
+from attune.core.long_rows import each_that_fits
+from attune.core.replies import Answer, cut_of, heard, laid, whole_sizes
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -32,8 +33,15 @@ class RewardModel(Objective):
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Both answers of each row; `ids` has them by name."""
         found: list[Example] = []
-        for row, (chosen, rejected) in each_that_fits(specialist, rows, max_length, lambda row: heard(specialist, row, [row["completion"], row["rejected"]], max_length)):
-            own = {"ids": {"chosen": chosen.ids, "rejected": rejected.ids}, "begin": (chosen.begin, rejected.begin), "margin": row.get("margin") or 0.0, "cut": chosen.cut}
+
+        def encode(row: Row) -> list[Answer]:
+            return heard(specialist, row, [row["completion"], row["rejected"]], max_length)
+
+        def size(row: Row) -> int:
+            return max(whole_sizes(specialist, row, [row["completion"], row["rejected"]], max_length, paired=specialist.model.pooling != "last"))
+
+        for row, (chosen, rejected) in each_that_fits(specialist, rows, max_length, encode, size):
+            own = {"ids": {"chosen": chosen.ids, "rejected": rejected.ids}, "begin": (chosen.begin, rejected.begin), "margin": row.get("margin") or 0.0, **cut_of([chosen, rejected])}
             found.append({"row_id": row["row_id"], "size": len(chosen.ids) + len(rejected.ids) - min(chosen.begin, rejected.begin), **own})
         return found
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attune.core.contracts import Batch, Example, Objective, Row
-from attune.core.conversation import conversation_of, shortened, shortened_prompt, stop_ids, taught
+from attune.core.conversation import answered_size, conversation_of, shortened, shortened_prompt, stop_ids, taught
 from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import document_ids, in_blocks
-from attune.core.replies import TooLong, each_that_fits, must_stay, place_of
+from attune.core.long_rows import TooLong, cut_facts, each_that_fits
+from attune.core.replies import must_stay, place_of
+from attune.core.shortening import FAR
 from attune.core.specialist import Specialist
 
 if TYPE_CHECKING:
@@ -35,9 +37,12 @@ class Sft(Objective):
 
     def examples(self, specialist: Specialist, rows: Sequence[Row], max_length: int) -> list[Example]:
         """Token ids and targets. A row that is too long loses the oldest part of its conversation (`cut` tells, `core.shortening`), never a part of its
-        last answer nor what the system says; where these alone are too long, the row is refused: it would teach an answer without an end, or to what was
+        last answer nor what the system says; where these alone are too long, the row is left out: it would teach an answer without an end, or to what was
         never read. A text without a question is learned in blocks."""
         stops, first = stop_ids(specialist), specialist.tokenizer.bos_token_id
+
+        def size(row: Row) -> int:
+            return answered_size(specialist, conversation_of(row), stops, FAR * max_length, row.get("tools"))
 
         def encode(row: Row) -> list[Example]:
             try:
@@ -56,9 +61,11 @@ class Sft(Objective):
             ids, taught_ones = shortened(one, max_length, first)
             targets = [token if learned or self.keys.train_on_prompt else IGNORED for token, learned in zip(ids, taught_ones, strict=True)]
             targets[0] = IGNORED
-            return [{"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": targets, "cut": kept is not prompt or one.cut or len(one.ids) > max_length}]
+            cut = kept is not prompt or one.cut or len(one.ids) > max_length
+            whole = size(row) if cut else 0
+            return [{"row_id": row["row_id"], "size": len(ids), "ids": ids, "targets": targets, **cut_facts(cut, whole, len(ids), whole > FAR * max_length)}]
 
-        return [example for _, made in each_that_fits(specialist, rows, max_length, encode) for example in made]
+        return [example for _, made in each_that_fits(specialist, rows, max_length, encode, size) for example in made]
 
     def collate(self, specialist: Specialist, examples: Sequence[Example]) -> Batch:
         """tokens, and targets, int64 [total], as the tokens lie: -100 where nothing is learned. What rows have in common before their first

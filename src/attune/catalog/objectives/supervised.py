@@ -41,7 +41,7 @@ class Supervised(Objective):
         for row, text, (ids, cut) in zip(rows, texts, specialist.encode(texts), strict=True):
             truth = row["label"]
             target = [1.0 if label in truth else 0.0 for label in labels] if specialist.signature["multi_label"] else labels[truth]
-            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "key": row_key(ids), "text": text, "target": target, "cut": cut})
+            found.append({"row_id": row["row_id"], "size": len(ids), "ids": ids, "key": row_key(ids), "text": text, "target": target, **specialist.cut_facts([text], [ids], cut)})
         return found
 
     def precompute(self, specialist: Specialist, examples: Sequence[Example]) -> str | None:

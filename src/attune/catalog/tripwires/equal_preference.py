@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from attune.core.contracts import Alarm, Row, Tripwire, TripwireContext
-from attune.core.tripwires import counted, places, spread
+from attune.core.tripwires import counted, places
 
 
 class EqualPreference(Tripwire):
     """Encodes both answers, up to the model's length."""
 
     looks_at = ("completion", "rejected")
-    requires = frozenset({"text-out"})
+    requires = frozenset({"prefers"})
     phase = "rows"
+    judges = True
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:
         """One alarm that names the rows."""
-        looked = [row for row in spread(context.rows) if row.get("rejected") is not None]
+        looked = [row for row in context.rows if row.get("rejected") is not None]
         encode, size = context.specialist.tokenizer, context.specialist.max_length
         same = [row for row in looked if _ids(encode, row["completion"], size) == _ids(encode, row["rejected"], size)]
         if same:
             fix = f"leave these rows out, or {_longer(context, same, size)}"
-            yield Alarm(f"the chosen and the rejected answer are the same {size} tokens in {counted(same, looked, context.rows)}", places(same), fix)
+            what = f"the chosen and the rejected answer are the same {size} tokens"
+            reason = f"as far as the model reads, {size} tokens, the chosen and the rejected answer are the same"
+            yield Alarm(f"{what} in {counted(same, looked, looked)}", places(same), fix, rows=tuple(same), reason=reason)
 
 
 def _longer(context: TripwireContext, same: Sequence[Row], size: int) -> str:

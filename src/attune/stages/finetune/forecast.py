@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attune.core import catalog
-from attune.core.contracts import Example, Method, Metric, Row
+from attune.core.contracts import Example, Method, Metric, Row, TripwireContext
 from attune.core.errors import AttuneError, MachineError
 from attune.core.events import Events
 from attune.core.learner import Unsteady
@@ -194,13 +194,17 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
     clock = Clock()  # a run's time has the imports in it
     import numpy as np
 
+    from attune.core.long_rows import encoded as as_examples
+    from attune.core.long_rows import rule_of
     from attune.core.models import resolve_base
     from attune.core.rows import read_rows, write_rows
     from attune.core.specialist import Specialist, write_bundle
+    from attune.core.tripwires import sifted
     from attune.core.workspace import Workspace
     from attune.stages.finetune.checkpoints import Checkpoints
     from attune.stages.finetune.meter import size_of
     from attune.stages.finetune.plan import patience, start_plan
+    from attune.stages.finetune.preflight import unloaded
     from attune.stages.finetune.saver import Saver
     from attune.stages.finetune.torch_learner import TorchLearner
 
@@ -211,10 +215,12 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     signature = recipe.task.signature(rows)
     parts = {"loading": clock.lap()}
+    rows = sifted(TripwireContext(unloaded(recipe, base, signature), objective, rows), keys.accept).rows
     model = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
     parts["building"] = clock.lap()
     metric: Metric = catalog.build("metrics", recipe.main_metric, "grade.main_metric")
-    specialist = Specialist(recipe.task, signature, model, base.tokenizer(), base, keys.max_length, recipe.name, method=recipe.method, samples=metric.samples())
+    own = {"method": recipe.method, "samples": metric.samples(), "long_rows": rule_of(recipe)}
+    specialist = Specialist(recipe.task, signature, model, base.tokenizer(), base, keys.max_length, recipe.name, **own)
     plan = start_plan(keys.precision)
     frozen = model.body_is_frozen()
     parts["building"] += clock.lap()
@@ -225,7 +231,7 @@ def _probe(recipe: Recipe, rows: Sequence[Row], counts: Counts, place: Path) -> 
     epochs = keys.epochs or recipe.method.epochs
     general_rows = replay.beside(own_rows)
     all_general = general_rows * min(replay.passes, math.ceil(epochs))
-    examples = objective.examples(specialist, rows, keys.max_length)
+    examples, _ = as_examples(objective, specialist, rows, keys.max_length)
     parts["reading rows"] = clock.lap() / len(rows) * (own_rows + all_general + validation_rows)
     per_row = len(examples) / len(rows)  # a row may become several examples, or none; from here on examples are counted
     of_a_pass, encoded = (own_rows + general_rows) * per_row, (own_rows + all_general) * per_row

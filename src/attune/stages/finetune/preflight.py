@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from attune.core.contracts import Alarm, Example, Row, Tripwire, TripwireContext
 from attune.core.conversation import stop_ids
 from attune.core.errors import PlugError
+from attune.core.long_rows import encoded, rule_of
 from attune.core.models import Base, resolve_base
+from attune.core.receipts import Receipt
 from attune.core.recipe import Recipe
 from attune.core.specialist import Specialist
-from attune.core.tripwires import IGNORED, alarms
+from attune.core.tripwires import IGNORED, alarms, sifted
 
 LOOK_BACK = 6
 """Tokens before a token that are decoded with it, so that letters of several tokens come out whole."""
@@ -23,8 +26,19 @@ def unloaded(recipe: Recipe, base: Base, signature: dict[str, Any]) -> Specialis
     return Specialist(recipe.task, signature, None, base.tokenizer(), base, length, recipe.name, method=recipe.method)
 
 
-def preflight(recipe: Recipe, rows: Sequence[Row], *, weights: bool, encoded: list[Example] | None = None) -> list[tuple[Tripwire, Alarm]]:
-    """What the tripwires say about rows of a recipe; with `weights` the base is loaded and prepared too, and `encoded` takes the rows' examples.
+@dataclass
+class Preflight:
+    """What would become of rows."""
+
+    alarms: list[tuple[Tripwire, Alarm]]
+    receipts: list[Receipt]
+    """Of rows that would be set aside or cut."""
+    encoded: int = 0
+    """How many rows would be learned; 0 where none was encoded."""
+
+
+def preflight(recipe: Recipe, rows: Sequence[Row], *, weights: bool) -> Preflight:
+    """What the tripwires say about rows of a recipe; with `weights` the base is loaded and prepared, and the rows are encoded too.
 
     Raises:
         AttuneError: what encoding the rows raises.
@@ -32,14 +46,15 @@ def preflight(recipe: Recipe, rows: Sequence[Row], *, weights: bool, encoded: li
     base = resolve_base(recipe.keys.base_model, recipe.keys.revision, recipe.folder)
     signature = recipe.task.signature(rows)
     context = TripwireContext(unloaded(recipe, base, signature), recipe.objective, rows)
-    found = alarms(context, "rows")
+    first = sifted(context, recipe.keys.train.accept)
+    context.rows = first.rows
+    found = sorted([*first.left, *alarms(context, "rows", judges=False)], key=lambda pair: not pair[1].blocks)
     if any(alarm.blocks for _, alarm in found) or not weights:
-        return found
-    context.examples = recipe.objective.examples(context.specialist, rows, recipe.keys.train.max_length)
-    if encoded is not None:
-        encoded += context.examples
+        return Preflight(found, first.receipts)
+    context.specialist.long_rows = rule_of(recipe)
+    context.examples, noted = encoded(recipe.objective, context.specialist, context.rows, recipe.keys.train.max_length)
     context.specialist.model = recipe.method.prepare(recipe.task.build(base, signature), recipe.keys.seed)
-    return [*found, *alarms(context, "start")]
+    return Preflight([*found, *alarms(context, "start")], [*first.receipts, *noted], len({one["row_id"] for one in context.examples}))
 
 
 def masks(recipe: Recipe, rows: Sequence[Row], count: int) -> list[dict[str, Any]]:

@@ -11,11 +11,12 @@ from typing import IO, TYPE_CHECKING, Any
 from attune.core import catalog, pages, tripwires, waiting
 from attune.core.commit import read_checked, write_checked
 from attune.core.contents import contents
-from attune.core.contracts import Example, Metric, Row, TripwireContext
+from attune.core.contracts import Example, Method, Metric, Row, TripwireContext
 from attune.core.cost import forecast_of
 from attune.core.errors import DataError, IntegrityError, MachineError, PlugError
 from attune.core.events import Events
 from attune.core.learner import Learner, LearnerContext, Unsteady, words_of_start
+from attune.core.long_rows import rule_of
 from attune.core.models import Base, require_base, resolve_base
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, digest
@@ -30,6 +31,7 @@ from attune.stages.finetune.looks import BEST, ROWS, Looks
 from attune.stages.finetune.meter import Meter, size_of
 from attune.stages.finetune.plan import patience, start_plan
 from attune.stages.finetune.preflight import unloaded
+from attune.stages.finetune.receipts import Receipts, pieces
 from attune.stages.finetune.saver import Saver
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 LOOK = 4
 """Steps after which the tripwires look once more."""
-VERSION = 7
+VERSION = 8
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
@@ -68,9 +70,13 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: E
         raise DataError(f"{len(train)} training and {len(validation)} validation rows", place=f"dataset {dataset.id}", fix="give more rows, or a larger data.splits.validation")
 
     named = _named(recipe)
+    receipts = Receipts(folder, events)
+    passes = max(_passes(recipe, method) for method in recipe.candidates or [recipe.method])
+    train = receipts.sift(recipe, base, dataset, [train[i] for i in Turns(train, recipe.keys.data.replay, recipe.keys.seed).until(passes)], "train")
+    validation = receipts.sift(recipe, base, dataset, validation, "validation")
 
     def session(of: Recipe, at: Path) -> Session:
-        return Session(of, dataset, base, train, validation, at, workspace.root / "cache", events, meter, named=named, trial=of is not recipe)
+        return Session(of, dataset, base, train, validation, at, workspace.root / "cache", receipts, meter, named=named, trial=of is not recipe)
 
     if recipe.candidates:
         from attune.stages.finetune.autopilot import Autopilot
@@ -80,6 +86,11 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, events: E
     only = session(recipe, folder)
     only.loop()
     return only.checkpoint(workspace, run)
+
+
+def _passes(recipe: Recipe, method: Method) -> int:
+    """Over the training rows, of a method; one where there is no descent: trees."""
+    return math.ceil(recipe.keys.train.epochs or method.epochs) if "torch" in recipe.task.traits else 1
 
 
 class Session:
@@ -94,14 +105,14 @@ class Session:
         validation: Sequence[Row],
         folder: Path,
         cache: Path,
-        events: Events,
+        receipts: Receipts,
         meter: Meter,
         *,
         named: dict[str, str],
         trial: bool = False,
     ) -> None:
         self.cache, self.meter, self.trial = cache, meter, trial
-        self.recipe, self.dataset, self.base, self.events = recipe, dataset, base, events
+        self.recipe, self.dataset, self.base, self.receipts, self.events = recipe, dataset, base, receipts, receipts.events
         self.keys = recipe.keys.train
         self.descends = "torch" in recipe.task.traits
         """Whether a torch model learns by gradient descent: number format and refit are asked about there alone."""
@@ -114,7 +125,7 @@ class Session:
         self.checkpoints.clear()
         self.found = self._find()
         self.plan = self._plan(folder / "plan.json")
-        self.saver = Saver(self.checkpoints, events, self.keys.wait_for_disk)
+        self.saver = Saver(self.checkpoints, self.events, self.keys.wait_for_disk)
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
         self.waited = 0
@@ -167,20 +178,21 @@ class Session:
 
     def _start(self, train: Sequence[Row]) -> None:
         recipe = self.recipe
-        passes = math.ceil(self.keys.epochs or recipe.method.epochs) if self.descends else 1
-        train = [train[i] for i in Turns(train, recipe.keys.data.replay, recipe.keys.seed).until(passes)]
+        train = [train[i] for i in Turns(train, recipe.keys.data.replay, recipe.keys.seed).until(_passes(recipe, recipe.method))]
         self.watched = TripwireContext(unloaded(recipe, self.base, self.dataset.signature), recipe.objective, train)
         self._look("rows")
         self.specialist = self.watched.specialist = self.untuned()
-        self.examples = self.watched.examples = examples = recipe.objective.examples(self.specialist, train, self.max_length)
+        self.examples = self.watched.examples = examples = self.receipts.encode(recipe, self.specialist, train, self.max_length, "train")
         general = {row["row_id"] for row in train if row.get(GENERAL)}
         for one in examples:
             one[GENERAL] = one["row_id"] in general
         self._look("start")
-        self.validation_examples: list[Example] = recipe.objective.examples(self.specialist, self.validation, self.max_length)
-        pieces = self._tell_cut(train, examples)
-        self.features_in_use: IO[bytes] | None
-        kept, self.features_in_use = self._keep_features() if self.descends and self.specialist.model.body_is_frozen() and all("text" in one for one in examples) else ("", None)
+        self.validation_examples: list[Example] = self.receipts.encode(recipe, self.specialist, self.validation, self.max_length, "validation")
+        self.receipts.write()
+        in_pieces = pieces(examples, self.max_length)
+        if in_pieces:
+            self.events.note(in_pieces)
+        kept, self.features_in_use = self._keep_features() if self.descends else ("", None)
         done = recipe.objective.precompute(self.specialist, examples)
         recipe.objective.precompute(self.specialist, self.validation_examples)
         own = recipe.method.learner(LearnerContext(self.specialist, recipe.objective, self.of_a_pass(examples), self.keys, recipe.keys.seed, self.plan["threads"]))
@@ -193,7 +205,8 @@ class Session:
             **({"pages": pages.words()} if self.descends else {}),
             "checkpoints": f"every {self.keys.checkpoint_every} steps and at each evaluation, in the background",
             **({"features": "; ".join(filter(None, (done, kept)))} if done else {}),
-            **({"rows": pieces} if pieces else {}),
+            **({"rows": in_pieces} if in_pieces else {}),
+            **self.receipts.chosen(),
             **self.learner.chosen,
         }
         if self.found is not None:
@@ -213,14 +226,13 @@ class Session:
 
     def _look(self, phase: str) -> None:
         """Let the tripwires of a phase speak; one that blocks ends the run."""
-        tripwires.settle(tripwires.alarms(self.watched, phase), self.keys.accept, self.events)
+        tripwires.settle(tripwires.alarms(self.watched, phase, judges=False), self.keys.accept, self.events)
 
     def _keep_features(self) -> tuple[str, IO[bytes] | None]:
-        from attune.stages.finetune.cache import Cache
+        """Where a frozen body's answers to the rows lie, for the record, and what keeps them there."""
         from attune.stages.finetune.features import keep_features
 
-        limit = self.keys.cache_gb
-        return keep_features(self.specialist, [*self.examples, *self.validation_examples], Cache(self.cache, None if limit is None else limit * 1e9, self.events))
+        return keep_features(self.specialist, [*self.examples, *self.validation_examples], self.cache, self.keys, self.events)
 
     def torch_learner(self, examples: Sequence[Example]) -> Learner:
         """Gradient descent over these rows."""
@@ -242,23 +254,8 @@ class Session:
         """The base put together for the task, with the method's weights marked."""
         recipe = self.recipe
         model = recipe.method.prepare(recipe.task.build(self.base, self.dataset.signature), recipe.keys.seed)
-        return Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.max_length, recipe.name, method=recipe.method, samples=self.metric.samples())
-
-    def _tell_cut(self, rows: Sequence[Row], examples: Sequence[Example]) -> str:
-        """Say which rows lose something; returns what else became of them, for the record."""
-        cut = [e["row_id"] for e in examples if e.get("cut")]
-        if cut:
-            self.events.warn(f"{len(cut)} of {len(examples)} training rows are longer than train.max_length = {self.max_length} tokens and are cut there", rows=cut[:50])
-        learned = {e["row_id"] for e in examples}
-        lost = [row["row_id"] for row in rows if row["row_id"] not in learned]
-        told = []
-        if lost:
-            told.append(f"{len(lost)} of {len(rows)} training rows are left out: they do not fit into train.max_length = {self.max_length} tokens")
-            self.events.warn(told[-1], rows=lost[:50])
-        if len(examples) > len(learned):
-            told.append(f"{len(learned)} training rows are learned in {len(examples)} pieces of at most {self.max_length} tokens")
-            self.events.note(told[-1])
-        return "; ".join(told)
+        own = {"method": recipe.method, "samples": self.metric.samples(), "long_rows": rule_of(recipe)}
+        return Specialist(recipe.task, self.dataset.signature, model, self.base.tokenizer(), self.base, self.max_length, recipe.name, **own)
 
     def loop(self) -> None:
         """Step until the plan or patience ends, or somebody asks to stop; evaluate and checkpoint on the way. Everything is committed on return."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from attune.core.contracts import Prediction, Rival, RivalContext, Row, Signature
+from attune.core.contracts import Prediction, Rival, RivalContext, Row, Signature, TripwireContext
 from attune.core.events import Events
 from attune.core.models import Base, require_same_base, resolve_base
+from attune.core.receipts import Receipt
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion
 from attune.core.rows import dataset_rows
 from attune.core.specialist import Specialist, open_bundle
+from attune.core.tripwires import sifted
 from attune.core.turns import Turns
 from attune.core.workspace import Workspace
 
@@ -65,6 +68,7 @@ class Tuned:
     def __init__(self, workspace: Workspace, recipe: Recipe, checkpoint: Checkpoint, events: Events, samples: tuple[int, float] = (0, 0.0)) -> None:
         self.workspace, self.recipe, self.checkpoint, self.events, self.samples = workspace, recipe, checkpoint, events, samples
         self._open: Specialist | None = None
+        self._reader: Specialist | None = None
         self._features: dict[str, Any] = {}  # the weights do not change here: answers, vectors and probes read a text once
 
     def __call__(self) -> Specialist:
@@ -76,9 +80,22 @@ class Tuned:
             heard(self._open, "tuned model", self.events)
         return self._open
 
+    def reader(self) -> Specialist:
+        """The model without its network, which may be put away: it reads rows, and answers none."""
+        if self._reader is None:
+            self._reader = dataclasses.replace(self(), model=None)
+        return self._reader
+
     def put_away(self) -> None:
         """Let go of the weights."""
         self._open = None
+
+
+def usable_rows(specialist: Specialist, recipe: Recipe, rows: Sequence[Row]) -> tuple[list[Row], list[Receipt]]:
+    """Rows without those that training would set aside one by one, whatever split they are of: a question that the base's template refuses can be put to
+    nobody, and a pair of equal answers tells nobody apart. A receipt for each of the others."""
+    found = sifted(TripwireContext(specialist, recipe.objective, rows), recipe.keys.train.accept, held_out=True)
+    return found.rows, found.receipts
 
 
 def context_of(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoint: Checkpoint, signature: Signature, max_length: int, tuned: Tuned) -> RivalContext:
@@ -95,13 +112,13 @@ def context_of(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, ch
     """
     base = resolve_base(checkpoint.base["reference"], checkpoint.base["revision"], recipe.folder)
     require_same_base(base, checkpoint.base)
-    train = dataset_rows(workspace, dataset, recipe.task, "train")
+    train, validation = (usable_rows(tuned.reader(), recipe, dataset_rows(workspace, dataset, recipe.task, split))[0] for split in ("train", "validation"))
     untouched = Untouched(recipe, base, signature, max_length, tuned.samples, tuned.events)
     return RivalContext(
         task=recipe.task,
         signature=signature,
         train=[train[i] for i in Turns(train, recipe.keys.data.replay, recipe.keys.seed).of(0)],
-        validation=dataset_rows(workspace, dataset, recipe.task, "validation"),
+        validation=validation,
         base=base,
         seed=recipe.keys.seed,
         untuned=lambda: untouched.specialist,

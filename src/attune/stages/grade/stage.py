@@ -14,6 +14,8 @@ from attune.core.contents import contents
 from attune.core.contracts import Metric, Plug, Prediction, Probe, ProbeContext, ProbeResult, Rival, Row, Signature, require_fit
 from attune.core.errors import AttuneError, DataError, IntegrityError, Problems, RecipeError
 from attune.core.events import Events
+from attune.core.receipts import FILE, words
+from attune.core.receipts import write as write_receipts
 from attune.core.recipe import Recipe
 from attune.core.records import Checkpoint, DatasetVersion, Release, Scorecard
 from attune.core.releases import open_release
@@ -21,13 +23,13 @@ from attune.core.resampling import groups_of
 from attune.core.rows import dataset_rows, open_test_rows
 from attune.core.specialist import Specialist
 from attune.core.workspace import Workspace
-from attune.stages.grade.contestants import Tuned, context_of, heard, rival_answers
+from attune.stages.grade.contestants import Tuned, context_of, heard, rival_answers, usable_rows
 from attune.stages.grade.gates import BEST, CURRENT, TUNED, Evidence, decide
 from attune.stages.grade.outputs import Grading, write
 from attune.stages.grade.probing import measured_probes
 from attune.stages.grade.statistics import Measured, measure
 
-VERSION = 8
+VERSION = 9
 """Raised when a change here changes results, so that kept results are not taken for new ones."""
 
 
@@ -146,6 +148,13 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         raise DataError("there are no test rows", place=f"dataset {dataset.id}", fix="give more rows or a larger data.splits.test")
     if uses > 1:
         events.note(f"some of the {len(rows)} test rows have now been opened {uses} times; a model chosen after many looks is judged too kindly")
+    opened = len(rows)
+    rows, aside = usable_rows(tuned.reader(), recipe, rows)
+    left_out = words(aside, opened, "test rows")
+    for sentence in left_out:
+        events.warn(sentence)
+    if not rows:
+        raise DataError("no test row can be asked", place=f"dataset {dataset.id}", fix=left_out[0])
     truth = [task.truth(row) for row in rows]
     answers = {TUNED: tuned().examine(rows)}
     texts = [task.text(row) for row in rows]
@@ -163,7 +172,7 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
         context = context_of(recipe, workspace, dataset, checkpoint, signature, max_length, tuned)
         answers |= rival_answers(plugs.rivals, context, rows, events)
         _require_answers(answers, len(rows))
-        train = dataset_rows(workspace, dataset, task, "train") if plugs.probes else []
+        train = usable_rows(tuned.reader(), recipe, dataset_rows(workspace, dataset, task, "train"))[0] if plugs.probes else []
         for name, probe in plugs.probes.items():
             events.note(f"probe {name}")
             probed[name] = probe.run(ProbeContext(tuned(), rows, context.seed, train, context.untuned, answers))
@@ -178,7 +187,8 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
     probes, gated = measured_probes(plugs.probes, probed, keys.resamples, keys.confidence, recipe.keys.seed)
     opponents = tuple(name for name, rival in plugs.rivals.items() if rival.opponent)
     evidence = Evidence({**gated, **measured}, len(set(groups)) if groups is not None else len(rows), opponents, current is not None and not not_comparable, keys.confidence, not_comparable)
-    gates, verdict, reasons = decide(recipe.keys.gates, recipe.main_metric, evidence)
+    gates, verdict, why = decide(recipe.keys.gates, recipe.main_metric, evidence)
+    reasons = (*why, *left_out)
     facts: dict[str, Any] = {
         "specialist": recipe.name,
         "checkpoint_id": checkpoint.id,
@@ -200,6 +210,8 @@ def run(recipe: Recipe, workspace: Workspace, dataset: DatasetVersion, checkpoin
 
     def fill(folder: Path) -> None:
         write(folder, grading, workspace.store.path(dataset.store_key))
+        if aside:
+            write_receipts(folder / FILE, [("test", one) for one in aside])
 
     store_key = workspace.store.put("scorecards", fill)
     events.emit("result", f"{verdict}: {reasons[0]}", verdict=verdict, reasons=list(reasons))

@@ -50,6 +50,7 @@ def check_is_pure(subject: Subject) -> None:
 def check_phase_and_class_are_known(subject: Subject) -> None:
     """Its phase is one of rows, start and steps, and its class of error decides an exit code."""
     assert subject.plug.phase in ("rows", "start", "steps"), f"phase '{subject.plug.phase}' is unknown"
+    assert not subject.plug.judges or subject.plug.phase == "rows", "a tripwire that judges single rows does so in phase rows, before anything is encoded"
     assert issubclass(subject.plug.error, AttuneError), f"{subject.plug.error} is no AttuneError"
 
 
