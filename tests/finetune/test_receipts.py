@@ -162,6 +162,16 @@ def test_rows_that_test_are_set_aside_alike_and_the_rivals_answer_the_others(tmp
     assert {one["split"] for one in written} == {"test"}
 
 
+def test_pairs_that_test_are_set_aside_alike_where_the_bundle_carries_its_network(tmp_path: Path) -> None:
+    world = planted(next(one for one in ROW_FAULTS if one.name == "equal_pairs"), tmp_path)
+    world.recipe |= {"method": "full", "data": {"path": "rows.jsonl", "checks": ["encoding"], "splits": {"test": 0.4}}, "grade": {"resamples": 200, "rivals": []}}
+    tuned = Tuned(world)
+    card = grade.run(tuned.recipe, tuned.workspace, tuned.dataset, tuned.run(), tuned.events)
+    bad = world.bad - tuned.numbers("train", "validation")
+    assert bad, "some are in the test split"
+    assert card.test_rows == tuned.dataset.counts["test"] - len(bad)
+
+
 # ---------------------------------------------------------------- long rows
 
 

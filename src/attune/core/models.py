@@ -61,7 +61,7 @@ class Base:
     @property
     def kind(self) -> str:
         """What it is built like: one of `KINDS`."""
-        return NO_BASE if self.reference == NO_BASE else base_kind(self.folder)
+        return NO_BASE if self.reference == NO_BASE else base_kind(self._network)
 
     def tokenizer(self) -> Any:
         """The base's tokenizer; None for a base that reads no text."""
@@ -77,11 +77,17 @@ class Base:
                 f"the base model '{self.reference}' has no tokenizer that can be read: {why}", place="base_model", fix="give the folder its tokenizer.json and tokenizer_config.json"
             ) from error
 
+    @property
+    def _network(self) -> Path:
+        """The folder that holds the network's configuration: a bundle that carries a whole network has it in `body`."""
+        inside = self.folder / "body"
+        return inside if (inside / "config.json").is_file() and not (self.folder / "config.json").is_file() else self.folder
+
     def config(self) -> Any:
         """The base's transformers configuration."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self.folder, local_files_only=True)
+        return AutoConfig.from_pretrained(self._network, local_files_only=True)
 
     def body(self, auto_class: str = "AutoModel", **options: Any) -> Any:
         """The pretrained network in float32 through one of transformers' Auto classes."""

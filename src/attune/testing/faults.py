@@ -374,7 +374,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "equal_when_read",
-        "some chosen and rejected answers differ only in a letter that the tokenizer drops",
+        "some chosen and rejected answers differ only in a letter that nobody sees",
         _plant(
             rows=lambda: [{"prompt": question(i), "chosen": answer(i), "rejected": answer(i) + " " * 2 + "x" if i % 6 else "​" + answer(i)} for i in range(COUNT)],
             objective=_on_rows(PREFERENCE_ROLES, preference_of),

@@ -60,7 +60,7 @@ def _most(change: Callable[[int], dict[str, Any]], **more: Any) -> Callable[[Wor
 
 
 def _pairs(of: Callable[[Callable[[int], dict[str, Any]]], Callable[[World], None]]) -> Callable[[World], None]:
-    """Pairs for dpo, some or most of which have answers that the tokenizer reads alike."""
+    """Pairs for dpo, some or most of which have answers that differ only in a letter that nobody sees."""
 
     def work(world: World) -> None:
         world.rows = [_pair(i, "No.") for i in range(COUNT)]

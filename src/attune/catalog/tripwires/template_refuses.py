@@ -20,7 +20,8 @@ class TemplateRefuses(Tripwire):
 
     def examine(self, context: TripwireContext) -> Iterator[Alarm]:
         """One alarm per reason that the template gives."""
-        if "text-out" not in context.specialist.task.traits and context.specialist.base.pooling() != "last":
+        specialist = context.specialist
+        if "text-out" not in specialist.task.traits and not specialist.signature.get("chat_template") and specialist.base.pooling() != "last":
             return  # an encoder reads pairs of texts, without a template
         reasons: dict[str, list[Row]] = {}
         for row in context.rows:
