@@ -54,11 +54,13 @@ def test_the_forecast_of_other_rows_is_not_taken(attune, folder):
 TREES = ("--set", "method.num_iterations=30", "--set", "method.num_leaves=5")
 
 
-@pytest.fixture(scope="module")
-def risk(folder: Path) -> str:
+@pytest.fixture
+def risk(attune, folder: Path) -> str:
     """The name of a recipe over a table of 400 rows."""
     pytest.importorskip("lightgbm")
-    write(folder / "loans.csv", loans(400))
+    if not (folder / "risk").exists():
+        write(folder / "loans.csv", loans(400))
+        assert attune("init", "risk", "--data", "loans.csv")[0] == 0
     return "risk"
 
 
@@ -69,7 +71,6 @@ def took(attune, *words: str) -> str:
 
 
 def test_trees_are_forecast_too(attune, folder, risk):
-    assert attune("init", risk, "--data", "loans.csv")[0] == 0
     _, out, _ = attune("check", risk, *TREES)
     assert "tuning would take about" in " ".join(out.split())
     checked = document(attune("check", risk, *TREES, "--json"))["forecast"]
@@ -101,7 +102,7 @@ def test_rows_beyond_those_looked_at_are_counted_and_forecast(attune, folder, ri
     monkeypatch.setattr("attune.stages.curate.preview.MOST", 150)
     more = (*TREES, "--set", "seed=8")
     code, out, err = attune("check", risk, *more)
-    assert code == 0
+    assert code == 0, err
     assert "400 rows, of which the first 150 were looked at" in " ".join(out.split())
     assert "about 280 training rows" in " ".join(out.split())
     assert "a run on all takes longer" not in " ".join(err.split())
@@ -114,7 +115,7 @@ def test_where_they_cannot_be_counted_the_record_says_why_there_is_none(attune, 
     monkeypatch.setattr("attune.stages.curate.preview.COUNTING", 0.0)
     more = (*TREES, "--set", "seed=9")
     code, out, err = attune("check", risk, *more)
-    assert code == 0
+    assert code == 0, err
     assert "more than 150 rows" in " ".join(out.split())
     assert "a run on all takes longer" in " ".join(err.split())
     tuned = document(attune("finetune", risk, *more, "--json"))["checkpoint"]
