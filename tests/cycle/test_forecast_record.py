@@ -70,20 +70,25 @@ def took(attune, *words: str) -> str:
     return " ".join(attune("show", tuned["id"])[1].split())
 
 
+def said_and_warned(attune, *words: str) -> tuple[str, str]:
+    """What `attune check` says, each on one line: the screen, and the warnings."""
+    code, out, err = attune("check", *words)
+    assert code == 0, err
+    return " ".join(out.split()), " ".join(err.split())
+
+
 def test_trees_are_forecast_too(attune, folder, risk):
-    _, out, _ = attune("check", risk, *TREES)
-    assert "tuning would take about" in " ".join(out.split())
-    checked = document(attune("check", risk, *TREES, "--json"))["forecast"]
-    assert checked["steps"] == 30
+    assert "tuning would take about" in said_and_warned(attune, risk, *TREES)[0]
+    forecast = document(attune("check", risk, *TREES, "--json"))["forecast"]
+    assert forecast["steps"] == 30
     tuned = document(attune("finetune", risk, *TREES, "--json"))["checkpoint"]
-    assert tuned["cost"]["predicted"] == {name: checked[name] for name in ("seconds", "memory_bytes", "disk_bytes", "steps")}
+    assert tuned["cost"]["predicted"] == {name: forecast[name] for name in ("seconds", "memory_bytes", "disk_bytes", "steps")}
     assert "(forecast " in took(attune, risk, *TREES)
 
 
 def test_a_search_is_forecast_as_an_upper_estimate(attune, folder, risk):
     auto = ("--set", "method=auto", "--set", "train.learning_rate=0.2")
-    _, out, _ = attune("check", risk, *auto)
-    said = " ".join(out.split())
+    said, _ = said_and_warned(attune, risk, *auto)
     assert "auto would take at most about" in said
     assert "that is an upper estimate: boosted_trees, trained as far as its plan goes" in said
     checked = document(attune("check", risk, *auto, "--json"))["forecast"]
@@ -101,11 +106,10 @@ def test_a_search_is_forecast_as_an_upper_estimate(attune, folder, risk):
 def test_rows_beyond_those_looked_at_are_counted_and_forecast(attune, folder, risk, monkeypatch):
     monkeypatch.setattr("attune.stages.curate.preview.MOST", 150)
     more = (*TREES, "--set", "seed=8")
-    code, out, err = attune("check", risk, *more)
-    assert code == 0, err
-    assert "400 rows, of which the first 150 were looked at" in " ".join(out.split())
-    assert "about 280 training rows" in " ".join(out.split())
-    assert "a run on all takes longer" not in " ".join(err.split())
+    said, warned = said_and_warned(attune, risk, *more)
+    assert "400 rows, of which the first 150 were looked at" in said
+    assert "about 280 training rows" in said
+    assert "a run on all takes longer" not in warned
     tuned = document(attune("finetune", risk, *more, "--json"))["checkpoint"]
     assert tuned["cost"]["predicted"]["steps"] == 30
 
@@ -114,10 +118,9 @@ def test_where_they_cannot_be_counted_the_record_says_why_there_is_none(attune, 
     monkeypatch.setattr("attune.stages.curate.preview.MOST", 150)
     monkeypatch.setattr("attune.stages.curate.preview.COUNTING", 0.0)
     more = (*TREES, "--set", "seed=9")
-    code, out, err = attune("check", risk, *more)
-    assert code == 0, err
-    assert "more than 150 rows" in " ".join(out.split())
-    assert "a run on all takes longer" in " ".join(err.split())
+    said, warned = said_and_warned(attune, risk, *more)
+    assert "more than 150 rows" in said
+    assert "a run on all takes longer" in warned
     tuned = document(attune("finetune", risk, *more, "--json"))["checkpoint"]
     assert "predicted" not in tuned["cost"]
     assert "no forecast: there are more rows than could be counted beside the first 150" in took(attune, risk, *more)

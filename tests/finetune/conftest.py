@@ -47,11 +47,11 @@ def make_rows(count: int, *, multi: bool = False) -> list[dict]:
     return found
 
 
-def make_dataset(workspace: Workspace, recipe: Recipe, all_rows: list[dict]) -> DatasetVersion:
-    """A dataset version in the store: every fifth row validates, every tenth tests."""
+def make_dataset(workspace: Workspace, recipe: Recipe, all_rows: list[dict], columns: dict[str, str] | None = None, validate: tuple[int, ...] = (3,)) -> DatasetVersion:
+    """A dataset version in the store: of five rows those with the numbers in `validate` validate, and every tenth tests."""
     splits: dict[str, list[dict]] = {"train": [], "validation": [], "test": []}
     for i, row in enumerate(all_rows):
-        splits["test" if i % 10 == 9 else "validation" if i % 5 == 3 else "train"].append(row)
+        splits["test" if i % 10 == 9 else "validation" if i % 5 in validate else "train"].append(row)
 
     def fill(folder: Path) -> None:
         for name, part in splits.items():
@@ -62,7 +62,7 @@ def make_dataset(workspace: Workspace, recipe: Recipe, all_rows: list[dict]) -> 
         store_key=workspace.store.put("dataset", fill),
         task=recipe.task.name,
         signature=recipe.task.signature(splits["train"]),
-        columns={"text": "text", "label": "label"},
+        columns=columns or {"text": "text", "label": "label"},
         counts={name: len(part) for name, part in splits.items()},
         findings={},
         rows_digest=rows.rows_digest((row["row_id"], name) for name, part in splits.items() for row in part),

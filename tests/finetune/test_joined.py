@@ -22,7 +22,7 @@ from attune.stages.finetune import joined
 from attune.stages.finetune.torch_learner import TorchLearner
 from attune.testing.models import tiny_llama
 
-from .conftest import make_rows
+from .conftest import make_dataset, make_rows
 from .test_resume import Stopped, stop_at
 
 OBJECTIVES = ["few_shot", "contrastive", "kto"]
@@ -73,25 +73,8 @@ def parsed(recipe: Recipe, objective: str, count: int) -> list[dict[str, Any]]:
     return found
 
 
-def dataset_of(workspace: Workspace, recipe: Recipe, objective: str, count: int = 64) -> DatasetVersion:
-    splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
-    for i, row in enumerate(parsed(recipe, objective, count)):
-        splits["test" if i % 10 == 9 else "validation" if i % 5 in (1, 3) else "train"].append(row)
-
-    def fill(folder: Path) -> None:
-        for name, part in splits.items():
-            rows.write_rows(folder / f"{name}.parquet", part, recipe.task)
-
-    return DatasetVersion(
-        specialist=recipe.name,
-        store_key=workspace.store.put("dataset", fill),
-        task=recipe.task.name,
-        signature=recipe.task.signature(splits["train"]),
-        columns=COLUMNS[objective],
-        counts={name: len(part) for name, part in splits.items()},
-        findings={},
-        rows_digest=rows.rows_digest((row["row_id"], name) for name, part in splits.items() for row in part),
-    )
+def dataset_of(workspace: Workspace, recipe: Recipe, objective: str) -> DatasetVersion:
+    return make_dataset(workspace, recipe, parsed(recipe, objective, 64), COLUMNS[objective], validate=(1, 3))
 
 
 def learner_for(recipe: Recipe, objective: str) -> TorchLearner:

@@ -15,7 +15,7 @@ from attune.stages.finetune import dropping, torch_learner
 
 from .conftest import make_dataset, make_rows
 from .test_engine import apart, learner_of, trained
-from .test_resume import Stopped, stop_at
+from .test_resume import whole_and_again
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +91,7 @@ def test_long_batches_are_computed_in_halves(mpnet, monkeypatch):
 def test_stop_and_resume_is_bit_identical(padded, workspace):
     recipe = padded(checkpoint_every=4)
     dataset = make_dataset(workspace, recipe, make_rows(80))
-    whole = finetune.run(recipe, workspace, dataset, Events(), run="whole")
-    assert whole.chosen["micro-batches"] == dropping.BY_ROW
-    for step in (2, 6, 9):
-        with pytest.raises(Stopped):
-            finetune.run(recipe, workspace, dataset, stop_at(step), run="broken")
-    again = finetune.run(recipe, workspace, dataset, Events(), run="broken")
-    assert again.store_key == whole.store_key
-    assert again.curve == whole.curve
+    assert whole_and_again(recipe, workspace, dataset).chosen["micro-batches"] == dropping.BY_ROW
 
 
 def test_smaller_parts_when_memory_runs_out_change_nothing(padded, workspace, monkeypatch):

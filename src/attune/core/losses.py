@@ -25,29 +25,17 @@ def formed_forward(
 ) -> torch.Tensor:
     """The sum of a loss of the output layer's logits, `piece` rows at a time; gradients by hidden, weight and bias are formed on the way and kept."""
     wanted = [learning and one for one in context.needs_input_grad[:3]]  # which does not know about no_grad
-    source, table = _source(hidden, kind), weight.to(kind)
     total = hidden.new_zeros((), dtype=torch.float32)
-    to_hidden = torch.empty_like(source) if wanted[0] else None
-    to_weight: torch.Tensor | None = None
-    to_bias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
 
     def slopes_of(begin: int, logits: torch.Tensor, sloped: bool) -> torch.Tensor | None:
         value, slope = score(begin, logits, sloped)
         total.add_(value)
         return slope
 
-    for begin, part, slopes in _products(source, table, len(hidden), bias, softcap, slopes_of, any(wanted), to_bias, piece):
-        if to_hidden is not None:
-            torch.mm(slopes, table, out=to_hidden[begin : begin + len(part)])
-        if wanted[1]:
-            to_weight = _added(to_weight, slopes.T @ part)
-        del slopes  # before the next ones are formed
-    if wanted[1] and to_weight is None:
-        to_weight = torch.zeros(weight.shape, dtype=torch.float32)
-    to_hidden = None if to_hidden is None else to_hidden[: len(hidden)]
-    context.save_for_backward(*(t for t in (to_hidden, to_weight, to_bias) if t is not None))
-    context.kept = [t is not None for t in (to_hidden, to_weight, to_bias)]
-    context.kinds = (hidden.dtype, weight.dtype, None)
+    found = _formed(_source(hidden, kind), weight.to(kind), len(hidden), bias, softcap, slopes_of, wanted, piece)
+    context.save_for_backward(*(t for t in found if t is not None))
+    context.kept = [t is not None for t in found]
+    context.kinds = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
     return total
 
 
@@ -83,6 +71,26 @@ def _products(
     for begin in range(0, len(source), rows):
         part = source[begin : begin + rows]
         yield begin, part, product_of(begin, part)
+
+
+Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+"""By hidden, weight and bias."""
+
+
+def _formed(source: torch.Tensor, table: torch.Tensor, count: int, bias: torch.Tensor | None, softcap: float | None, slopes_of: Slopes, wanted: Sequence[bool], piece: int = PIECE) -> Gradients:
+    """The gradients that are wanted, from slopes by the logits of the first `count` rows of `source`."""
+    to_hidden = torch.empty_like(source) if wanted[0] else None
+    to_weight: torch.Tensor | None = None
+    to_bias = torch.zeros(len(table)) if wanted[2] else None
+    for begin, part, slopes in _products(source, table, count, bias, softcap, slopes_of, any(wanted), to_bias, piece):
+        if to_hidden is not None:
+            torch.mm(slopes, table, out=to_hidden[begin : begin + len(part)])
+        if wanted[1]:
+            to_weight = _added(to_weight, slopes.T @ part)
+        del slopes  # before the next ones are formed
+    if wanted[1] and to_weight is None:
+        to_weight = torch.zeros(table.shape)
+    return None if to_hidden is None else to_hidden[:count], to_weight, to_bias
 
 
 def formed_gradients(context: Any, outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -173,10 +181,6 @@ class _TokenLogProbabilities(torch.autograd.Function):
         return (*(None if one is None else one.to(number) for one, number in zip(found, numbers, strict=True)), None, None, None, None)
 
 
-Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
-"""By hidden, weight and bias."""
-
-
 def _weighed(known: Sequence[torch.Tensor], factors: torch.Tensor, wanted: Sequence[bool], _softcap: float | None) -> Gradients:
     """From what was formed on the way there: every row's slopes times its factor, float32 [rows, 1]."""
     to_hidden, kept, source = known
@@ -193,24 +197,12 @@ def _weighed(known: Sequence[torch.Tensor], factors: torch.Tensor, wanted: Seque
 def _formed_back(known: Sequence[torch.Tensor], factors: torch.Tensor, wanted: Sequence[bool], softcap: float | None) -> Gradients:
     """The logits once more, some rows at a time."""
     source, weight, bias, targets = known
-    table = weight.to(source.dtype)
-    to_hidden = torch.empty_like(source) if wanted[0] else None
-    to_weight: torch.Tensor | None = None
-    to_bias = factors.new_zeros(len(weight)) if wanted[2] else None
 
     def slopes_of(begin: int, logits: torch.Tensor, _sloped: bool) -> torch.Tensor:
         own = slice(begin, begin + len(logits))
         return _rising(torch.softmax(logits, -1), targets[own].unsqueeze(1)).mul_(factors[own])
 
-    for begin, part, slopes in _products(source, table, len(factors), bias, softcap, slopes_of, True, to_bias):
-        if to_hidden is not None:
-            torch.mm(slopes, table, out=to_hidden[begin : begin + len(part)])
-        if wanted[1]:
-            to_weight = _added(to_weight, slopes.T @ part)
-        del slopes
-    if wanted[1] and to_weight is None:
-        to_weight = torch.zeros(weight.shape)
-    return None if to_hidden is None else to_hidden[: len(factors)], to_weight, to_bias
+    return _formed(source, weight.to(source.dtype), len(factors), bias, softcap, slopes_of, wanted)
 
 
 def _rising(likely: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -33,14 +33,15 @@ class Receipt:
     """True when it was counted in part only: it has more tokens than `tokens`, and lost as many more."""
 
 
-def place_of(row: Row) -> str:
-    """Where a row stands, for people."""
-    return str(row.get("place") or row.get("row_id"))
+def place_of(row: Row) -> str | None:
+    """Where a row stands, for people; a request stands nowhere."""
+    place = row.get("place") or row.get("row_id")
+    return None if place is None else str(place)
 
 
 def places(rows: Sequence[Row]) -> str:
     """The first few rows by place."""
-    return ", ".join(place_of(row) for row in rows[:NAMED]) + (" ..." if len(rows) > NAMED else "")
+    return ", ".join(str(place_of(row)) for row in rows[:NAMED]) + (" ..." if len(rows) > NAMED else "")
 
 
 def words(receipts: Sequence[Receipt], total: int, what: str) -> list[str]:
@@ -81,8 +82,9 @@ def write(path: Path, receipts: Iterable[tuple[str, Receipt]]) -> None:
 
 
 def _line(split: str, one: Receipt) -> dict[str, object]:
-    file, _, number = place_of(one.row).rpartition(":")
+    place = place_of(one.row) or ""
+    file, _, number = place.rpartition(":")
     known = bool(file) and number.isdigit()
-    where = {"split": split, "file": file if known else place_of(one.row), "row": int(number) if known else None, "row_id": str(one.row.get("row_id"))}
+    where = {"split": split, "file": file if known else place, "row": int(number) if known else None, "row_id": str(one.row.get("row_id"))}
     told = {name: getattr(one, name) for name in ("check", "action", "tokens", "lost", "more")}
     return {**where, **told, **{name: getattr(one, name).encode("utf-8", "backslashreplace").decode("utf-8") for name in ("reason", "fix")}}

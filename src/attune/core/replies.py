@@ -11,6 +11,7 @@ from attune.core.conversation import Message, answer_of, answered_size, keep_end
 from attune.core.errors import DataError
 from attune.core.long_rows import TooLong, cut_facts
 from attune.core.memory import in_parts
+from attune.core.receipts import place_of
 from attune.core.shortening import FAR, by_turns, without_oldest
 from attune.core.specialist import Specialist, by_length
 from attune.core.text import portion
@@ -148,12 +149,6 @@ def cut_of(answers: Sequence[Answer]) -> dict[str, int | bool]:
     """What an example says of answers that lost the same part of their prompt (`core.long_rows.cut_facts`): its size is that of the first."""
     one = answers[0]
     return cut_facts(one.cut, one.whole, len(one.ids), one.more)
-
-
-def place_of(row: Row) -> str | None:
-    """Where a row stands; a request stands nowhere."""
-    place = row.get("place") or row.get("row_id")
-    return None if place is None else str(place)
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:

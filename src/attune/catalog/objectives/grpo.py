@@ -16,7 +16,8 @@ from attune.core.errors import DataError, PlugError, RecipeError
 from attune.core.keys import Keys, key
 from attune.core.long_rows import cut_facts, each_that_fits
 from attune.core.programs import TESTS, unit_tests_of
-from attune.core.replies import must_stay, place_of
+from attune.core.receipts import place_of
+from attune.core.replies import must_stay
 from attune.core.rewards import Reward
 from attune.core.rollouts import attempts
 from attune.core.shapes import ASKED, TOOLS, rewarded_of

@@ -11,7 +11,8 @@ from attune.core.errors import DataError
 from attune.core.keys import Keys, key
 from attune.core.likelihood import document_ids, in_blocks
 from attune.core.long_rows import TooLong, cut_facts, each_that_fits
-from attune.core.replies import must_stay, place_of
+from attune.core.receipts import place_of
+from attune.core.replies import must_stay
 from attune.core.shortening import FAR
 from attune.core.specialist import Specialist
 
