@@ -52,6 +52,15 @@ def ceiling() -> float:
     return statistics.median(rates)
 
 
+def products(kind: str, tokens: float) -> float:
+    """Operations of a step's matrix products, forward and backward, of the layers that it computes; attention's own and the embeddings left out."""
+    layers, adapters, head = 10_646_784, 663_552, 384 * 77
+    if "head" in kind:
+        return 6.0 * head * BATCH
+    each = 6 * layers if "full" in kind else 4 * layers + 6 * adapters  # a frozen weight has no gradient
+    return each * tokens / (3 if "top2" in kind else 1) + 6.0 * head * BATCH
+
+
 def trainer(kind: str, data: Path, steps: int) -> dict[str, Any]:
     """Steps of Hugging Face Trainer."""
     import torch
@@ -187,12 +196,9 @@ def main() -> None:
     if len(rounds) < options.repeats:
         return
     medians = {name: {key: statistics.median(one[name][key] for one in rounds) for key in ("step", "mean_step", "whole", "peak_mb", "ceiling")} for name in options.contestants}
-    flops = 6 * 10_646_784  # multiply-adds forward and backward for every token in MiniLM-L6's six layers (embeddings and head left out)
     tokens = next((one["trainer full"]["tokens_per_row"] for one in rounds if "trainer full" in one), 0) * BATCH
-    if "attune full" in medians:
-        medians["attune full"]["share_of_ceiling"] = flops * tokens / medians["attune full"]["step"] / 1e9 / medians["attune full"]["ceiling"]
-    if "trainer full best" in medians:
-        medians["trainer full best"]["share_of_ceiling"] = flops * tokens / medians["trainer full best"]["step"] / 1e9 / medians["trainer full best"]["ceiling"]
+    for name, median in medians.items() if tokens else ():
+        median["share_of_ceiling"] = products(name, tokens) / median["step"] / 1e9 / median["ceiling"]
 
     def ratio(key: str, ours_name: str, peer: str) -> float | None:
         return medians[peer][key] / medians[ours_name][key] if {ours_name, peer} <= medians.keys() else None
@@ -217,8 +223,9 @@ def main() -> None:
     rows = [[name, f"{1e3 * m['step']:.1f}", f"{m['whole']:.1f}", f"{m['peak_mb']:.0f}", f"{m['share_of_ceiling']:.2f}" if "share_of_ceiling" in m else ""] for name, m in medians.items()]
     rows += [[f"**{value:.2f} times**: {name}", "", "", "", ""] for name, value in ratios.items() if value is not None]
     rows += [[f"**{value:.2f}**: {name}", "", "", "", ""] for name, value in memory.items()]
+    units = " amx_bf16 " in Path("/proc/cpuinfo").read_text()  # another kind of machine, with other ratios: a table of its own
     body = {
-        "title": "The training engine beside Hugging Face Trainer and PEFT",
+        "title": "The training engine beside Hugging Face Trainer and PEFT" + (", on a processor with matrix units (AMX)" if units else ""),
         "command": "python benchmarks/engine.py --data DATA_FOLDER",
         "columns": columns,
         "rows": rows,
@@ -228,7 +235,11 @@ def main() -> None:
             "",
         ],
     }
-    write(options.out, "engine", body | {"repeats": options.repeats, "steps": options.steps, "medians": medians, "ratios": ratios, "memory": memory, "rounds": rounds, "seed": 0})
+    write(
+        options.out,
+        "engine_amx" if units else "engine",
+        body | {"repeats": options.repeats, "steps": options.steps, "medians": medians, "ratios": ratios, "memory": memory, "rounds": rounds, "seed": 0},
+    )
     print(json.dumps({"ratios": ratios, "memory": memory}, indent=1))
 
 
