@@ -196,8 +196,8 @@ def test_every_row_that_is_cut_is_written_down_with_the_tokens_that_it_lost(tmp_
         whole = len(base(base.apply_chat_template(turns, tokenize=False).rstrip("\n"), add_special_tokens=False)["input_ids"])
         assert (one["tokens"], one["lost"], one["more"]) == (whole, whole - 80, False)
     total, most = sum(one["lost"] for one in cut), max(one["lost"] for one in cut)
-    said = f"they lose {total:,} tokens in all, {most:,} at most"
-    assert any(f"{len(cut)} of {len(cut)} training rows are longer than train.max_length = 80 tokens" in one and said in one for one in tuned.warnings())
+    said = f"{total:,} tokens lost in all, {most:,} at most"
+    assert any(f"{len(cut)} of {len(cut)} training rows: longer than train.max_length = 80 tokens" in one and said in one for one in tuned.warnings())
     assert said in made.chosen["train.long_rows"]
 
 

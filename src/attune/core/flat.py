@@ -336,11 +336,11 @@ def switched(network: Any, implementation: str, tokens: Tokens | None, given: to
     """Inside the block, and in this thread alone, the network answers through another attention, and `attend` knows the rows; `idle` tokens stand behind them."""
     _listen(network.config)
     before = [getattr(_now, name, None) for name in ("implementation", "tokens", "keys", "read")]
-    _now.implementation, _now.tokens, _now.read, _now.given, _now.wanted, _now.idle = implementation, tokens, tokens, given, wanted, idle
-    now: Noise | None = getattr(_now, "noise", None)
-    if now is not None and tokens is not None:
-        _now.keys, now.count, now.line = recurring.filled(tokens.token_keys, idle), 0, now.line + 1
     try:
+        _now.implementation, _now.tokens, _now.read, _now.given, _now.wanted, _now.idle = implementation, tokens, tokens, given, wanted, idle
+        now: Noise | None = getattr(_now, "noise", None)
+        if now is not None and tokens is not None:
+            _now.keys, now.count, now.line = recurring.filled(tokens.token_keys, idle), 0, now.line + 1
         yield
     finally:
         (_now.implementation, _now.tokens, _now.keys, _now.read), _now.given, _now.wanted, _now.idle = before, None, None, 0

@@ -60,7 +60,7 @@ class Receipts:
         cut = [one for one in found if one.action == CUT]
         if cut:
             self.events.warn(
-                f"{len(cut):,} of {len(rows):,} {WORDS[split]} are longer than train.max_length = {limit} tokens and are cut there: {lost_words(cut)}; each is in {FILE} of the run's folder",
+                f"{len(cut):,} of {len(rows):,} {WORDS[split]}: longer than train.max_length = {limit} tokens and cut there, {lost_words(cut)}; each is in {FILE} of the run's folder",
                 rows=[one.row["row_id"] for one in cut[:SHOWN]],
             )
         return examples
@@ -92,7 +92,7 @@ class Receipts:
                 aside.append(f"{len(gone):,} of {read:,} {WORDS[split]} ({', '.join(f'{name} {number:,}' for name, number in Counter(gone.values()).most_common())})")
             shorter = [one for one in self._of(split) if one.action == CUT]
             if shorter:
-                cut.append(f"{len(shorter):,} of {read:,} {WORDS[split]} are cut: {lost_words(shorter)}")
+                cut.append(f"{len(shorter):,} of {read:,} {WORDS[split]} cut: {lost_words(shorter)}")
         where = f"; each with its reason in {FILE} of the run's folder"
         return {**({"set aside": " and ".join(aside) + where} if aside else {}), **({KEY: " and ".join(cut) + where} if cut else {})}
 
@@ -101,12 +101,12 @@ class Receipts:
 
 
 def lost_words(cut: Sequence[Receipt]) -> str:
-    """How many tokens rows lose: 'they lose 1,204 tokens in all, 90 at most'."""
+    """How many tokens rows lose: '1,204 tokens lost in all, 90 at most'."""
     known = [one.lost for one in cut if one.lost is not None]
     if not known:
-        return "an unknown number of tokens is lost"
+        return "an unknown number of tokens lost"
     more = "more than " if any(one.more for one in cut) else ""
-    return f"they lose {more}{sum(known):,} tokens in all, {'far more than ' if more else ''}{max(known):,} at most"
+    return f"{more}{sum(known):,} tokens lost in all, {'far more than ' if more else ''}{max(known):,} at most"
 
 
 def pieces(examples: Sequence[Example], limit: int) -> str:
