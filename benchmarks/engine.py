@@ -197,8 +197,9 @@ def main() -> None:
         return
     medians = {name: {key: statistics.median(one[name][key] for one in rounds) for key in ("step", "mean_step", "whole", "peak_mb", "ceiling")} for name in options.contestants}
     tokens = next((one["trainer full"]["tokens_per_row"] for one in rounds if "trainer full" in one), 0) * BATCH
+    limit = statistics.median(one[name]["ceiling"] for one in rounds for name in options.contestants)  # the machine's, the same for everybody
     for name, median in medians.items() if tokens else ():
-        median["share_of_ceiling"] = products(name, tokens) / median["step"] / 1e9 / median["ceiling"]
+        median["share_of_ceiling"] = products(name, tokens) / median["step"] / 1e9 / limit
 
     def ratio(key: str, ours_name: str, peer: str) -> float | None:
         return medians[peer][key] / medians[ours_name][key] if {ours_name, peer} <= medians.keys() else None
