@@ -53,12 +53,13 @@ def ceiling() -> float:
 
 
 def products(kind: str, tokens: float) -> float:
-    """Operations of a step's matrix products, forward and backward, of the layers that it computes; attention's own and the embeddings left out."""
+    """Operations of a step's matrix products, forward and backward, of the layers that it computes; attention's own, the embeddings and what pads rows left out."""
     layers, adapters, head = 10_646_784, 663_552, 384 * 77
     if "head" in kind:
-        return 6.0 * head * BATCH
+        return 4.0 * head * BATCH
     each = 6 * layers if "full" in kind else 4 * layers + 6 * adapters  # a frozen weight has no gradient
-    return each * tokens / (3 if "top2" in kind else 1) + 6.0 * head * BATCH
+    unasked = 0 if "full" in kind else 2 * 3 * 384 * 384  # nor has what the first queries, keys and values are made of
+    return (each / (3 if "top2" in kind else 1) - unasked) * tokens + 6.0 * head * BATCH
 
 
 def trainer(kind: str, data: Path, steps: int) -> dict[str, Any]:
@@ -197,7 +198,8 @@ def main() -> None:
         return
     medians = {name: {key: statistics.median(one[name][key] for one in rounds) for key in ("step", "mean_step", "whole", "peak_mb", "ceiling")} for name in options.contestants}
     tokens = next((one["trainer full"]["tokens_per_row"] for one in rounds if "trainer full" in one), 0) * BATCH
-    limit = statistics.median(one[name]["ceiling"] for one in rounds for name in options.contestants)  # the machine's, the same for everybody
+    ceilings = sorted(one[name]["ceiling"] for one in rounds for name in options.contestants)
+    limit = statistics.median(ceilings)  # the machine's, the same for everybody
     for name, median in medians.items() if tokens else ():
         median["share_of_ceiling"] = products(name, tokens) / median["step"] / 1e9 / limit
 
@@ -224,7 +226,9 @@ def main() -> None:
     rows = [[name, f"{1e3 * m['step']:.1f}", f"{m['whole']:.1f}", f"{m['peak_mb']:.0f}", f"{m['share_of_ceiling']:.2f}" if "share_of_ceiling" in m else ""] for name, m in medians.items()]
     rows += [[f"**{value:.2f} times**: {name}", "", "", "", ""] for name, value in ratios.items() if value is not None]
     rows += [[f"**{value:.2f}**: {name}", "", "", "", ""] for name, value in memory.items()]
-    units = " amx_bf16 " in Path("/proc/cpuinfo").read_text()  # another kind of machine, with other ratios: a table of its own
+    import torch
+
+    units = bool(torch.cpu.get_capabilities().get("amx_bf16"))  # another kind of machine, with other ratios: a table of its own
     body = {
         "title": "The training engine beside Hugging Face Trainer and PEFT" + (", on a processor with matrix units (AMX)" if units else ""),
         "command": "python benchmarks/engine.py --data DATA_FOLDER",
@@ -232,7 +236,8 @@ def main() -> None:
         "rows": rows,
         "notes": [
             f"MiniLM-L6 on banking77, batches of {BATCH}, {options.steps} steps, {options.repeats} interleaved rounds, medians, seed 0. `best`: bf16 and rows grouped by length. "
-            "Whole runs differ in length: `attune head` makes 5 epochs, with evaluations and checkpoints.",
+            "Whole runs differ in length: `attune head` makes 5 epochs, with evaluations and checkpoints. "
+            f"The ceiling: {limit:.0f} GFLOP/s, the median of {len(ceilings)} measurements ({ceilings[0]:.0f} to {ceilings[-1]:.0f}); operations that padding costs count nothing.",
             "",
         ],
     }
