@@ -40,8 +40,8 @@ def test_killed_runs_end_bit_identical(tmp_path):
 
 @needs_compiler
 def test_a_full_or_broken_disk_destroys_nothing(tmp_path):
-    found = harness(tmp_path, "disk", "--n", "2")
-    assert found["n"] == 6
+    found = harness(tmp_path, "disk", "--n", "3")
+    assert found["n"] == 9
 
 
 def test_flipped_bits_are_refused(tmp_path):
@@ -51,7 +51,7 @@ def test_flipped_bits_are_refused(tmp_path):
 
 @needs_compiler
 def test_a_power_loss_takes_nothing_that_was_acknowledged(tmp_path):
-    harness(tmp_path, "torn", "--n", "10")
+    harness(tmp_path, "torn", "--n", "15")
 
 
 def ops(*given):

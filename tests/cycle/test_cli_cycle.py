@@ -322,7 +322,7 @@ class Tuning(NamedTuple):
 
 
 def test_a_killed_run_goes_on_with_the_same_command(started):
-    tuning = started("step-*", "method=lora", "train.epochs=2", "train.batch_size=8", "train.checkpoint_every=1", "train.max_length=16")
+    tuning = started("step-*", "method=lora", "train.epochs=4", "train.batch_size=8", "train.checkpoint_every=1", "train.max_length=16")
     assert tuning.child.poll() is None, tuning.child.stderr.read() if tuning.child.stderr else ""
     tuning.child.send_signal(signal.SIGKILL)
     tuning.child.wait(30)
@@ -332,7 +332,7 @@ def test_a_killed_run_goes_on_with_the_same_command(started):
 
 
 def test_sigterm_commits_a_checkpoint_and_says_how_to_go_on(started):
-    tuning = started("best-*", "method=lora", "train.epochs=3", "train.batch_size=4", "train.checkpoint_every=1000", "train.max_length=16")  # the steps have begun
+    tuning = started("best-*", "method=lora", "train.epochs=6", "train.batch_size=4", "train.checkpoint_every=1000", "train.max_length=16")  # the steps have begun
     tuning.child.send_signal(signal.SIGTERM)
     _, told = tuning.child.communicate(timeout=120)
     assert tuning.child.returncode == 143, told
